@@ -1,0 +1,5 @@
+"""``python -m nanohook``."""
+
+from nanohook.cli import main
+
+main()

@@ -1,0 +1,242 @@
+"""The only place that builds the service's parts and joins them; one lifespan opens and closes all of them."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from nanohook import database, errors, migrations
+from nanohook.database import Database, Topic, Transaction
+from nanohook.decoding import Decoder
+from nanohook.flow.terms import Terms
+from nanohook.hub import Hub
+from nanohook.remote.fetch import Fetcher
+from nanohook.remote.nanobanana import Client
+from nanohook.rules import signing
+from nanohook.rules.job import Step
+from nanohook.settings import Settings
+from nanohook.storage import Storage
+from nanohook.stores import facts
+from nanohook.web import failures, parts, routes
+from nanohook.web.edge import Edge
+from nanohook.web.metrics import Metrics
+from nanohook.web.readiness import Readiness
+from nanohook.web.rejections import Rejections
+from nanohook.work.ask import AT_ONCE, Asker
+from nanohook.work.finish import Finisher
+from nanohook.work.loop import Loop, Trade
+from nanohook.work.pace import Pace
+from nanohook.work.submit import Submitter
+
+logger = logging.getLogger(__name__)
+
+SUBMIT_STOP_S: Final = 20.0
+"""A submit under way at shutdown is given this long: cut off, its outcome would be unknown."""
+_FINGERPRINTS: Final = "key_fingerprints"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """What a started service can be told."""
+
+    parts: parts.Parts
+    loop: Loop
+
+    async def drain(self) -> None:
+        """Go down in order: not ready, no more claims, streams told to come back, submits ended."""
+        self.parts.readiness.is_draining = True
+        logger.info("service.draining", extra={"streams": len(self.parts.hub)})
+        await self.parts.hub.drain()
+        await self.loop.stop()
+
+
+def database_path(settings: Settings) -> pathlib.Path:
+    """Tell where the embedded database is."""
+    return settings.data_dir / "nanohook.db"
+
+
+def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlette:
+    """
+    Build the service; nothing is opened before its lifespan starts.
+
+    Args:
+        guests_are_local: For ``dev``: a Host that is not loopback reaches only the webhook and media.
+    """
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with _running(settings, metrics, guests_are_local=guests_are_local) as running:
+            app.state.parts = running.parts
+            app.state.running = running
+            yield
+
+    return Starlette(
+        routes=routes.table(settings),
+        lifespan=lifespan,
+        middleware=[Middleware(Edge, metrics=metrics)],
+        exception_handlers={
+            errors.NanohookError: failures.on_ours,
+            HTTPException: failures.on_http,
+            Exception: failures.on_bug,
+        },
+    )
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    settings: Settings, metrics: Metrics, *, guests_are_local: bool
+) -> AsyncIterator[Running]:
+    await asyncio.to_thread(migrations.upgrade, database_path(settings))
+    async with contextlib.AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(database.open_database(database_path(settings)))
+        tokens = signing.Tokens(await keys(settings, opened))
+        storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
+        decoder = Decoder(threads=max(2, os.cpu_count() or 1))
+        stack.callback(decoder.close)
+        hub = Hub(
+            opened,
+            sign=lambda key: parts.signed_address(tokens, key),
+            streams_per_user=settings.streams_per_user,
+        )
+        made = parts.Parts(
+            settings=settings,
+            terms=Terms.of(settings),
+            database=opened,
+            storage=storage,
+            decoder=decoder,
+            tokens=tokens,
+            hub=hub,
+            rejections=Rejections(opened),
+            metrics=metrics,
+            webhook_secrets=tuple(
+                signing.parse_secret(secret.get_secret_value()) for secret in settings.webhook_secrets
+            ),
+            readiness=Readiness(opened),
+            guests_are_local=guests_are_local,
+        )
+        loop = await _work(stack, made)
+        opened.listen(Topic.EVENTS, hub.wake)
+        opened.listen(Topic.WORK, loop.wake)
+        stack.push_async_callback(made.rejections.flush)
+        stack.push_async_callback(hub.close)
+        await hub.start()
+        for name, task in (
+            ("hub", hub.run()),
+            ("work", loop.run()),
+            ("rejections", made.rejections.run()),
+        ):
+            await stack.enter_async_context(_background(name, task))
+        running = Running(parts=made, loop=loop)
+        # Also without a signal (a test, another server) nothing is left under way.
+        stack.push_async_callback(running.drain)
+        yield running
+
+
+async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
+    """Build the work loop; without an API key it only finishes what is known already."""
+    settings, terms = made.settings, made.terms
+    fetcher = await stack.enter_async_context(Fetcher(download_hosts=frozenset(settings.download_hosts)))
+    finisher = Finisher(
+        database=made.database,
+        fetcher=fetcher,
+        decoder=made.decoder,
+        storage=made.storage,
+        most_pixels=settings.max_pixels,
+    )
+    trades = [
+        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open)
+    ]
+    if settings.nanobanana_api_key is None:
+        logger.warning("settings.no_api_key", extra={"setting": "NANOBANANA_API_KEY"})
+        return Loop(made.database, trades)
+    client = await stack.enter_async_context(
+        Client(
+            base_url=settings.nanobanana_url,
+            api_key=settings.nanobanana_api_key.get_secret_value(),
+            paths=settings.submit_paths,
+        )
+    )
+    pace = Pace(settings.upstream_rate)
+    submitter = Submitter(
+        database=made.database,
+        client=client,
+        pace=pace,
+        tokens=made.tokens,
+        terms=terms,
+        public_url=settings.public_url,
+        open_tasks=settings.open_tasks,
+    )
+    asker = Asker(database=made.database, client=client, pace=pace, terms=terms)
+    submits = Trade(
+        step=Step.SUBMIT,
+        most=settings.submit_concurrency,
+        do=submitter.do,
+        is_open=submitter.is_open,
+        stop_s=SUBMIT_STOP_S,
+    )
+    asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, is_open=asker.is_open)
+    return Loop(made.database, [submits, asks, *trades])
+
+
+@contextlib.asynccontextmanager
+async def _background(name: str, work: "asyncio.Future[None] | object") -> AsyncIterator[None]:
+    """Run *work* beside the service; canceled and awaited at the end. If it dies, the log says so."""
+    task = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+    task.add_done_callback(_complain)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _complain(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("service.part_died", extra={"part": task.get_name()}, exc_info=task.exception())
+
+
+async def keys(settings: Settings, opened: Database) -> list[str]:
+    """
+    Fetch the signing keys: those set, else the one generated in the data dir.
+
+    Raises:
+        ConfigError: The database has been used with other keys: every address given out would be void.
+    """
+    keys = [key.get_secret_value() for key in settings.secret_keys] or [_generated(settings.data_dir)]
+    prints = [signing.fingerprint(key) for key in keys]
+
+    async def remember(tx: Transaction) -> bool:
+        known = (await facts.get(tx, _FINGERPRINTS) or "").split()
+        if known and not set(known) & set(prints):
+            return False
+        await facts.put(tx, _FINGERPRINTS, " ".join(prints))
+        return True
+
+    if not await opened.write(remember):
+        raise errors.ConfigError(
+            "NANOHOOK_SECRET_KEYS: none of the keys is one this database was used with; add the former key"
+        )
+    return keys
+
+
+def _generated(data_dir: pathlib.Path) -> str:
+    """Read the secret of the data dir, made on first use and readable by its owner alone."""
+    path = data_dir / "secret"
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        pass
+    return path.read_text().strip()

@@ -1,0 +1,142 @@
+"""Every command and its options."""
+
+import asyncio
+import pathlib
+import time
+from typing import Annotated, Any, Literal
+
+import typer
+import uvicorn
+from rich import print as show
+
+from nanohook import app, errors, logs, migrations, server, settings
+from nanohook.cli import demo as demo_run
+from nanohook.cli import dev as dev_run
+from nanohook.cli import people, serving
+from nanohook.flow.terms import CALLBACK_GRACE_S
+from nanohook.sandbox.app import create_app as create_sandbox
+from nanohook.sandbox.options import Options
+
+commands = typer.Typer(
+    help="Signed callbacks in, finished pictures out: the NanoBanana image API without polling.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+users = typer.Typer(help="Accounts.", no_args_is_help=True)
+commands.add_typer(users, name="user")
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Chance = Annotated[float, typer.Option(min=0, max=1)]
+
+
+@commands.command()
+def demo(
+    image: Annotated[
+        pathlib.Path | None, typer.Option(help="A picture of yours; a packaged one of 1024x576 without it.")
+    ] = None,
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="Where the result goes; ./nanohook-demo.<ext> without it.")
+    ] = None,
+) -> None:
+    """Run the main job, whole, on this machine: no account, no key, no network."""
+    raise typer.Exit(asyncio.run(demo_run.run(image=image, out=out)))
+
+
+@commands.command()
+def dev(
+    port: Port = 8000,
+    *,
+    live: Annotated[bool, typer.Option("--live", help="Use the real NanoBanana: needs a key.")] = False,
+) -> None:
+    """Run service and sandbox on this machine, and print a login link."""
+    asyncio.run(dev_run.run(port=port, live=live))
+
+
+@commands.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Loopback unless told.")] = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Over 1 needs PostgreSQL.")] = 1,
+    *,
+    no_work: Annotated[bool, typer.Option("--no-work", help="No background work; needs PostgreSQL.")] = False,
+) -> None:
+    """Run the service, background work inside."""
+    if workers > 1 or no_work:
+        raise errors.ConfigError(
+            "NANOHOOK_DATABASE_URL: more than one process needs PostgreSQL, which is not supported yet"
+        )
+    chosen = serving.configured()
+    listener = server.listen(host, port)
+    show(f"nanohook serves on {server.address(listener)}", flush=True)
+    serving.run(app.create_app(chosen), listener)
+
+
+@commands.command()
+def sandbox(  # noqa: PLR0917 - every one is a switch of its own
+    host: Annotated[str, typer.Option(help="Loopback unless --unsafe-public is given.")] = "127.0.0.1",
+    port: Port = 8001,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds until a picture is made.")] = 2.0,
+    fail_rate: Chance = 0.0,
+    fail_code: int = 500,
+    duplicate: Annotated[int, typer.Option(min=0, help="Repeats of an acknowledged callback.")] = 0,
+    drop: Chance = 0.0,
+    late: Annotated[float, typer.Option(min=0, help="Seconds a callback comes late.")] = 0.0,
+    shape: Annotated[Literal["a", "b", "auto"], typer.Option(help="Shape of the callbacks.")] = "auto",
+    seed: int | None = None,
+    *,
+    early: Annotated[bool, typer.Option("--early", help="Call back before the submit is answered.")] = False,
+    unsafe_public: Annotated[bool, typer.Option("--unsafe-public", help="Listen beyond loopback.")] = False,
+) -> None:
+    """Run a NanoBanana look-alike: real HTTP, real pictures, real callbacks."""
+    if host not in serving.LOOPBACK and not unsafe_public:
+        raise errors.ConfigError("the sandbox answers anybody: --unsafe-public is needed beyond loopback")
+    logs.configure(level="INFO", form="auto")
+    options = Options(
+        latency_s=latency,
+        fail_rate=fail_rate,
+        fail_code=fail_code,
+        duplicate=duplicate,
+        drop=drop,
+        late_s=late,
+        early=early,
+        shape=shape,
+        seed=seed,
+    )
+    listener = server.listen(host, port)
+    show(f"the sandbox serves on {server.address(listener)}", flush=True)
+    serving.run(create_sandbox(options), listener)
+
+
+@commands.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    revision = migrations.upgrade(app.database_path(serving.configured()))
+    show("the schema is the newest" if revision is None else f"the schema is now {revision}")
+
+
+@commands.command()
+def sign(
+    job_id: Annotated[str, typer.Argument(help="Id of a job that was generated.")],
+    index: Annotated[int, typer.Option(min=0, help="Which of its tasks.")] = 0,
+) -> None:
+    """Print a signed callback address of a job, for tests by hand."""
+    chosen = serving.configured()
+    if chosen.public_url is None:
+        raise errors.ConfigError("NANOHOOK_PUBLIC_URL: a callback's address needs it")
+    expires = int(time.time() + chosen.job_deadline_s + CALLBACK_GRACE_S)
+    token = asyncio.run(people.callback_token(chosen, job_id=job_id, index=index, expires_at_s=expires))
+    typer.echo(f"{chosen.public_url}/api/webhooks/image-completion/{token}")
+
+
+@users.command("create")
+def user_create(
+    email: str,
+    *,
+    verified: Annotated[bool, typer.Option("--verified", help="The address needs no confirmation.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Account and key carry admin rights.")] = False,
+) -> None:
+    """Make an account; its API key is printed once, alone on the last line."""
+    key = asyncio.run(people.create(serving.configured(), email=email, is_verified=verified, is_admin=admin))
+    show(f"account {email} created; its API key, shown this once:")
+    typer.echo(key)

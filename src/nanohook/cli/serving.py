@@ -1,0 +1,36 @@
+"""What the serving commands share."""
+
+import asyncio
+import logging
+import socket
+from typing import Final
+
+from starlette.applications import Starlette
+
+from nanohook import logs, server, settings
+from nanohook.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def configured() -> Settings:
+    """
+    Read the settings and set up the log.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    chosen = settings.load()
+    logs.configure(level=chosen.log_level, form=chosen.log_format)
+    for name in settings.unknown_names():
+        logger.warning("settings.unknown", extra={"setting": name})
+    return chosen
+
+
+def run(app: Starlette, listener: socket.socket) -> None:
+    """Serve *app* until a signal; exits 3 if it does not start."""
+    running = server.Server(app)
+    with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
+        runner.run(running.serve(sockets=[listener]))

@@ -1,0 +1,338 @@
+"""
+The database: the one module that imports ``databases``.
+
+Every write of the process is a *unit*: a coroutine function that is given a transaction and awaits nothing but
+its statements. One writer takes all units that wait, in the order they came, and commits them together:
+one ``BEGIN IMMEDIATE``, a SAVEPOINT each, one COMMIT, so a full fsync is shared by everybody who waited for it.
+A unit's result is handed over only after the commit.
+
+On SQLite a unit is driven to its end inside the connection's own thread: its awaits return at once, and a whole
+batch costs one change of threads. Reads go the same way, over a few held connections.
+"""
+
+import asyncio
+import collections
+import contextlib
+import enum
+import logging
+import pathlib
+import sqlite3
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+import aiosqlite
+import databases
+
+from nanohook import errors
+
+logger = logging.getLogger(__name__)
+
+INBOX_UNITS: Final = 2_000
+"""Units that may wait for the writer; one more is refused."""
+INBOX_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that waiting units may hold."""
+BATCH_UNITS: Final = 256
+"""Units in one commit, so that nobody waits behind an endless one."""
+READERS: Final = 2
+"""Held read connections: as many as there are cores to use them on the smallest machine."""
+BUSY_MS: Final = 5_000
+"""How long a commit waits for another process before it is refused, milliseconds."""
+
+Row = sqlite3.Row
+Value = str | int | float | bytes | None
+T = TypeVar("T")
+
+
+class Topic(enum.Enum):
+    """What a commit may have changed that somebody waits for."""
+
+    EVENTS = "events"
+    WORK = "work"
+
+
+class Transaction:
+    """
+    Statements of one unit.
+
+    Every call takes a statement with ``:name`` parameters and their values. Nothing else may be awaited in a unit.
+    """
+
+    __slots__ = ("_connection", "after_commit", "topics")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.topics: set[Topic] = set()
+        self.after_commit: list[Callable[[], None]] = []
+        """Called on the event loop once this is committed, for lines in the log."""
+
+    async def all(self, sql: str, values: Mapping[str, Value] | None = None) -> list[Row]:
+        """Return every row."""
+        return self._connection.execute(sql, values or {}).fetchall()
+
+    async def one(self, sql: str, values: Mapping[str, Value] | None = None) -> Row | None:
+        """Return the first row, or ``None``."""
+        row: Row | None = self._connection.execute(sql, values or {}).fetchone()
+        return row
+
+    async def run(self, sql: str, values: Mapping[str, Value] | None = None) -> int:
+        """Execute and return the number of rows changed."""
+        return self._connection.execute(sql, values or {}).rowcount
+
+    def wake(self, topic: Topic) -> None:
+        """Tell those who wait for *topic*, once this is committed."""
+        self.topics.add(topic)
+
+
+Unit = Callable[[Transaction], Awaitable[T]]
+
+
+class _Waiting(Generic[T]):
+    """A unit in line, with the future of its caller."""
+
+    __slots__ = ("future", "size_bytes", "unit")
+
+    def __init__(self, unit: Unit[T], future: "asyncio.Future[T]", size_bytes: int) -> None:
+        self.unit = unit
+        self.future = future
+        self.size_bytes = size_bytes
+
+
+class _Connection(sqlite3.Connection):
+    """A connection with our PRAGMAs, which SQLite keeps per connection only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.row_factory = sqlite3.Row
+        # busy_timeout first: the change to WAL itself may meet another process.
+        for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            self.execute(f"PRAGMA {pragma}").close()
+
+
+class Database:
+    """
+    One SQLite file, one writer, a few readers.
+
+    Opened and closed by ``open_database``; the schema is brought up before, by ``migrations``.
+    """
+
+    def __init__(self, *, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection]) -> None:
+        self._writer = writer
+        self._readers: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        for reader in readers:
+            self._readers.put_nowait(reader)
+        self._line: collections.deque[_Waiting[Any]] = collections.deque()
+        self._line_bytes = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._closing = False
+        self._listeners: dict[Topic, list[Callable[[], None]]] = {topic: [] for topic in Topic}
+
+    def listen(self, topic: Topic, wake: Callable[[], None]) -> None:
+        """Call *wake* after every commit that touched *topic*."""
+        self._listeners[topic].append(wake)
+
+    @property
+    def waiting(self) -> int:
+        """Units in line."""
+        return len(self._line)
+
+    async def read(self, unit: Unit[T]) -> T:
+        """
+        Run *unit* on a held connection, in one snapshot.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        reader = await self._readers.get()
+        try:
+            return await reader._execute(_read, reader._conn, unit)  # noqa: SLF001
+        finally:
+            self._readers.put_nowait(reader)
+
+    def offer(self, unit: Unit[T], *, size_bytes: int = 0) -> "asyncio.Future[T]":
+        """
+        Put *unit* in line at once, or refuse it.
+
+        Returns:
+            A future that resolves after the commit, with the unit's result or its error.
+
+        Raises:
+            Unavailable: The line is full, or the service is closing.
+        """
+        if self._closing or len(self._line) >= INBOX_UNITS or self._line_bytes + size_bytes > INBOX_BYTES:
+            raise errors.Unavailable("too many writes are waiting, try again")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._line.append(_Waiting(unit, future, size_bytes))
+        self._line_bytes += size_bytes
+        self._arrived.set()
+        return future
+
+    async def write(self, unit: Unit[T], *, size_bytes: int = 0) -> T:
+        """
+        Run *unit* in the next commit; waits for room in the line.
+
+        Raises:
+            Unavailable: The service is closing, or the commit failed.
+        """
+        while len(self._line) >= INBOX_UNITS and not self._closing:
+            self._room.clear()
+            await self._room.wait()
+        return await self.offer(unit, size_bytes=size_bytes)
+
+    async def run_writer(self) -> None:
+        """Commit what waits, until ``finish`` was called and the line is empty."""
+        while True:
+            while not self._line:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = self._take()
+            done = await self._commit(batch)
+            for waiting, result in zip(batch, done.results, strict=True):
+                _hand_over(waiting.future, result)
+            for topic in done.topics:
+                for wake in self._listeners[topic]:
+                    wake()
+            for call in done.after_commit:
+                call()
+
+    def finish(self) -> None:
+        """Refuse new units; the writer ends when the line is empty."""
+        self._closing = True
+        self._arrived.set()
+        self._room.set()
+
+    def _take(self) -> list[_Waiting[Any]]:
+        batch = [self._line.popleft() for _ in range(min(len(self._line), BATCH_UNITS))]
+        self._line_bytes -= sum(waiting.size_bytes for waiting in batch)
+        self._room.set()
+        return batch
+
+    async def _commit(self, batch: Sequence[_Waiting[Any]]) -> "_Done":
+        try:
+            done: _Done = await self._writer._execute(  # noqa: SLF001
+                _commit, self._writer._conn, [waiting.unit for waiting in batch]  # noqa: SLF001
+            )
+        except (sqlite3.Error, ValueError) as exc:
+            # Nothing of the batch was kept; each caller may ask again. The writer lives on.
+            logger.warning("database.commit_failed", extra={"units": len(batch), "reason": str(exc)})
+            return _Done(results=[_refusal(exc) for _ in batch])
+        return done
+
+
+@contextlib.asynccontextmanager
+async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
+    """
+    Open the SQLite file at *path* and run its writer; on leaving, what waits is committed first.
+
+    Raises:
+        ConfigError: The file cannot be opened.
+    """
+    # A ``databases`` connection belongs to one object and task: one object for each held connection.
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            held = [await stack.enter_async_context(_hold(path)) for _ in range(READERS + 1)]
+        except sqlite3.Error as exc:
+            raise errors.ConfigError(f"cannot open the database at {path}: {exc}") from exc
+        for reader in held[1:]:
+            await reader.execute("PRAGMA query_only=ON")
+        database = Database(writer=held[0], readers=held[1:])
+        writer = asyncio.create_task(database.run_writer(), name="database-writer")
+        try:
+            yield database
+        finally:
+            database.finish()
+            await writer
+
+
+@contextlib.asynccontextmanager
+async def _hold(path: pathlib.Path) -> AsyncIterator[aiosqlite.Connection]:
+    url = f"sqlite+aiosqlite:///{urllib.parse.quote(str(path.resolve()))}"
+    async with databases.Database(url, factory=_Connection) as opened, opened.connection() as connection:
+        raw = connection.raw_connection
+        if not isinstance(raw, aiosqlite.Connection):
+            raise errors.ConfigError("the installed version of databases is not the one this was built for")
+        yield raw
+
+
+def _drive(unit: Unit[T], transaction: Transaction) -> T:
+    """Run *unit* to its end: on SQLite its statements return at once, so it never really waits."""
+    coroutine = unit(transaction).__await__()
+    try:
+        next(coroutine)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("a unit of the database awaited something other than its statements")
+
+
+def _read(connection: sqlite3.Connection, unit: Unit[T]) -> T:
+    connection.execute("BEGIN")
+    try:
+        return _drive(unit, Transaction(connection))
+    finally:
+        connection.execute("COMMIT" if connection.in_transaction else "SELECT 1")
+
+
+@dataclass(slots=True)
+class _Done:
+    """What came of a batch."""
+
+    results: list[Any] = field(default_factory=list)
+    topics: set[Topic] = field(default_factory=set)
+    after_commit: list[Callable[[], None]] = field(default_factory=list)
+
+
+def _commit(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done:
+    """Run *units* in one transaction; an error of one undoes that one alone and becomes its result."""
+    done = _Done()
+    execute = connection.execute
+    execute("BEGIN IMMEDIATE")
+    try:
+        for unit in units:
+            execute("SAVEPOINT unit")
+            transaction = Transaction(connection)
+            try:
+                done.results.append(_drive(unit, transaction))
+            except Exception as exc:  # noqa: BLE001 - it is the caller's error: handed over, not handled here
+                if not connection.in_transaction:
+                    raise  # a full disk ends the whole transaction by itself
+                execute("ROLLBACK TO unit")
+                done.results.append(_Failed(exc))
+            else:
+                done.topics |= transaction.topics
+                done.after_commit += transaction.after_commit
+            execute("RELEASE unit")
+        execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            execute("ROLLBACK")
+        raise
+    return done
+
+
+class _Failed:
+    """An error on its way to the one who asked."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _refusal(exc: Exception) -> _Failed:
+    refusal = errors.Unavailable("the database could not commit, try again")
+    refusal.__cause__ = exc
+    return _Failed(refusal)
+
+
+def _hand_over(future: "asyncio.Future[Any]", result: object) -> None:
+    if future.done():  # its caller went away; what it asked for is committed all the same
+        return
+    if isinstance(result, _Failed):
+        future.set_exception(result.error)
+    else:
+        future.set_result(result)

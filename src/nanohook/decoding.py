@@ -1,0 +1,69 @@
+"""Decoding pictures in threads, bounded by the pixels in flight: memory is what runs out, not threads."""
+
+import asyncio
+import collections
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+MOST_PIXELS: Final = 60_000_000
+"""Pixels decoded at one time; at 4 bytes each, 240 MB."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Decoder:
+    """
+    Runs picture work in threads, first come, first served.
+
+    Args:
+        threads: At most this many at once; Pillow lets go of the GIL while it works.
+    """
+
+    def __init__(self, *, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._in_flight = 0
+        self._line: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+
+    async def run(self, pixels: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``work(*args, **kwargs)`` in a thread once *pixels* more may be in flight."""
+        await self._enter(pixels)
+        try:
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+            # A thread cannot be stopped: its pixels count until it is done, whoever went away.
+            running.add_done_callback(lambda _: self._leave(pixels))
+        except BaseException:
+            self._leave(pixels)
+            raise
+        return await asyncio.shield(running)
+
+    def close(self) -> None:
+        """Wait for the threads and end them."""
+        self._pool.shutdown()
+
+    async def _enter(self, pixels: int) -> None:
+        if not self._line and self._fits(pixels):
+            self._in_flight += pixels
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append((pixels, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # the turn came in the same moment: pass it on
+                self._leave(pixels)
+            raise
+
+    def _leave(self, pixels: int) -> None:
+        self._in_flight -= pixels
+        while self._line and (self._line[0][1].done() or self._fits(self._line[0][0])):
+            waiting, turn = self._line.popleft()
+            if not turn.done():
+                self._in_flight += waiting
+                turn.set_result(None)
+
+    def _fits(self, pixels: int) -> bool:
+        # One that is larger than the bound alone still gets its turn, when nothing else runs.
+        return self._in_flight == 0 or self._in_flight + pixels <= MOST_PIXELS

@@ -1,0 +1,165 @@
+"""From an upload or a wish to a job."""
+
+import uuid
+from dataclasses import replace
+from typing import Final
+
+import orjson
+import uuid_utils.compat
+
+from nanohook import errors
+from nanohook.database import Topic, Transaction
+from nanohook.flow import history
+from nanohook.rules import views, wishes
+from nanohook.rules.job import Job, Step, Stored, Task
+from nanohook.rules.status import ImageJobStatus, Stage
+from nanohook.rules.wishes import Wish
+from nanohook.stores import events, jobs, pictures, tasks
+
+_NO_JOB: Final = "no such image"
+
+
+def new_id() -> str:
+    """Make a UUIDv7: ids sort by the time they were made."""
+    made: uuid.UUID = uuid_utils.compat.uuid7()
+    return str(made)
+
+
+async def upload(
+    tx: Transaction, stored: Stored, *, owner_id: str, project_id: str | None, language: str, now_us: int
+) -> Job:
+    """Make a job of an uploaded picture, for which nothing is asked yet."""
+    original_id = new_id()
+    await pictures.insert_original(tx, stored, original_id=original_id, owner_id=owner_id, now_us=now_us)
+    job = _blank(owner_id=owner_id, language=language, now_us=now_us)
+    return await _introduce(
+        tx, replace(job, original_id=original_id, project_id=project_id), now_us=now_us
+    )
+
+
+async def generate(
+    tx: Transaction, wish: Wish, *, owner_id: str, image_id: str | None, project_id: str | None, now_us: int
+) -> Job:
+    """
+    Start a job: the uploaded one that was never generated, or a new one.
+
+    Raises:
+        NotFound: *image_id* is no job of this person.
+        Conflict: ``job_running``: it is being generated; ``no_result``: there is none to use.
+    """
+    named = None
+    if image_id is not None:
+        named = await jobs.get(tx, owner_id=owner_id, job_id=image_id)
+        if named is None:
+            raise errors.NotFound(_NO_JOB)
+        if named.is_open:
+            raise errors.Conflict("this image is being generated", code="job_running")
+    if wish.use == "result" and (named is None or named.status is not ImageJobStatus.COMPLETED):
+        raise errors.Conflict("there is no result to start from", code="no_result")
+    job = await _place(tx, named, owner_id=owner_id, wish=wish, now_us=now_us)
+    original = await pictures.original(tx, job.original_id, owner_id=owner_id)
+    size = None if original is None else (original.width_px, original.height_px)
+    asked = replace(
+        job,
+        project_id=project_id or job.project_id,
+        status=ImageJobStatus.PENDING,
+        stage=Stage.QUEUED,
+        progress=Stage.QUEUED.progress or 0,
+        attempt=1,
+        prompt=wish.prompt,
+        transformation_type=wish.transformation_type,
+        model=wish.model,
+        options=wish.options(upstream_ratio=wishes.upstream_ratio(wish, size)),
+        priority=wish.priority,
+        language=wish.language,
+    )
+    started = await history.record(tx, job, asked, now_us=now_us)
+    await jobs.start_attempt(tx, started, now_us=now_us)
+    for index in range(wish.num_images):
+        await tasks.insert(tx, fresh_task(started, index, now_us=now_us))
+    tx.wake(Topic.WORK)
+    return started
+
+
+def fresh_task(job: Job, index: int, *, now_us: int) -> Task:
+    """Build a task that waits for its submit."""
+    return Task(
+        job_id=job.id,
+        attempt=job.attempt,
+        index=index,
+        owner_id=job.owner_id,
+        task_id=None,
+        stage=Stage.QUEUED,
+        progress=Stage.QUEUED.progress or 0,
+        fault=None,
+        step=Step.SUBMIT,
+        due_at=now_us,
+        claim=0,
+        tries=0,
+        asks=0,
+        submit_started_at=None,
+        accepted_at=None,
+        finish_since=None,
+        result_url=None,
+        said=None,
+        may_buy=False,
+    )
+
+
+async def _place(
+    tx: Transaction, named: Job | None, *, owner_id: str, wish: Wish, now_us: int
+) -> Job:
+    """Choose the job's row: *named* if it was never generated, else a new one that shares its original."""
+    if named is not None and named.stage is Stage.UPLOADED:
+        return named
+    job = _blank(owner_id=owner_id, language=wish.language, now_us=now_us)
+    if named is not None:
+        job = replace(
+            job, original_id=named.original_id, source_job_id=named.id, project_id=named.project_id
+        )
+    await jobs.insert(tx, job)
+    return job
+
+
+async def _introduce(tx: Transaction, job: Job, *, now_us: int) -> Job:
+    """Store a new job with its first event: streams of all a person's jobs see it appear."""
+    await jobs.insert(tx, job)
+    event_id = await events.append(
+        tx,
+        owner_id=job.owner_id,
+        job_id=job.id,
+        name="status",
+        is_last=False,
+        payload=orjson.dumps(views.event(job, (), now_us=now_us)).decode(),
+        now_us=now_us,
+    )
+    stored = replace(job, last_event_id=event_id)
+    await jobs.update(tx, stored)
+    history.announce(tx, stored)
+    return stored
+
+
+def _blank(*, owner_id: str, language: str, now_us: int) -> Job:
+    return Job(
+        id=new_id(),
+        owner_id=owner_id,
+        project_id=None,
+        source_job_id=None,
+        original_id=None,
+        status=ImageJobStatus.PENDING,
+        stage=Stage.UPLOADED,
+        progress=0,
+        fault=None,
+        attempt=0,
+        prompt=None,
+        transformation_type=None,
+        model=None,
+        options={},
+        priority="normal",
+        language=language,
+        metadata={},
+        last_event_id=0,
+        created_at=now_us,
+        updated_at=now_us,
+        completed_at=None,
+    )

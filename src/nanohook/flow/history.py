@@ -1,0 +1,77 @@
+"""The one place that writes a job's row: with every visible change goes one event, in the same transaction."""
+
+import logging
+from dataclasses import replace
+
+import orjson
+
+from nanohook.database import Topic, Transaction
+from nanohook.rules import job as rules
+from nanohook.rules import views
+from nanohook.rules.job import Job, ResultPicture, Task
+from nanohook.stores import events, jobs, pictures, tasks
+
+logger = logging.getLogger(__name__)
+
+
+async def record(tx: Transaction, before: Job, after: Job, *, now_us: int) -> Job:
+    """
+    Store that *before* became *after*, with its event; nothing at all if nobody would see a difference.
+
+    Returns:
+        The job as stored, with the event's id.
+    """
+    if not rules.shows_change(before, after):
+        return before
+    shown = await _pictures(tx, after)
+    payload = orjson.dumps(views.event(after, shown, now_us=now_us)).decode()
+    ended = after.status.is_final
+    event_id = await events.append(
+        tx,
+        owner_id=after.owner_id,
+        job_id=after.id,
+        name="status",
+        is_last=ended,
+        payload=payload,
+        now_us=now_us,
+    )
+    stored = replace(
+        after, last_event_id=event_id, updated_at=now_us, completed_at=now_us if ended else None
+    )
+    await jobs.update(tx, stored)
+    if ended:
+        await jobs.end_attempt(tx, stored, now_us=now_us)
+    announce(tx, stored)
+    return stored
+
+
+def announce(tx: Transaction, job: Job) -> None:
+    """Wake the streams and write the line of the log, once this is committed."""
+    tx.wake(Topic.EVENTS)
+    # One line an event: a stuck job can be followed from the log alone.
+    line = {
+        "job_id": job.id,
+        "status": job.status.value,
+        "progress": job.progress,
+        "stage": job.stage.value,
+        "attempt": job.attempt,
+        "event_id": job.last_event_id,
+        **({} if job.fault is None else {"error": job.fault.code}),
+    }
+    tx.after_commit.append(lambda: logger.info("job.event", extra=line))
+
+
+async def move(tx: Transaction, job: Job, task: Task, *, now_us: int) -> Job:
+    """Store *task*, which belongs to *job*'s present attempt, and let the job follow."""
+    await tasks.update(tx, task)
+    if job.options.get("num_images") == 1:
+        group = [task]
+    else:
+        group = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
+    return await record(tx, job, rules.summarise(job, group), now_us=now_us)
+
+
+async def _pictures(tx: Transaction, job: Job) -> list[ResultPicture]:
+    if not job.status.is_final and job.options.get("num_images", 1) == 1:
+        return []
+    return await pictures.results(tx, job_id=job.id, owner_id=job.owner_id)

@@ -1,0 +1,326 @@
+"""
+What NanoBanana says, by whichever way: callback or answer of ``record-info``. One way in, one log.
+
+A delivery and what it changes (task, job, event, "finish is due") are stored in one transaction: there is no
+moment between accepted and applied.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nanohook import errors
+from nanohook.database import Topic, Transaction
+from nanohook.flow import history
+from nanohook.flow.terms import Terms
+from nanohook.rules import addresses, callbacks
+from nanohook.rules import job as rules
+from nanohook.rules.callbacks import Reading
+from nanohook.rules.job import Fault, Job, Step, Task
+from nanohook.rules.status import Stage
+from nanohook.stores import deliveries, jobs, tasks
+from nanohook.stores.deliveries import Delivery, Effect
+
+logger = logging.getLogger(__name__)
+
+TASK_DELIVERIES: Final = 1_000
+"""Deliveries taken for one task; the next is refused."""
+_NOT_FOUND: Final = 404
+"""The one answer of ``record-info`` that firmly says "no such task"; others may only be too early."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What became of a delivery."""
+
+    delivery_id: str
+    is_new: bool
+    job_id: str | None
+    effect: Effect
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a reading means for a task: the task after it, or why there is nothing to do."""
+
+    task: Task | None
+    reason: str | None = None
+
+
+async def callback(
+    tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int
+) -> Receipt:
+    """
+    Take a callback whose address was signed for a job, attempt and task.
+
+    Raises:
+        SignatureInvalid: It names another job or task than its address was signed for.
+        TooMany: The task has had ``TASK_DELIVERIES``.
+    """
+    if delivery.job_id is None or delivery.attempt is None or delivery.index is None:
+        raise ValueError("a delivery by token names job, attempt and task")
+    if reading.job_id is not None and reading.job_id != delivery.job_id:
+        raise errors.SignatureInvalid("the body names another job than the address was signed for")
+    counted = await tasks.count_delivery(
+        tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index
+    )
+    if counted is None:
+        return await _keep(tx, delivery, reading, None, Effect.PARKED, "no such job here")
+    task, number = counted
+    if number > TASK_DELIVERIES:
+        raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
+    if None not in {reading.task_id, task.task_id} and reading.task_id != task.task_id:
+        raise errors.SignatureInvalid("the body names another task than the address was signed for")
+    return await _take(tx, delivery, reading, task, terms=terms, now_us=now_us)
+
+
+async def signed(
+    tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int
+) -> Receipt:
+    """
+    Take a callback that was signed by its headers: its task is found by what the body names.
+
+    Raises:
+        Invalid: The body does not tell which task is meant.
+        TooMany: The task has had ``TASK_DELIVERIES``.
+    """
+    task = None if reading.task_id is None else await tasks.by_task_id(tx, reading.task_id)
+    if task is None and reading.job_id is not None:
+        task = await _only_task(tx, reading.job_id)
+    elif task is None and reading.task_id is None:
+        raise errors.Invalid("the body names neither task nor job")
+    if task is None:
+        return await _keep(tx, delivery, reading, None, Effect.PARKED, "no such job here")
+    if reading.job_id is not None and reading.job_id != task.job_id:
+        raise errors.Invalid("the body's job and task do not belong together")
+    counted = await tasks.count_delivery(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
+    if counted is None or counted[1] > TASK_DELIVERIES:
+        raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
+    placed = replace(delivery, job_id=task.job_id, attempt=task.attempt, index=task.index)
+    return await _take(tx, placed, reading, counted[0], terms=terms, now_us=now_us)
+
+
+async def answer(
+    tx: Transaction,
+    delivery: Delivery,
+    record: callbacks.Record,
+    asked: Task,
+    *,
+    terms: Terms,
+    now_us: int,
+) -> Receipt | None:
+    """
+    Take an answer of ``record-info``, which is believed, as a synthetic delivery; then say when to ask again.
+
+    Args:
+        asked: The task as it was claimed for asking.
+
+    Returns:
+        ``None`` if the job is gone.
+    """
+    job = await jobs.load(tx, asked.job_id)
+    group = await tasks.of_attempt(tx, job_id=asked.job_id, attempt=asked.attempt)
+    task = next((task for task in group if task.index == asked.index), None)
+    if job is None or task is None:
+        return None
+    task = replace(task, asks=task.asks + 1)
+    plan = _believed(job, task, record, terms=terms, now_us=now_us)
+    effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
+    is_new = await deliveries.insert(
+        tx, delivery, owner_id=job.owner_id, task_id=asked.task_id, effect=effect, reason=plan.reason
+    )
+    after = plan.task or task
+    if after.step is Step.ASK and after.claim == asked.claim:
+        after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks))
+    await _write(tx, job, after, now_us=now_us)
+    return Receipt(
+        delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason
+    )
+
+
+async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, due_at: int) -> Receipt:
+    """Store a delivery whose applying raised, to be tried again at *due_at* (µs)."""
+    is_new = await deliveries.insert(
+        tx, delivery, owner_id=None, task_id=None, effect=Effect.UNAPPLIED, reason=reason, due_at=due_at
+    )
+    tx.wake(Topic.WORK)
+    return Receipt(
+        delivery_id=delivery.id if is_new else await _first(tx, delivery),
+        is_new=is_new,
+        job_id=delivery.job_id,
+        effect=Effect.UNAPPLIED,
+        reason=reason,
+    )
+
+
+async def apply_again(
+    tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int
+) -> None:
+    """Apply a delivery that is stored as unapplied; its verdict and its time stand."""
+    task = None
+    if delivery.job_id is not None and delivery.attempt is not None:
+        group = await tasks.of_attempt(tx, job_id=delivery.job_id, attempt=delivery.attempt)
+        task = next((task for task in group if task.index == delivery.index), None)
+    elif reading.task_id is not None:
+        task = await tasks.by_task_id(tx, reading.task_id)
+    job = None if task is None else await jobs.load(tx, task.job_id)
+    if job is None or task is None:
+        await deliveries.judge(
+            tx, delivery.id, effect=Effect.NO_EFFECT, reason="the job is gone", due_at=None
+        )
+        return
+    plan = _plan(job, task, reading, terms=terms, now_us=now_us)
+    effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
+    await deliveries.judge(tx, delivery.id, effect=effect, reason=plan.reason, due_at=None)
+    if plan.task is not None:
+        await _write(tx, job, plan.task, now_us=now_us)
+
+
+async def _take(
+    tx: Transaction, delivery: Delivery, reading: Reading, task: Task, *, terms: Terms, now_us: int
+) -> Receipt:
+    """Plan, store the delivery with its effect, then carry the plan out: unless the same came before."""
+    job = await jobs.load(tx, task.job_id)
+    if job is None:
+        return await _keep(tx, delivery, reading, task, Effect.NO_EFFECT, "the job was deleted")
+    plan = _plan(job, task, reading, terms=terms, now_us=now_us)
+    effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
+    receipt = await _keep(tx, delivery, reading, task, effect, plan.reason)
+    if receipt.is_new and plan.task is not None:
+        await _write(tx, job, plan.task, now_us=now_us)
+    return receipt
+
+
+async def _keep(
+    tx: Transaction,
+    delivery: Delivery,
+    reading: Reading,
+    task: Task | None,
+    effect: Effect,
+    reason: str | None,
+) -> Receipt:
+    is_new = await deliveries.insert(
+        tx,
+        delivery,
+        owner_id=None if task is None else task.owner_id,
+        task_id=reading.task_id,
+        effect=effect,
+        reason=reason,
+    )
+    return Receipt(
+        delivery_id=delivery.id if is_new else await _first(tx, delivery),
+        is_new=is_new,
+        job_id=delivery.job_id,
+        effect=effect,
+        reason=reason,
+    )
+
+
+async def _first(tx: Transaction, delivery: Delivery) -> str:
+    return await deliveries.same(tx, delivery) or delivery.id
+
+
+async def _write(tx: Transaction, job: Job, task: Task, *, now_us: int) -> None:
+    """Store what a plan came to; the task's job follows if this is its present attempt."""
+    await history.move(tx, job, task, now_us=now_us)
+    if task.due_at is not None and task.due_at <= now_us:
+        tx.wake(Topic.WORK)
+
+
+async def _only_task(tx: Transaction, job_id: str) -> Task | None:
+    job = await jobs.load(tx, job_id)
+    if job is None:
+        return None
+    group = await tasks.of_attempt(tx, job_id=job_id, attempt=job.attempt)
+    if len(group) != 1:
+        raise errors.Invalid("the body names a job of several tasks, but no task")
+    return group[0]
+
+
+def _plan(job: Job, task: Task, reading: Reading, *, terms: Terms, now_us: int) -> _Plan:
+    """Tell what a callback's *reading* means for *task*."""
+    if task.attempt != job.attempt:
+        return _Plan(None, f"attempt {task.attempt} has ended, the job is at {job.attempt}")
+    if task.is_ended:
+        return _Plan(None, f"the task has ended: {task.stage}")
+    named = replace(task, task_id=task.task_id or reading.task_id)
+    adopted = named if named != task else None
+    if reading.stage is None:
+        return _Plan(adopted, f"no news: {reading.word}")
+    if not reading.stage.is_final:
+        moved = rules.advance(named, reading.stage, progress=reading.progress)
+        return _Plan(moved or adopted, None if moved else f"already at {task.stage} {task.progress} %")
+    if named.step is Step.FINISH:
+        return _Plan(adopted, "the first final word won: its result is being fetched")
+    if reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts):
+        return _Plan(_finish(named, reading.urls[0], now_us=now_us))
+    if named.task_id is None and reading.stage is not Stage.COMPLETED:
+        # Nothing to ask by: the signature is all there is to go by.
+        return _Plan(_end(named, reading.stage, reading))
+    doubted = replace(named, said=reading.stage, step=Step.ASK, due_at=now_us)
+    if named.task_id is None:
+        return _Plan(adopted, "a success without address or task id")
+    return _Plan(doubted, "asked record-info first")
+
+
+def _believed(job: Job, task: Task, record: callbacks.Record, *, terms: Terms, now_us: int) -> _Plan:
+    """Tell what an answer of ``record-info`` means for *task*."""
+    if task.attempt != job.attempt or task.is_ended:
+        return _Plan(None, "the task has ended")
+    if task.step is Step.FINISH:
+        return _Plan(None, "its result is being fetched")
+    reading = record.reading
+    if reading is not None and reading.is_success:
+        return _Plan(_finish(task, reading.urls[0], now_us=now_us))
+    has_failed = reading is not None and reading.stage in {Stage.FAILED, Stage.CANCELED}
+    is_gone = not record.found and record.code == _NOT_FOUND
+    if task.may_buy and (has_failed or is_gone):
+        return _Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")
+    if has_failed and reading is not None:
+        return _Plan(_end(task, reading.stage or Stage.FAILED, reading))
+    if not record.found and task.said in {Stage.FAILED, Stage.CANCELED}:
+        return _Plan(rules.advance(task, Stage(task.said), fault=Fault(code=_ended_code(Stage(task.said)))))
+    if now_us >= deadline_of(task, terms):
+        return _Plan(rules.advance(task, Stage.FAILED, fault=Fault(code="deadline")), "past its deadline")
+    if reading is not None and reading.stage is not None and not reading.stage.is_final:
+        moved = rules.advance(task, reading.stage)
+        return _Plan(moved, None if moved else "still running")
+    return _Plan(None, "not found yet" if not record.found else "no news")
+
+
+def deadline_of(task: Task, terms: Terms) -> int:
+    """When NanoBanana's time for *task* is over, µs; counted from its acceptance, else from the submit."""
+    started = task.accepted_at or task.submit_started_at or 0
+    return started + terms.deadline_us
+
+
+def _finish(task: Task, url: str, *, now_us: int) -> Task:
+    moved = rules.advance(task, Stage.DOWNLOADING) or task
+    return replace(
+        moved, result_url=url, step=Step.FINISH, due_at=now_us, tries=0, finish_since=now_us, said=None
+    )
+
+
+def _buy(task: Task, *, now_us: int) -> Task:
+    return replace(
+        task,
+        task_id=None,
+        step=Step.SUBMIT,
+        due_at=now_us,
+        tries=0,
+        asks=0,
+        submit_started_at=None,
+        accepted_at=None,
+        said=None,
+        may_buy=False,
+    )
+
+
+def _end(task: Task, stage: Stage, reading: Reading) -> Task | None:
+    code = callbacks.fault_code(reading) if stage is Stage.FAILED else _ended_code(stage)
+    return rules.advance(task, stage, fault=Fault(code=code, detail=reading.error_message))
+
+
+def _ended_code(stage: Stage) -> str:
+    return "canceled" if stage is Stage.CANCELED else "upstream_failed"

@@ -1,0 +1,80 @@
+"""
+The next attempt of a job: it resumes at the step that failed, and buys nothing that may be paid already.
+"""
+
+from dataclasses import replace
+
+from nanohook import errors
+from nanohook.database import Topic, Transaction
+from nanohook.flow import create, history
+from nanohook.rules.job import Job, Step, Task
+from nanohook.rules.status import ImageJobStatus, Stage
+from nanohook.stores import jobs, tasks
+
+
+async def retry(
+    tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: bool, now_us: int
+) -> Job:
+    """
+    Start the next attempt.
+
+    A task whose picture is stored is carried over; one whose result is known is finished; one with an id is
+    asked for first. Only a task that was certainly never taken is submitted without more words.
+
+    Args:
+        may_buy_again: The caller accepts to pay again for a task of unknown outcome.
+
+    Raises:
+        NotFound: No such job of this person.
+        Conflict: ``not_failed``: there is nothing to retry; ``may_be_paid``: see *may_buy_again*.
+    """
+    job = await jobs.get(tx, owner_id=owner_id, job_id=job_id)
+    if job is None:
+        raise errors.NotFound("no such image")
+    group = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
+    unfinished = [task for task in group if task.stage is not Stage.COMPLETED]
+    if not job.status.is_final or not unfinished:
+        raise errors.Conflict("only a job with failed or canceled tasks can be retried", code="not_failed")
+    if not may_buy_again and any(_outcome_is_unknown(task) for task in unfinished):
+        raise errors.Conflict(
+            "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
+        )
+    queued = replace(
+        job,
+        status=ImageJobStatus.PENDING,
+        stage=Stage.QUEUED,
+        progress=Stage.QUEUED.progress or 0,
+        fault=None,
+        attempt=job.attempt + 1,
+    )
+    started = await history.record(tx, job, queued, now_us=now_us)
+    await jobs.start_attempt(tx, started, now_us=now_us)
+    for task in group:
+        await tasks.insert(tx, _next(started, task, now_us=now_us))
+    tx.wake(Topic.WORK)
+    return started
+
+
+def _outcome_is_unknown(task: Task) -> bool:
+    return task.task_id is None and task.result_url is None and task.submit_started_at is not None
+
+
+def _next(job: Job, task: Task, *, now_us: int) -> Task:
+    """Build *task*'s successor in the attempt that *job* has come to."""
+    if task.stage is Stage.COMPLETED:
+        return replace(task, attempt=job.attempt)
+    fresh = create.fresh_task(job, task.index, now_us=now_us)
+    if task.task_id is None and task.result_url is None:
+        return fresh
+    resumed = replace(
+        fresh,
+        task_id=task.task_id,
+        submit_started_at=task.submit_started_at,
+        accepted_at=now_us,
+        may_buy=True,
+    )
+    if task.result_url is not None and task.fault is not None and task.fault.code == "storage_failed":
+        return replace(
+            resumed, step=Step.FINISH, result_url=task.result_url, finish_since=now_us
+        )
+    return replace(resumed, step=Step.ASK)

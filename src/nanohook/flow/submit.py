@@ -1,0 +1,159 @@
+"""
+Around the POST that is paid for: what is committed before it, and what its outcome means.
+
+``submit_started_at`` is committed before the POST; whoever finds it set without an answer must take the outcome
+as unknown, and never sends again by itself.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nanohook import errors
+from nanohook.database import Topic, Transaction
+from nanohook.flow import history, receive
+from nanohook.flow.terms import SECOND_US, Terms
+from nanohook.rules import job as rules
+from nanohook.rules.job import Fault, Job, Step, Stored, Task
+from nanohook.rules.status import Stage
+from nanohook.stores import jobs, pictures, tasks
+
+ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
+"""After a clear "server error" that took nothing, one more try."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """What has to be sent for a task."""
+
+    job: Job
+    task: Task
+    source: Stored | None
+    """The picture to change, or ``None`` for text to image."""
+
+
+async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) -> Submission | None:
+    """
+    Mark the submit of *claimed* as started.
+
+    Returns:
+        What to send, or ``None`` if an earlier try was cut off before its answer was stored: the outcome is
+        unknown and has been dealt with.
+
+    Raises:
+        LeaseLost: It is no longer ours to submit.
+    """
+    job, task = await _held(tx, claimed)
+    if task.submit_started_at is not None:
+        await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
+        return None
+    started = replace(task, submit_started_at=now_us)
+    moved = rules.advance(started, Stage.SUBMITTING) or started
+    job = await history.move(tx, job, moved, now_us=now_us)
+    source = await pictures.original(tx, job.original_id, owner_id=job.owner_id)
+    if job.options.get("use") == "result" and job.source_job_id is not None:
+        results = await pictures.results(tx, job_id=job.source_job_id, owner_id=job.owner_id)
+        source = results[0].stored if results else source
+    return Submission(job=job, task=moved, source=source)
+
+
+async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms, now_us: int) -> None:
+    """
+    Store NanoBanana's id for the task, and when to ask for it if no callback comes.
+
+    A callback may have been faster: then the task has moved on and only lacks its id, if even that.
+    """
+    found = await _present(tx, claimed)
+    if found is None:
+        return
+    job, task = found
+    taken = replace(task, task_id=task.task_id or task_id, accepted_at=now_us, tries=0)
+    if job.attempt != task.attempt or task.is_ended:
+        # Canceled or failed while the answer was on its way: what was bought stays known by its id.
+        await tasks.update(tx, taken)
+        return
+    if task.step is Step.SUBMIT and task.claim == claimed.claim:
+        first_ask = terms.deadline_us if terms.ask_after_us is None else terms.ask_after_us
+        taken = replace(taken, step=Step.ASK, due_at=now_us + first_ask)
+        taken = rules.advance(taken, Stage.GENERATING) or taken
+    await history.move(tx, job, taken, now_us=now_us)
+    tx.wake(Topic.WORK)
+
+
+async def again(tx: Transaction, claimed: Task, *, due_at: int) -> None:
+    """Nothing was taken: submit again at *due_at* (µs)."""
+    found = await _in_submit(tx, claimed)
+    if found is not None:
+        _, task = found
+        await tasks.update(
+            tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at)
+        )
+
+
+async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
+    """NanoBanana does not take it: the task fails."""
+    found = await _in_submit(tx, claimed)
+    if found is not None:
+        job, task = found
+        failed = rules.advance(task, Stage.FAILED, fault=fault) or task
+        await history.move(tx, job, failed, now_us=now_us)
+
+
+async def unknown(
+    tx: Transaction, claimed: Task, *, task_id: str | None, terms: Terms, now_us: int
+) -> None:
+    """Nobody knows whether it was taken: it waits for its callback and is never sent again by itself."""
+    found = await _in_submit(tx, claimed)
+    if found is not None:
+        job, task = found
+        known = replace(task, task_id=task.task_id or task_id)
+        await _outcome_unknown(tx, job, known, terms=terms, now_us=now_us)
+
+
+async def give_up(tx: Transaction, claimed: Task, *, now_us: int) -> None:
+    """
+    Fail a task of unknown outcome: its deadline passed, and there is no id to ask by.
+
+    Raises:
+        LeaseLost: It was settled meanwhile.
+    """
+    task = await tasks.held(tx, claimed, Step.ASK)
+    job = await jobs.load(tx, claimed.job_id)
+    if task is None or job is None or task.task_id is not None:
+        raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} has moved on")
+    failed = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
+    await history.move(tx, job, failed, now_us=now_us)
+
+
+async def _outcome_unknown(
+    tx: Transaction, job: Job, task: Task, *, terms: Terms, now_us: int
+) -> None:
+    if task.task_id is not None:
+        waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
+        moved = rules.advance(waiting, Stage.GENERATING) or waiting
+    elif terms.has_public_url:
+        moved = replace(task, step=Step.ASK, due_at=receive.deadline_of(task, terms))
+    else:
+        # No callback can ever come, and there is no id to ask by.
+        moved = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
+    await history.move(tx, job, moved, now_us=now_us)
+
+
+async def _present(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:
+    job = await jobs.load(tx, claimed.job_id)
+    group = await tasks.of_attempt(tx, job_id=claimed.job_id, attempt=claimed.attempt)
+    task = next((task for task in group if task.index == claimed.index), None)
+    return None if job is None or task is None else (job, task)
+
+
+async def _in_submit(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:
+    """The task, if it still waits for this submit's answer: a callback may have settled it meanwhile."""
+    task = await tasks.held(tx, claimed, Step.SUBMIT)
+    job = None if task is None else await jobs.load(tx, claimed.job_id)
+    return None if job is None or task is None else (job, task)
+
+
+async def _held(tx: Transaction, claimed: Task) -> tuple[Job, Task]:
+    found = await _in_submit(tx, claimed)
+    if found is None:
+        raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} is not ours to submit")
+    return found

@@ -1,0 +1,289 @@
+"""
+The hub: tails the event log in id order and owns the open streams.
+
+A stream is in one of three states. *Catching up*: a pump alone sends, reading pages of the log. *Live*: the
+request's task is parked, and the hub alone sends bytes that were encoded once for all readers. *Closed*. The hub
+never waits for a reader: it drives the server's ``send`` one step, and a reader whose socket is full goes back to
+catching up, from the log. So a slow reader costs bounded memory and nobody else's time.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping
+from typing import Any, Final
+
+import orjson
+
+from nanohook.database import Database, Transaction
+from nanohook.rules import sse, views
+from nanohook.stores import events
+from nanohook.stores.events import Event
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.25
+"""The log is looked at this often even if nobody woke the hub: another process may have written to it."""
+HEARTBEAT_S: Final = 15
+LIFE_S: Final = 600.0
+"""A stream lives 80-100 % of this, so that readers do not come back all at once."""
+RETRY_MS: Final = (1_000, 4_000)
+MOST_MISSED: Final = 1_000
+"""Missed events that are replayed to a stream of all jobs; more, and it starts anew from the present."""
+_YIELD_EVERY: Final = 256
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Coroutine[Any, Any, None]]
+
+
+class Stream:
+    """One reader. Everything it was sent up to ``cursor`` has left our hands."""
+
+    __slots__ = ("behind", "cursor", "ends_at", "ids", "is_live", "jobs", "owner_id", "send")
+
+    def __init__(self, *, owner_id: str, jobs: Collection[str] | None, cursor: int, send: Send) -> None:
+        self.owner_id = owner_id
+        self.jobs = None if jobs is None else tuple(jobs)
+        """The jobs it is about; ``None``: all of its owner's."""
+        self.ids = None if jobs is None else set(jobs)
+        """Those of its jobs that have not ended; when empty, the stream ends."""
+        self.cursor = cursor
+        self.send = send
+        self.is_live = False
+        self.behind = False
+        """While catching up: the hub passed an event that the pump may not have read."""
+        self.ends_at = 0.0
+
+    def passed(self, event: Event) -> bool:
+        """Note that *event* is sent; tell whether the stream has nothing more to say."""
+        self.cursor = event.id
+        if self.ids is None:
+            return False
+        (self.ids.discard if event.is_last else self.ids.add)(event.job_id)
+        return not self.ids
+
+
+class Hub:
+    """
+    Every open stream of this process.
+
+    Args:
+        sign: From a storage key to the signed address that is shown.
+    """
+
+    def __init__(self, database: Database, *, sign: views.Sign, streams_per_user: int) -> None:
+        self._database = database
+        self._sign = sign
+        self._streams_per_user = streams_per_user
+        self._by_job: dict[str, set[Stream]] = {}
+        self._by_owner: dict[str, set[Stream]] = {}
+        self._count: collections.Counter[str] = collections.Counter()
+        # Streams by the second of the heartbeat's round that is theirs.
+        self._slots: list[set[Stream]] = [set() for _ in range(HEARTBEAT_S)]
+        self._next_slot = 0
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._draining = False
+        self._head = 0
+        self.sent = 0
+
+    def __len__(self) -> int:
+        return self._count.total()
+
+    def wake(self) -> None:
+        """There may be new events."""
+        self._woken.set()
+
+    def is_full(self, owner_id: str) -> bool:
+        """Tell whether another stream of *owner_id* would be too much, or the service is going down."""
+        return self._draining or self._count[owner_id] >= self._streams_per_user
+
+    def add(self, stream: Stream) -> None:
+        """Take in a stream; it is catching up until its pump says otherwise."""
+        stream.ends_at = asyncio.get_running_loop().time() + LIFE_S * random.uniform(0.8, 1.0)  # noqa: S311
+        for index, key in self._places(stream):
+            index.setdefault(key, set()).add(stream)
+        self._slots[hash(stream) // 16 % HEARTBEAT_S].add(stream)
+        self._count[stream.owner_id] += 1
+
+    def remove(self, stream: Stream) -> None:
+        """Let go of a stream."""
+        for index, key in self._places(stream):
+            if group := index.get(key):
+                group.discard(stream)
+                if not group:
+                    del index[key]
+        self._slots[hash(stream) // 16 % HEARTBEAT_S].discard(stream)
+        self._count[stream.owner_id] -= 1
+        if not self._count[stream.owner_id]:
+            del self._count[stream.owner_id]
+
+    async def catch_up(self, stream: Stream) -> None:
+        """Send *stream* what it missed, page by page; returns when it is live or closed."""
+        while True:
+            # Whatever the hub passes from here on either shows in the page, or sets this again.
+            stream.behind = False
+            page = await self._database.read(lambda tx: self._page(tx, stream))
+            if page is None:
+                await stream.send(_body(sse.reset() + sse.cursor(stream.cursor)))
+            elif page:
+                ended = [stream.passed(event) for event in page][-1]
+                await stream.send(_body(b"".join(map(self._encoded, page)), more=not ended))
+                if ended:
+                    return
+            elif self._draining or asyncio.get_running_loop().time() > stream.ends_at:
+                await stream.send(_body(retry(), more=False))
+                return
+            elif not stream.behind:
+                stream.is_live = True
+                return
+
+    async def start(self) -> None:
+        """Find the end of the log; before the first stream is taken in."""
+        self._head = await self._database.read(events.head)
+
+    async def run(self) -> None:
+        """Tail the log and keep idle streams alive, until canceled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tail(), name="hub-tail")
+            group.create_task(self._beat(), name="hub-heartbeat")
+
+    async def drain(self) -> None:
+        """End every stream and take no more: readers are told when to come back."""
+        self._draining = True
+        for slot in self._slots:
+            for stream in list(slot):
+                if stream.is_live:
+                    self._offer(stream, _body(retry(), more=False))
+                    stream.is_live = False
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Cancel the pumps that are left; their readers do not read."""
+        for pump in list(self._pumps):
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _tail(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._woken.wait()
+            self._woken.clear()
+            if not self._count:
+                head = await self._database.read(events.head)
+                if not self._count:  # one that came meanwhile may have missed what lies between
+                    self._head = head
+                    continue
+            while page := await self._database.read(lambda tx: events.after(tx, self._head)):
+                for event in page:
+                    await self._fan_out(event)
+                    self._head = event.id
+
+    async def _fan_out(self, event: Event) -> None:
+        readers = [*self._by_job.get(event.job_id, ()), *self._by_owner.get(event.owner_id, ())]
+        if not readers:
+            return
+        data = self._encoded(event)
+        going_on, last = _body(data), _body(data, more=False)
+        for number, stream in enumerate(readers, start=1):
+            if not stream.is_live:
+                stream.behind = True
+            elif event.id > stream.cursor:
+                cursor, ids = stream.cursor, stream.ids and set(stream.ids)
+                ended = stream.passed(event)
+                if not self._offer(stream, last if ended else going_on):
+                    stream.cursor, stream.ids = cursor, ids
+                    self._fall_back(stream)
+                elif ended:
+                    stream.is_live = False
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    def _offer(self, stream: Stream, message: Message) -> bool:
+        """Drive ``send`` one step: written, or not begun at all because it would wait."""
+        sending = stream.send(message)
+        try:
+            sending.send(None)
+        except StopIteration:
+            self.sent += 1
+            return True
+        except Exception as exc:  # noqa: BLE001 - a stream's error is its own, the others go on
+            logger.info("stream.send_failed", extra={"reason": type(exc).__name__})
+            stream.is_live = False
+            return True
+        sending.close()
+        return False
+
+    def _fall_back(self, stream: Stream) -> None:
+        stream.is_live = False
+        pump = asyncio.create_task(self._pump(stream), name="stream-pump")
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, stream: Stream) -> None:
+        try:
+            await self.catch_up(stream)
+        except Exception:
+            logger.exception("stream.pump_failed")
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        heartbeat = _body(sse.HEARTBEAT)
+        while True:
+            await asyncio.sleep(1)
+            self._next_slot = (self._next_slot + 1) % HEARTBEAT_S
+            now = loop.time()
+            for number, stream in enumerate(list(self._slots[self._next_slot]), start=1):
+                if not stream.is_live:
+                    continue
+                over = now > stream.ends_at
+                if not self._offer(stream, _body(retry(), more=False) if over else heartbeat):
+                    self._fall_back(stream)
+                elif over:
+                    stream.is_live = False
+                if number % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+
+    async def _page(self, tx: Transaction, stream: Stream) -> list[Event] | None:
+        """Read what *stream* has not had; ``None``: too much, it starts anew from the newest id."""
+        if stream.jobs is not None:
+            return await events.of_jobs_after(
+                tx, stream.cursor, owner_id=stream.owner_id, job_ids=stream.jobs
+            )
+        page = await events.of_owner_after(tx, stream.cursor, owner_id=stream.owner_id)
+        if len(page) < events.PAGE:
+            return page
+        missed = await events.count_after(
+            tx, stream.cursor, owner_id=stream.owner_id, most=MOST_MISSED + 1
+        )
+        if missed <= MOST_MISSED:
+            return page
+        stream.cursor = await events.head(tx)
+        return None
+
+    def _places(self, stream: Stream) -> Iterable[tuple[dict[str, set[Stream]], str]]:
+        if stream.jobs is None:
+            return ((self._by_owner, stream.owner_id),)
+        return [(self._by_job, job_id) for job_id in stream.jobs]
+
+    def _encoded(self, event: Event) -> bytes:
+        return sse.event(name=event.name, data=shown(event.payload, self._sign), id=event.id)
+
+
+def shown(payload: str, sign: views.Sign) -> str | bytes:
+    """Give a stored payload as it is sent: with the addresses of its pictures, if it has any."""
+    if '"images":[{' not in payload:
+        return payload
+    return orjson.dumps(views.addressed(orjson.loads(payload), sign))
+
+
+def retry() -> bytes:
+    """Tell a reader when to come back: jittered, so that not all come at once."""
+    return sse.retry(random.randint(*RETRY_MS))  # noqa: S311 - spreads load, keeps no secret
+
+
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}

@@ -1,0 +1,84 @@
+"""
+Logging: one line an event, JSON unless a terminal.
+
+A message is a constant such as ``delivery.accepted``; what belongs to it travels in ``extra``. The request id
+is added to every line written while a request is served.
+"""
+
+import contextvars
+import logging
+import sys
+import time
+from typing import Final, Literal
+
+import orjson
+
+request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+"""Id of the request being served, for every line written on its behalf."""
+
+_PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_NEVER_BELOW_WARNING: Final = ("databases", "httpx", "httpcore", "multipart", "python_multipart", "aiosqlite", "asyncio")
+"""Libraries whose debug lines hold addresses, headers or statements with their values."""
+
+
+def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
+    """Send every line to standard error, as JSON or as text for people."""
+    as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Text() if as_text else _Json())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Neither is printed, and each costs a system call or a lock a line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    for name in _NEVER_BELOW_WARNING:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    found = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
+    request = request_id.get()
+    if request is not None and "request_id" not in found:
+        found["request_id"] = request
+    return found
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": _at(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class _Text(logging.Formatter):
+    """A line for people: time, level, message, then what belongs to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extras = " ".join(f"{key}={value}" for key, value in _extras(record).items() if key != "request_id")
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname:<7} "
+        text += f"{record.getMessage()} {extras}".rstrip()
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+_second: tuple[int, str] = (0, "")
+
+
+def _at(created_s: float) -> str:
+    """RFC 3339 UTC with milliseconds; the text of a second is made once."""
+    global _second  # noqa: PLW0603 - a cache of one entry, replaced whole
+    whole = int(created_s)
+    if _second[0] != whole:
+        _second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
+    return f"{_second[1]}.{int((created_s - whole) * 1000):03d}Z"

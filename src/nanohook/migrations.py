@@ -1,0 +1,107 @@
+"""Bringing the schema up: one process at a time, after a copy of the file."""
+
+import contextlib
+import fcntl
+import logging
+import pathlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import alembic.command
+import alembic.config
+import alembic.migration
+import alembic.script
+import sqlalchemy
+
+from nanohook import errors
+
+logger = logging.getLogger(__name__)
+
+_PACKAGED: Final = pathlib.Path(__file__).parent / "migrations_folder"
+
+
+def folder() -> pathlib.Path:
+    """
+    Find the migrations: inside an installed package, or at the root of a checkout.
+
+    Raises:
+        ConfigError: Neither is there.
+    """
+    here = pathlib.Path(__file__)
+    for place in (_PACKAGED, here.parents[2] / "alembic"):
+        if (place / "env.py").is_file():
+            return place
+    raise errors.ConfigError("the migrations are missing: install nanohook again")
+
+
+def upgrade(path: pathlib.Path) -> str | None:
+    """
+    Bring the SQLite file at *path* to the newest schema; a file of older schema is copied first.
+
+    Returns:
+        The revision it was brought to, or ``None`` if it was there already.
+
+    Raises:
+        ConfigError: The file is of a newer schema than this version knows, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path), _connection(path) as connection:
+            return _upgrade(path, connection)
+    except (OSError, sqlalchemy.exc.DBAPIError) as exc:
+        raise errors.ConfigError(f"the database at {path} cannot be brought up: {exc}") from exc
+
+
+def config(connection: sqlalchemy.Connection | None = None) -> alembic.config.Config:
+    """Build alembic's configuration for our migrations, over *connection* if one is given."""
+    made = alembic.config.Config()
+    made.set_main_option("script_location", str(folder()))
+    if connection is not None:
+        made.attributes["connection"] = connection
+    return made
+
+
+def _upgrade(path: pathlib.Path, connection: sqlalchemy.Connection) -> str | None:
+    settings = config(connection)
+    script = alembic.script.ScriptDirectory.from_config(settings)
+    present = alembic.migration.MigrationContext.configure(connection).get_current_revision()
+    newest = script.get_current_head()
+    if present == newest:
+        return None
+    if present is not None:
+        if present not in {revision.revision for revision in script.walk_revisions()}:
+            raise errors.ConfigError(f"the database at {path} is of a newer nanohook: revision {present}")
+        _copy(path, revision=present)
+    connection.commit()
+    alembic.command.upgrade(settings, "head")
+    connection.commit()
+    logger.info("database.upgraded", extra={"from_revision": present, "to_revision": newest})
+    return newest
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+    """Hold a lock beside the file: a second process waits, then finds nothing to do."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _connection(path: pathlib.Path) -> Iterator[sqlalchemy.Connection]:
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _copy(path: pathlib.Path, *, revision: str) -> None:
+    """Copy the file with what its log still holds; SQLite's own backup reads both."""
+    target = path.with_name(f"{path.stem}-before-upgrade-{revision}-{int(time.time())}.db")
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+    logger.info("database.copied", extra={"path": str(target)})

@@ -1,0 +1,135 @@
+"""
+The server around the service: uvicorn with our sockets and our way down.
+
+uvicorn runs the lifespan's end only after every connection is gone, and an open stream is never gone by
+itself. So the drain starts in the signal handler.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from nanohook import errors
+
+GRACE_S: Final = 10
+"""How long open requests are given after the drain."""
+UNSENT_BYTES: Final = 16 * 1024
+UNACKED_MS: Final = 30_000
+_BACKLOG: Final = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with the service's drain before its own shutdown."""
+
+    def __init__(self, app: Starlette, *, handle_signals: bool = True) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        self._app = app
+        self._handle_signals = handle_signals
+        self._draining: asyncio.Task[None] | None = None
+        self._serving: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        self._serving = asyncio.get_running_loop()
+        await super().serve(sockets)
+        if self._draining is not None:
+            await self._draining
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals only where this server owns the process."""
+        if not self._handle_signals:
+            yield
+            return
+        with super().capture_signals():
+            yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Start the drain at the first signal; the second ends everything at once."""
+        if self._serving is None or self._draining is not None:
+            super().handle_exit(sig, frame)
+        else:
+            self._serving.call_soon_threadsafe(self.stop)
+        if sig == signal.SIGINT:
+            self._captured_signals.clear()  # the way down is an orderly end, not an interrupt
+
+    def stop(self) -> None:
+        """Drain, then stop serving."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
+
+    async def _drain(self) -> None:
+        try:
+            running = getattr(self._app.state, "running", None)
+            if running is not None:
+                await running.drain()
+        finally:
+            self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Open the listening socket; what is set on it, every accepted connection inherits.
+
+    Raises:
+        ConfigError: The address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # A client that stops reading would swallow megabytes in the kernel, and could never be closed.
+        listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), UNSENT_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKED_MS)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise errors.ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+    listener.setblocking(False)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Tell the http address that a listening socket can be reached at."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
+    """
+    Serve *app* beside other things in this event loop, from its start-up to its drained end.
+
+    Raises:
+        ConfigError: It did not start; the log says why.
+    """
+    server = Server(app, handle_signals=False)
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="server")
+    try:
+        while not server.started:
+            if task.done():
+                await task
+                raise errors.ConfigError("the service did not start")
+            await asyncio.sleep(0.005)
+        yield
+    finally:
+        server.stop()
+        await task

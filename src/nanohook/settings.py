@@ -1,0 +1,199 @@
+"""
+Settings: read once, frozen, passed down.
+
+Names are those of the environment or a ``.env`` file; README "Settings" tells what each does. Problems are
+reported all together and by name; a value never appears in a message.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import limits
+import pydantic
+import pydantic_settings
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from nanohook import errors
+
+MODELS = ("nano-banana", "nano-banana-pro", "nano-banana-2")
+"""Models in the order in which ``NANOHOOK_NANOBANANA_PATHS`` names their submit paths."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_LATER = {
+    "NANOHOOK_DATABASE_URL": "PostgreSQL is not supported yet: leave it unset, SQLite lives in the data dir",
+    "NANOHOOK_STORAGE_URL": "buckets are not supported yet: leave it unset, media lives in the data dir",
+    "NANOHOOK_REDIS_URL": "Redis is not supported yet: leave it unset, one process needs none",
+}
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    """Take *value* without its last slash; plain http only where it cannot leave this machine."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http(s) address without query")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("plain http is for loopback addresses only, use https")
+    return value.rstrip("/")
+
+
+def _rate(value: str) -> str:
+    try:
+        limits.parse(value)
+    except ValueError:
+        raise ValueError("must be a rate such as 20/10 seconds") from None
+    return value
+
+
+def _off(value: object) -> object:
+    return None if value == "off" else value
+
+
+def _whsec(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(not secret.get_secret_value().startswith("whsec_") for secret in value):
+        raise ValueError("every secret must look like whsec_<base64>")
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+HttpUrl = Annotated[str, pydantic.AfterValidator(_http_url)]
+Rate = Annotated[str, pydantic.AfterValidator(_rate)]
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """Everything the operator may choose, with the defaults of the contract."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NANOHOOK_",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    nanobanana_api_key: SecretStr | None = Field(default=None, validation_alias="NANOBANANA_API_KEY")
+    nanobanana_url: HttpUrl = "https://api.nanobananaapi.ai"
+    nanobanana_paths: Names = ("generate", "generate-pro", "generate-2")
+    public_url: HttpUrl | None = None
+    data_dir: pathlib.Path = pathlib.Path("var")
+    database_url: str | None = None
+    storage_url: str | None = None
+    redis_url: SecretStr | None = None
+    secret_keys: Secrets = ()
+    webhook_secrets: Annotated[Secrets, pydantic.AfterValidator(_whsec)] = ()
+    result_hosts: Names = ("tempfile.aiquickdraw.com",)
+    download_hosts: Names = ()
+    max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
+    max_pixels: int = Field(default=40_000_000, ge=1, le=60_000_000)
+    submit_concurrency: int = Field(default=8, ge=1, le=100)
+    finish_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=100)
+    open_tasks: int = Field(default=100, ge=1)
+    upstream_rate: Rate = "20/10 seconds"
+    reconcile_after_s: Annotated[float | None, BeforeValidator(_off)] = Field(default=90.0, gt=0)
+    reconcile_every_s: float = Field(default=5.0, ge=0.05)
+    job_deadline_s: float = Field(default=900.0, gt=0)
+    streams_per_user: int = Field(default=50, ge=1)
+    metrics_token: SecretStr | None = None
+    disk_reserve_bytes: int = Field(default=500_000_000, ge=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        problems = [
+            f"{name}: {why}" for name, why in _LATER.items() if getattr(self, _field(name)) is not None
+        ]
+        if len(self.nanobanana_paths) != len(MODELS):
+            problems.append(f"NANOHOOK_NANOBANANA_PATHS: needs {len(MODELS)} paths, one for each model")
+        if self.reconcile_after_s is None and self.public_url is None:
+            problems.append("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
+        if any(len(key.get_secret_value()) < 16 for key in self.secret_keys):  # noqa: PLR2004
+            problems.append("NANOHOOK_SECRET_KEYS: every key needs at least 16 characters")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def submit_paths(self) -> dict[str, str]:
+        """Submit path below ``/api/v1/nanobanana/`` by model."""
+        return dict(zip(MODELS, self.nanobanana_paths, strict=True))
+
+    @property
+    def believed_hosts(self) -> frozenset[str]:
+        """Hosts whose results a signed callback is believed for."""
+        return frozenset(self.result_hosts) | frozenset(self.download_hosts)
+
+
+class _Fixed(Settings):
+    """Settings from the given values alone: no environment, no file."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_others: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def load(*, env_file: pathlib.Path | None = pathlib.Path(".env"), **given: Any) -> Settings:
+    """
+    Read the environment and *env_file*; *given* values win over both.
+
+    Raises:
+        ConfigError: With a line for every setting that cannot be used.
+    """
+    try:
+        return Settings(_env_file=env_file, **given)
+    except ValidationError as exc:
+        raise errors.ConfigError(_report(exc)) from None
+
+
+def fixed(**values: Any) -> Settings:
+    """
+    Build settings that ignore the surroundings, for ``demo``, ``dev`` and tests.
+
+    Raises:
+        ConfigError: As ``load``.
+    """
+    try:
+        return _Fixed(**values)
+    except ValidationError as exc:
+        raise errors.ConfigError(_report(exc)) from None
+
+
+def unknown_names(env_file: pathlib.Path | None = pathlib.Path(".env")) -> list[str]:
+    """List the ``NANOHOOK_*`` names that are set and that no setting has: a typing error, most likely."""
+    names = {*os.environ, *(dotenv_values(env_file) if env_file and env_file.is_file() else ())}
+    known = {f"NANOHOOK_{field}".upper() for field in Settings.model_fields}
+    return sorted(name for name in names if name.startswith("NANOHOOK_") and name not in known)
+
+
+def _field(name: str) -> str:
+    return name.removeprefix("NANOHOOK_").lower()
+
+
+def _name(location: Sequence[int | str]) -> str:
+    field = str(location[0])
+    return field if field.isupper() else f"NANOHOOK_{field}".upper()
+
+
+def _report(exc: ValidationError) -> str:
+    lines = []
+    for error in exc.errors(include_url=False, include_input=False, include_context=False):
+        text = re.sub(r"^Value error, ", "", error["msg"])
+        lines.append(f"{_name(error['loc'])}: {text}" if error["loc"] else text)
+    return "Settings that cannot be used:\n" + "\n".join(f"  {line}" for line in "\n".join(lines).splitlines())

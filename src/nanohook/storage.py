@@ -1,0 +1,197 @@
+"""
+Pictures as files, by key, through obstore: a folder now, a bucket later.
+
+A ``put`` that returned is on the disk: obstore writes beside the key and renames, which is atomic but not
+durable, so the file and every folder entry that leads to it are synced afterwards, before a row may name it.
+A crash in between leaves a file, or a half of one named ``key#1``, that no row knows: a sweep finds those,
+because no key contains ``#``.
+"""
+
+import asyncio
+import os
+import pathlib
+import re
+import shutil
+from typing import Self
+
+import obstore
+import obstore.exceptions
+import obstore.store
+
+from nanohook import errors
+
+MOST_KEY_CHARS = 512
+
+MOST_SEGMENT_CHARS = 200
+"""Between two slashes; file systems take 255 bytes, and obstore adds ``#1`` while it writes."""
+
+MOST_SYNCED_FOLDERS = 4_096
+"""Folders remembered as durable; forgetting one costs a sync of 0.1 ms."""
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_REFUSALS = (OSError, ValueError, obstore.exceptions.BaseError)
+
+
+class Storage:
+    """
+    Files below one folder. Nothing needs closing, and methods may be called from any task.
+
+    Keys are letters, digits, ``.``, ``_``, ``-`` and ``/``, at most ``MOST_KEY_CHARS``; no segment is empty,
+    ``.`` or ``..``. Folders that became empty stay: others may not remove them while this is in use, because
+    those known to be durable are not synced again.
+
+    Args:
+        root: Made if it is not there.
+
+    Raises:
+        StorageFailed: *root* cannot be made or is no folder.
+    """
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self._root = root.absolute()
+        self._synced: set[pathlib.Path] = set()
+        missing = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                _sync(folder.parent)
+            self._store = obstore.store.LocalStore(self._root)
+        except _REFUSALS as exc:
+            raise _failed("open", str(root), exc) from exc
+
+    @classmethod
+    def open(cls, root: pathlib.Path) -> Self:
+        """Read as a verb where parts are joined; the same as the constructor."""
+        return cls(root)
+
+    async def put(self, key: str, body: bytes) -> None:
+        """
+        Keep *body* under *key*, in place of what was there; it is on the disk when this returns.
+
+        Readers see the old bytes or the new ones, never a part.
+
+        Raises:
+            StorageFailed: The disk refused, or *key* is malformed. What was there before is still there.
+        """
+        try:
+            path = self._path(key)
+            await obstore.put_async(self._store, key, body, use_multipart=False)
+            await asyncio.to_thread(self._settle, path)
+        except (*_REFUSALS, errors.NotFound) as exc:
+            raise _failed("keep", key, exc) from exc
+
+    async def get(self, key: str) -> bytes:
+        """
+        All bytes under *key*.
+
+        Raises:
+            NotFound: Nothing is there, or *key* is malformed.
+            StorageFailed: The disk refused.
+        """
+        self._path(key)
+        try:
+            result = await obstore.get_async(self._store, key)
+            return bytes(await result.bytes_async())
+        except FileNotFoundError as exc:
+            raise errors.NotFound(f"there is no file {key}") from exc
+        except _REFUSALS as exc:
+            raise _failed("read", key, exc) from exc
+
+    def path(self, key: str) -> pathlib.Path | None:
+        """
+        Where the file of *key* lies, to be served from there; ``None`` where there is none.
+
+        One look at the folder, some microseconds: no thread is needed.
+
+        Raises:
+            NotFound: *key* is malformed.
+        """
+        path = self._path(key)
+        return path if path.is_file() else None
+
+    async def exists(self, key: str) -> bool:
+        """
+        Whether there is a file under *key*.
+
+        Raises:
+            NotFound: *key* is malformed.
+            StorageFailed: The disk refused.
+        """
+        self._path(key)
+        try:
+            await obstore.head_async(self._store, key)
+        except FileNotFoundError:
+            return False
+        except _REFUSALS as exc:
+            raise _failed("look for", key, exc) from exc
+        return True
+
+    async def delete(self, key: str) -> None:
+        """
+        Remove the file under *key*; a missing one is fine. After a crash it may be back: a sweep finds it.
+
+        Raises:
+            NotFound: *key* is malformed.
+            StorageFailed: The disk refused.
+        """
+        self._path(key)
+        try:
+            await obstore.delete_async(self._store, key)
+        except FileNotFoundError:
+            return
+        except _REFUSALS as exc:
+            raise _failed("remove", key, exc) from exc
+
+    def free_bytes(self) -> int:
+        """
+        What this process may still write to the disk below the root.
+
+        Raises:
+            StorageFailed: The disk does not say.
+        """
+        try:
+            return shutil.disk_usage(self._root).free
+        except OSError as exc:
+            raise _failed("measure", str(self._root), exc) from exc
+
+    def _path(self, key: str) -> pathlib.Path:
+        segments = key.split("/")
+        if (
+            len(key) > MOST_KEY_CHARS
+            or _KEY.fullmatch(key) is None
+            or not {"", ".", ".."}.isdisjoint(segments)
+            or max(map(len, segments)) > MOST_SEGMENT_CHARS
+        ):
+            raise errors.NotFound("there is no file of that name: its key is malformed")
+        return self._root.joinpath(*segments)
+
+    def _settle(self, path: pathlib.Path) -> None:
+        """
+        Sync a new file and the way to it.
+
+        A folder may have been made by a twin that has not synced it yet, so what counts is not who made it
+        but whether this process has synced the entry that leads to it.
+        """
+        _sync(path)
+        for folder in path.relative_to(self._root).parents:
+            entry = self._root / folder
+            if entry == self._root or entry in self._synced:
+                continue
+            _sync(entry.parent)
+            if len(self._synced) >= MOST_SYNCED_FOLDERS:
+                self._synced.clear()
+            self._synced.add(entry)
+        _sync(path.parent)
+
+
+def _sync(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _failed(act: str, what: str, exc: Exception) -> errors.StorageFailed:
+    reason = str(exc).partition("\n")[0]
+    return errors.StorageFailed(f"the storage could not {act} {what}: {reason}")

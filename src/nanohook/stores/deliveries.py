@@ -1,0 +1,182 @@
+"""Deliveries in SQL: every request to the webhook as it came, and what it did."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nanohook.database import Row, Transaction
+
+
+class Source(enum.StrEnum):
+    """Which way a delivery came in."""
+
+    TOKEN = "token"  # noqa: S105 - a word, not a secret
+    HEADERS = "headers"
+    RECORD = "record"
+    """Synthetic: an answer of ``record-info``, whoever asked."""
+
+
+class Effect(enum.StrEnum):
+    """What a delivery did."""
+
+    APPLIED = "applied"
+    NO_EFFECT = "no_effect"
+    PARKED = "parked"
+    UNAPPLIED = "unapplied"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """One request to the webhook, verified, as raw bytes. Nothing of it is judged again later."""
+
+    id: str
+    source: Source
+    job_id: str | None
+    attempt: int | None
+    index: int | None
+    webhook_id: str | None
+    headers: str
+    """JSON list of [name, value], without ``Authorization`` and ``Cookie``."""
+    body: bytes
+    body_sha256: bytes
+    received_at: int
+    tries: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """A refused request, kept for the operator within bounds of its own."""
+
+    reason: str
+    peer: str
+    headers: str
+    body: bytes
+    received_at: int
+
+
+_COLUMNS: Final = (
+    "id source job_id attempt idx webhook_id headers body body_sha256 received_at tries".split()
+)
+_INSERT: Final = (
+    f"INSERT INTO deliveries ({', '.join(_COLUMNS)}, owner_id, task_id, effect, reason, due_at) "
+    f"VALUES ({', '.join(f':{name}' for name in _COLUMNS)}, :owner_id, :task_id, :effect, :reason, :due_at) "
+    "ON CONFLICT DO NOTHING RETURNING id"
+)
+_SAME: Final = (
+    "SELECT id FROM deliveries WHERE job_id = :job_id AND attempt = :attempt AND idx = :idx "
+    "AND body_sha256 = :body_sha256 UNION ALL SELECT id FROM deliveries WHERE webhook_id = :webhook_id LIMIT 1"
+)
+
+
+async def insert(
+    tx: Transaction,
+    delivery: Delivery,
+    *,
+    owner_id: str | None,
+    task_id: str | None,
+    effect: Effect,
+    reason: str | None,
+    due_at: int | None = None,
+) -> bool:
+    """Store a delivery; ``False`` if the same one is there already."""
+    values = {
+        **_values(delivery),
+        "owner_id": owner_id,
+        "task_id": task_id,
+        "effect": effect,
+        "reason": reason,
+        "due_at": due_at,
+    }
+    return await tx.one(_INSERT, values) is not None
+
+
+async def same(tx: Transaction, delivery: Delivery) -> str | None:
+    """Find the id of the delivery that came first with the same content."""
+    row = await tx.one(_SAME, _values(delivery))
+    return None if row is None else str(row["id"])
+
+
+async def claim_unapplied(
+    tx: Transaction, *, now_us: int, lease_until_us: int, most: int
+) -> list[Delivery]:
+    """Take deliveries whose applying failed and is due again; counts the try."""
+    rows = await tx.all(
+        "UPDATE deliveries SET tries = tries + 1, due_at = :lease_until WHERE id IN ("
+        "SELECT id FROM deliveries WHERE due_at <= :now ORDER BY due_at LIMIT :most) "
+        f"RETURNING {', '.join(_COLUMNS)}",
+        {"now": now_us, "lease_until": lease_until_us, "most": most},
+    )
+    return [_delivery(row) for row in rows]
+
+
+async def next_due(tx: Transaction) -> int | None:
+    """Tell when the next unapplied delivery is due, µs."""
+    row = await tx.one("SELECT MIN(due_at) AS due FROM deliveries WHERE due_at IS NOT NULL")
+    return None if row is None else row["due"]
+
+
+async def judge(
+    tx: Transaction, delivery_id: str, *, effect: Effect, reason: str | None, due_at: int | None
+) -> None:
+    """Store what became of a delivery that was unapplied."""
+    await tx.run(
+        "UPDATE deliveries SET effect = :effect, reason = :reason, due_at = :due_at WHERE id = :id",
+        {"effect": effect, "reason": reason, "due_at": due_at, "id": delivery_id},
+    )
+
+
+async def insert_rejections(
+    tx: Transaction, rejections: Sequence[Rejection], *, most: int, oldest_us: int
+) -> None:
+    """Store refused requests, and drop those over *most* rows or from before *oldest_us*."""
+    for rejection in rejections:
+        await tx.run(
+            "INSERT INTO rejections (reason, peer, headers, body, received_at) "
+            "VALUES (:reason, :peer, :headers, :body, :received_at)",
+            {
+                "reason": rejection.reason,
+                "peer": rejection.peer,
+                "headers": rejection.headers,
+                "body": rejection.body,
+                "received_at": rejection.received_at,
+            },
+        )
+    await tx.run(
+        "DELETE FROM rejections WHERE received_at < :oldest OR id <= "
+        "(SELECT COALESCE(MAX(id), 0) FROM rejections) - :most",
+        {"oldest": oldest_us, "most": most},
+    )
+
+
+def _values(delivery: Delivery) -> dict[str, str | bytes | int | None]:
+    return {
+        "id": delivery.id,
+        "source": delivery.source,
+        "job_id": delivery.job_id,
+        "attempt": delivery.attempt,
+        "idx": delivery.index,
+        "webhook_id": delivery.webhook_id,
+        "headers": delivery.headers,
+        "body": delivery.body,
+        "body_sha256": delivery.body_sha256,
+        "received_at": delivery.received_at,
+        "tries": delivery.tries,
+    }
+
+
+def _delivery(row: Row) -> Delivery:
+    return Delivery(
+        id=row["id"],
+        source=Source(row["source"]),
+        job_id=row["job_id"],
+        attempt=row["attempt"],
+        index=row["idx"],
+        webhook_id=row["webhook_id"],
+        headers=row["headers"],
+        body=row["body"],
+        body_sha256=row["body_sha256"],
+        received_at=row["received_at"],
+        tries=row["tries"],
+    )

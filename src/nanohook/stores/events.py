@@ -1,0 +1,107 @@
+"""The event log in SQL: what streams send."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from nanohook.database import Row, Transaction
+
+PAGE: Final = 100
+"""Events read at once: what a pump or the hub holds in memory."""
+
+_SELECT: Final = "SELECT id, owner_id, job_id, name, is_last, payload FROM events"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of history."""
+
+    id: int
+    owner_id: str
+    job_id: str
+    name: str
+    is_last: bool
+    """The job has ended, or is gone: nothing follows until a person acts."""
+    payload: str
+    """JSON, as ``views.event`` builds it."""
+
+
+async def append(
+    tx: Transaction, *, owner_id: str, job_id: str, name: str, is_last: bool, payload: str, now_us: int
+) -> int:
+    """Store an event and return its id, greater than every one given before."""
+    row = await tx.one(
+        "INSERT INTO events (owner_id, job_id, name, is_last, payload, created_at) "
+        "VALUES (:owner_id, :job_id, :name, :is_last, :payload, :now) RETURNING id",
+        {
+            "owner_id": owner_id,
+            "job_id": job_id,
+            "name": name,
+            "is_last": int(is_last),
+            "payload": payload,
+            "now": now_us,
+        },
+    )
+    if row is None:
+        raise RuntimeError("an INSERT returned no row")
+    return int(row["id"])
+
+
+async def head(tx: Transaction) -> int:
+    """Tell the newest id ever given: the counter stays when rows are deleted."""
+    row = await tx.one("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+    return 0 if row is None else int(row["seq"])
+
+
+async def oldest(tx: Transaction) -> int | None:
+    """Tell the oldest id still kept."""
+    row = await tx.one("SELECT MIN(id) AS id FROM events")
+    return None if row is None else row["id"]
+
+
+async def after(tx: Transaction, cursor: int, *, most: int = PAGE) -> list[Event]:
+    """List everybody's events after *cursor*, in order: for the hub alone."""
+    return [
+        _event(row)
+        for row in await tx.all(
+            f"{_SELECT} WHERE id > :cursor ORDER BY id LIMIT :most", {"cursor": cursor, "most": most}
+        )
+    ]
+
+
+async def of_owner_after(tx: Transaction, cursor: int, *, owner_id: str, most: int = PAGE) -> list[Event]:
+    """List events of *owner_id* after *cursor*, in order."""
+    return [
+        _event(row)
+        for row in await tx.all(
+            f"{_SELECT} WHERE owner_id = :owner_id AND id > :cursor ORDER BY id LIMIT :most",
+            {"owner_id": owner_id, "cursor": cursor, "most": most},
+        )
+    ]
+
+
+async def of_jobs_after(
+    tx: Transaction, cursor: int, *, owner_id: str, job_ids: tuple[str, ...], most: int = PAGE
+) -> list[Event]:
+    """List events of some jobs of *owner_id* after *cursor*, in order."""
+    names = {f"job{number}": job_id for number, job_id in enumerate(job_ids)}
+    return [
+        _event(row)
+        for row in await tx.all(
+            f"{_SELECT} WHERE job_id IN ({', '.join(f':{name}' for name in names)}) "
+            "AND owner_id = :owner_id AND id > :cursor ORDER BY id LIMIT :most",
+            {**names, "owner_id": owner_id, "cursor": cursor, "most": most},
+        )
+    ]
+
+
+async def count_after(tx: Transaction, cursor: int, *, owner_id: str, most: int) -> int:
+    """Count events of *owner_id* after *cursor*, up to *most*."""
+    row = await tx.one(
+        "SELECT COUNT(*) AS n FROM (SELECT 1 FROM events WHERE owner_id = :owner_id AND id > :cursor LIMIT :most)",
+        {"owner_id": owner_id, "cursor": cursor, "most": most},
+    )
+    return 0 if row is None else int(row["n"])
+
+
+def _event(row: Row) -> Event:
+    return Event(row["id"], row["owner_id"], row["job_id"], row["name"], bool(row["is_last"]), row["payload"])

@@ -1,0 +1,32 @@
+"""Few things the service must remember about itself, by name."""
+
+from nanohook.database import Transaction
+
+
+async def get(tx: Transaction, name: str) -> str | None:
+    """Fetch a fact."""
+    row = await tx.one("SELECT value FROM facts WHERE name = :name", {"name": name})
+    return None if row is None else str(row["value"])
+
+
+async def put(tx: Transaction, name: str, value: str) -> None:
+    """Store a fact in place of an older one."""
+    await tx.run(
+        "INSERT INTO facts (name, value) VALUES (:name, :value) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        {"name": name, "value": value},
+    )
+
+
+async def take_once(tx: Transaction, name: str) -> bool:
+    """Mark *name* as used; ``False`` if it was already."""
+    row = await tx.one(
+        "INSERT INTO facts (name, value) VALUES (:name, '') ON CONFLICT DO NOTHING RETURNING name",
+        {"name": name},
+    )
+    return row is not None
+
+
+async def forget(tx: Transaction, name: str) -> None:
+    """Remove a fact."""
+    await tx.run("DELETE FROM facts WHERE name = :name", {"name": name})

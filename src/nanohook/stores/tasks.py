@@ -1,0 +1,160 @@
+"""Tasks in SQL: what NanoBanana was asked for, and the step of the work loop that is due for each."""
+
+from typing import Final
+
+from nanohook.database import Row, Transaction, Value
+from nanohook.rules.job import Fault, Step, Task
+from nanohook.rules.status import Stage
+
+_COLUMNS: Final = (
+    "job_id attempt idx owner_id task_id stage progress error_code error_detail step due_at claim tries asks "
+    "submit_started_at accepted_at finish_since result_url said may_buy"
+).split()
+_LIST: Final = ", ".join(_COLUMNS)
+_KEY: Final = "job_id = :job_id AND attempt = :attempt AND idx = :idx"
+_INSERT: Final = f"INSERT INTO tasks ({_LIST}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
+_LOAD: Final = f"SELECT {_LIST} FROM tasks WHERE job_id = :job_id AND attempt = :attempt ORDER BY idx"
+_COUNT_DELIVERY: Final = (
+    f"UPDATE tasks SET deliveries = deliveries + 1 WHERE {_KEY} RETURNING deliveries, {_LIST}"
+)
+_UPDATE: Final = (
+    "UPDATE tasks SET task_id = :task_id, stage = :stage, progress = :progress, error_code = :error_code, "
+    "error_detail = :error_detail, step = :step, due_at = :due_at, tries = :tries, asks = :asks, "
+    "submit_started_at = :submit_started_at, accepted_at = :accepted_at, finish_since = :finish_since, "
+    f"result_url = :result_url, said = :said, may_buy = :may_buy WHERE {_KEY}"
+)
+_CLAIM: Final = (
+    "UPDATE tasks SET claim = claim + 1, due_at = :lease_until WHERE rowid IN ("
+    "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now ORDER BY due_at LIMIT :most) "
+    f"RETURNING {_LIST}"
+)
+_HOLDS: Final = f"{_KEY} AND claim = :claim AND step = :step"
+
+
+async def insert(tx: Transaction, task: Task) -> None:
+    """Store a new task."""
+    await tx.run(_INSERT, {**_values(task), "claim": task.claim})
+
+
+async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task]:
+    """Fetch the tasks of one attempt by index."""
+    return [_task(row) for row in await tx.all(_LOAD, {"job_id": job_id, "attempt": attempt})]
+
+
+async def count_delivery(
+    tx: Transaction, *, job_id: str, attempt: int, index: int
+) -> tuple[Task, int] | None:
+    """Count a delivery for a task; return the task and how many it has had, this one included."""
+    row = await tx.one(_COUNT_DELIVERY, {"job_id": job_id, "attempt": attempt, "idx": index})
+    return None if row is None else (_task(row), row["deliveries"])
+
+
+async def by_task_id(tx: Transaction, task_id: str) -> Task | None:
+    """Find the newest task that NanoBanana knows by *task_id*."""
+    row = await tx.one(
+        f"SELECT {_LIST} FROM tasks WHERE task_id = :task_id ORDER BY attempt DESC, idx LIMIT 1",
+        {"task_id": task_id},
+    )
+    return None if row is None else _task(row)
+
+
+async def update(tx: Transaction, task: Task) -> None:
+    """Store what may change of a task; its claim is changed by ``claim`` alone."""
+    await tx.run(_UPDATE, _values(task))
+
+
+async def next_due(tx: Transaction, step: Step) -> int | None:
+    """Tell when the next task is due for *step*, µs."""
+    row = await tx.one("SELECT MIN(due_at) AS due FROM tasks WHERE step = :step", {"step": step})
+    return None if row is None else row["due"]
+
+
+async def count_accepted(tx: Transaction) -> int:
+    """Count the tasks that NanoBanana has and that have not come back."""
+    row = await tx.one("SELECT COUNT(*) AS n FROM tasks WHERE step = 'ask'")
+    return 0 if row is None else int(row["n"])
+
+
+async def claim(tx: Transaction, step: Step, *, now_us: int, lease_until_us: int, most: int) -> list[Task]:
+    """Take up to *most* due tasks; nobody else sees them before *lease_until_us*."""
+    rows = await tx.all(_CLAIM, {"step": step, "now": now_us, "lease_until": lease_until_us, "most": most})
+    return [_task(row) for row in rows]
+
+
+async def held(tx: Transaction, task: Task, step: Step) -> Task | None:
+    """Fetch *task* as it is now, if the claim it was taken with still holds."""
+    row = await tx.one(f"SELECT {_LIST} FROM tasks WHERE {_HOLDS}", _holding(task, step))
+    return None if row is None else _task(row)
+
+
+async def extend(tx: Transaction, task: Task, step: Step, *, until_us: int) -> bool:
+    """Move the end of a lease; ``False`` if it is no longer ours."""
+    return bool(
+        await tx.run(f"UPDATE tasks SET due_at = :until WHERE {_HOLDS}", {**_holding(task, step), "until": until_us})
+    )
+
+
+async def again(tx: Transaction, task: Task, step: Step, *, due_at: int) -> None:
+    """Note a failed try and make the step due at *due_at* (µs), if the claim still holds."""
+    await tx.run(
+        f"UPDATE tasks SET tries = tries + 1, due_at = :due_at WHERE {_HOLDS}",
+        {**_holding(task, step), "due_at": due_at},
+    )
+
+
+def _holding(task: Task, step: Step) -> dict[str, Value]:
+    return {
+        "job_id": task.job_id,
+        "attempt": task.attempt,
+        "idx": task.index,
+        "claim": task.claim,
+        "step": step,
+    }
+
+
+def _values(task: Task) -> dict[str, Value]:
+    return {
+        "job_id": task.job_id,
+        "attempt": task.attempt,
+        "idx": task.index,
+        "owner_id": task.owner_id,
+        "task_id": task.task_id,
+        "stage": task.stage,
+        "progress": task.progress,
+        "error_code": None if task.fault is None else task.fault.code,
+        "error_detail": None if task.fault is None else task.fault.detail,
+        "step": task.step,
+        "due_at": task.due_at,
+        "tries": task.tries,
+        "asks": task.asks,
+        "submit_started_at": task.submit_started_at,
+        "accepted_at": task.accepted_at,
+        "finish_since": task.finish_since,
+        "result_url": task.result_url,
+        "said": task.said,
+        "may_buy": int(task.may_buy),
+    }
+
+
+def _task(row: Row) -> Task:
+    return Task(
+        job_id=row["job_id"],
+        attempt=row["attempt"],
+        index=row["idx"],
+        owner_id=row["owner_id"],
+        task_id=row["task_id"],
+        stage=Stage(row["stage"]),
+        progress=row["progress"],
+        fault=None if row["error_code"] is None else Fault(code=row["error_code"], detail=row["error_detail"]),
+        step=None if row["step"] is None else Step(row["step"]),
+        due_at=row["due_at"],
+        claim=row["claim"],
+        tries=row["tries"],
+        asks=row["asks"],
+        submit_started_at=row["submit_started_at"],
+        accepted_at=row["accepted_at"],
+        finish_since=row["finish_since"],
+        result_url=row["result_url"],
+        said=row["said"],
+        may_buy=bool(row["may_buy"]),
+    )

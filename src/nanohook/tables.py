@@ -1,0 +1,229 @@
+"""
+The schema, as the metadata that alembic reads.
+
+Times are integers: microseconds since the epoch, UTC. Every table of people's things has its ``owner_id``.
+"""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+from nanohook.rules import job, status
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, words: type[status.ImageJobStatus | status.Stage | job.Step]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(word.value) for word in words)})", name=column)
+
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("email", Text, nullable=False, unique=True),
+    Column("is_admin", Integer, nullable=False, server_default=text("0")),
+    Column("verified_at", Integer),
+    Column("disabled_at", Integer),
+    Column("created_at", Integer, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("sha256", LargeBinary, nullable=False, unique=True),
+    Column("is_admin", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", Integer, nullable=False),
+    Column("revoked_at", Integer),
+)
+
+originals = Table(
+    "originals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("thumbnail_key", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("project_id", Text),
+    Column("source_job_id", Text),
+    Column("original_id", Text, ForeignKey("originals.id"), index=True),
+    Column("status", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("progress", Integer, nullable=False),
+    Column("error_code", Text),
+    Column("error_detail", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("prompt", Text),
+    Column("transformation_type", Text),
+    Column("model", Text),
+    Column("options", Text, nullable=False),
+    Column("priority", Text, nullable=False),
+    Column("language", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("last_event_id", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", Integer, nullable=False),
+    Column("updated_at", Integer, nullable=False),
+    Column("completed_at", Integer),
+    Column("deleted_at", Integer),
+    _one_of("status", status.ImageJobStatus),
+    _one_of("stage", status.Stage),
+    CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+    # Lists are newest first; ids are UUIDv7, so their order is that of creation.
+    Index("ix_jobs_owner_id_id", "owner_id", "id"),
+    Index("ix_jobs_owner_id_status_id", "owner_id", "status", "id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("error_code", Text),
+    Column("created_at", Integer, nullable=False),
+    Column("ended_at", Integer),
+    _one_of("status", status.ImageJobStatus),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("task_id", Text, index=True),
+    Column("stage", Text, nullable=False),
+    Column("progress", Integer, nullable=False),
+    Column("error_code", Text),
+    Column("error_detail", Text),
+    # The step that is due, when, and whose it is: the row is the job of the work loop.
+    Column("step", Text),
+    Column("due_at", Integer),
+    Column("claim", Integer, nullable=False, server_default=text("0")),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("asks", Integer, nullable=False, server_default=text("0")),
+    Column("submit_started_at", Integer),
+    Column("accepted_at", Integer),
+    Column("finish_since", Integer),
+    Column("result_url", Text),
+    Column("said", Text),
+    Column("may_buy", Integer, nullable=False, server_default=text("0")),
+    Column("deliveries", Integer, nullable=False, server_default=text("0")),
+    _one_of("stage", status.Stage),
+    CheckConstraint(f"step IS NULL OR step IN ({', '.join(repr(s.value) for s in job.Step)})", name="step"),
+    Index("ix_tasks_step_due_at", "step", "due_at", sqlite_where=text("step IS NOT NULL")),
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("thumbnail_key", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner_id", Text, nullable=False),
+    Column("job_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # Nothing follows until a person acts: a stream of this job may end here.
+    Column("is_last", Integer, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Index("ix_events_job_id_id", "job_id", "id"),
+    Index("ix_events_owner_id_id", "owner_id", "id"),
+    # Ids never restart, not even after every row is gone: a browser's cursor outlives the rows.
+    sqlite_autoincrement=True,
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text),
+    Column("source", Text, nullable=False),
+    Column("job_id", Text),
+    Column("attempt", Integer),
+    Column("idx", Integer),
+    Column("webhook_id", Text),
+    Column("task_id", Text),
+    Column("headers", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("body_sha256", LargeBinary, nullable=False),
+    Column("effect", Text, nullable=False),
+    Column("reason", Text),
+    Column("received_at", Integer, nullable=False),
+    # An unapplied delivery is tried again when this is due.
+    Column("due_at", Integer),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Index("uq_deliveries_same", "job_id", "attempt", "idx", "body_sha256", unique=True),
+    Index(
+        "uq_deliveries_webhook_id", "webhook_id", unique=True, sqlite_where=text("webhook_id IS NOT NULL")
+    ),
+    Index("ix_deliveries_task_id", "task_id", sqlite_where=text("effect = 'parked'")),
+    Index("ix_deliveries_due_at", "due_at", sqlite_where=text("due_at IS NOT NULL")),
+)
+
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("received_at", Integer, nullable=False),
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""Few things the service must remember about itself: key fingerprints, the pause, used login links."""

@@ -1,0 +1,38 @@
+"""Ready as long as a write went through lately and the service is not going down."""
+
+from typing import Final
+
+from nanohook import clock, errors
+from nanohook.database import Database, Transaction
+from nanohook.stores import facts
+
+PROOF_US: Final = 5_000_000
+"""A write proves that the service can take callbacks; it is made at most this often."""
+
+
+class Readiness:
+    """What a load balancer asks for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._proved_at = 0
+        self.is_draining = False
+
+    async def check(self) -> None:
+        """
+        Prove that a callback could be taken.
+
+        Raises:
+            Unavailable: It could not.
+        """
+        if self.is_draining:
+            raise errors.Unavailable("the service is going down", code="draining")
+        now = clock.now_us()
+        if now - self._proved_at < PROOF_US:
+            return
+
+        async def prove(tx: Transaction) -> None:
+            await facts.put(tx, "ready_at", str(now))
+
+        await self._database.write(prove)
+        self._proved_at = now

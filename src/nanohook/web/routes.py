@@ -1,0 +1,108 @@
+"""
+The route table: path, methods, endpoint, who may, body limit. Read this first.
+
+    routes → webhook → signing → callbacks → flow.receive → stores → hub → stream
+    loop → finish → flow.settle
+
+The webhook comes first: every route before it would be tried for each callback.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from nanohook.settings import Settings
+from nanohook.web import generate, guard, images, media, ops, pages, streams, wire
+from nanohook.web.guard import PersonalEndpoint, PublicEndpoint, Who
+from nanohook.web.parts import Call, parts_of
+from nanohook.web.webhook import Webhook
+
+_SMALL: Final = 16 * 1024
+_FORM: Final = 64 * 1024
+"""What a multipart body needs beside the picture itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A route for anyone; what it serves checks for itself."""
+
+    path: str
+    method: str
+    endpoint: PublicEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Theirs:
+    """A route for people who are signed in."""
+
+    path: str
+    method: str
+    endpoint: PersonalEndpoint
+    most_bytes: int = _SMALL
+    who: Who = Who.PERSON
+
+
+def table(settings: Settings) -> list[BaseRoute]:
+    """Build every route of the service."""
+    raw: list[tuple[str, str, ASGIApp]] = [
+        ("/api/webhooks/image-completion/{token}", "POST", Webhook(is_signed_by_headers=False)),
+        ("/api/webhooks/image-completion", "POST", Webhook(is_signed_by_headers=True)),
+        ("/api/images/{job_id}/events", "GET", streams.Streams(of_one_job=True)),
+        ("/api/events", "GET", streams.Streams(of_one_job=False)),
+    ]
+    rest: list[_Open | _Theirs] = [
+        _Open("/media/{key:path}", "GET", media.media),
+        _Theirs("/api/images", "POST", images.upload, settings.max_upload_bytes + _FORM),
+        _Theirs("/api/images", "GET", images.listing),
+        _Theirs("/api/images/{job_id}", "GET", images.one),
+        _Theirs("/api/images/{job_id}", "DELETE", images.remove),
+        _Theirs("/api/images/{job_id}/status", "GET", images.status),
+        _Theirs("/api/images/{job_id}/result", "GET", images.result),
+        _Theirs("/api/images/{job_id}/cancel", "POST", images.stop),
+        _Theirs("/api/images/{job_id}/retry", "POST", images.again),
+        _Theirs("/api/generate-image", "POST", generate.generate, wire.JSON_BYTES),
+        _Open("/healthz", "GET", ops.health),
+        _Open("/readyz", "GET", ops.ready),
+        _Open("/metrics", "GET", ops.metrics),
+        _Open("/", "GET", pages.home),
+        _Open("/login", "GET", pages.login),
+        _Open("/generate-images", "GET", pages.studio),
+    ]
+    return [
+        *(Route(path, endpoint, methods=[method]) for path, method, endpoint in raw),
+        *(_route(line) for line in rest),
+        Mount("/static", StaticFiles(directory=pages.STATIC)),
+    ]
+
+
+def _route(line: _Open | _Theirs) -> Route:
+    if isinstance(line, _Open):
+        return Route(line.path, _open(line.endpoint), methods=[line.method], max_body_size=_SMALL)
+    endpoint = _theirs(line.endpoint, line.who)
+    return Route(line.path, endpoint, methods=[line.method], max_body_size=line.most_bytes)
+
+
+def _open(endpoint: PublicEndpoint) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        parts = parts_of(request.scope)
+        if not request.url.path.startswith("/media/"):
+            guard.check_host(request, parts)
+        return await endpoint(request, parts)
+
+    return answer
+
+
+def _theirs(endpoint: PersonalEndpoint, who: Who) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        parts = parts_of(request.scope)
+        guard.check_host(request, parts)
+        person = await guard.require(request, parts, who)
+        return await endpoint(Call(request=request, parts=parts, person=person))
+
+    return answer

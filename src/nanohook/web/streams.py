@@ -1,0 +1,148 @@
+"""Server-sent events: what a stream begins with; after that the hub alone sends."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nanohook import clock, errors, hub
+from nanohook.database import Transaction
+from nanohook.rules import sse, views
+from nanohook.rules.job import Job
+from nanohook.stores import events, jobs, pictures
+from nanohook.web import edge, guard
+from nanohook.web.parts import Parts, parts_of, signed_address
+
+MOST_JOBS: Final = 100
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opening:
+    """How a stream begins."""
+
+    text: bytes
+    cursor: int
+    """What comes after this id follows."""
+    jobs: tuple[str, ...] | None
+    is_over: bool = False
+    """There is nothing to wait for: the text, then the end."""
+    is_nothing_new: bool = False
+    """The reader has everything and should not come back: 204."""
+
+
+class Streams:
+    """An endpoint of its own, in plain ASGI: 10,000 of them wait in one process."""
+
+    def __init__(self, *, of_one_job: bool) -> None:
+        self._of_one_job = of_one_job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = parts_of(scope)
+        request = Request(scope)
+        person = await guard.require(request, parts, guard.Who.PERSON)
+        cursor = sse.read_cursor(
+            request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+        )
+        names = [scope["path_params"]["job_id"]] if self._of_one_job else request.query_params.getlist("job")
+        if len(names) > MOST_JOBS:
+            raise errors.Invalid("too many jobs for one stream", fields={"job": f"at most {MOST_JOBS}"})
+        is_full = parts.hub.is_full(person.id)
+        opening = await parts.database.read(
+            lambda tx: _open(tx, parts, owner_id=person.id, names=tuple(dict.fromkeys(names)), cursor=cursor)
+        )
+        if opening.is_nothing_new:
+            await Response(status_code=204)(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            await Response(headers={k.decode(): v.decode() for k, v in _HEADERS})(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        scope[edge.NOTE]["stream"] = True
+        wire = scope[edge.WIRE]
+        # An event source that is refused by status never comes back: it is told when to, instead.
+        text = hub.retry() if is_full else hub.retry() + opening.text
+        is_over = is_full or opening.is_over
+        await wire({"type": "http.response.body", "body": text, "more_body": not is_over})
+        if is_over:
+            return
+        stream = hub.Stream(owner_id=person.id, jobs=opening.jobs, cursor=opening.cursor, send=wire)
+        # Whatever is not needed to wait goes: the headers alone are a kilobyte each.
+        scope["headers"].clear()
+        del request, opening, text, person, names
+        await _wait(parts.hub, stream, receive)
+
+
+async def _wait(of: hub.Hub, stream: hub.Stream, receive: Receive) -> None:
+    """Stay until the reader leaves or the hub ends the stream."""
+    of.add(stream)
+    try:
+        await of.catch_up(stream)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        of.remove(stream)
+
+
+async def _open(
+    tx: Transaction,
+    parts: Parts,
+    *,
+    owner_id: str,
+    names: tuple[str, ...],
+    cursor: int | sse.BadCursor | None,
+) -> _Opening:
+    found = [await jobs.get(tx, owner_id=owner_id, job_id=name) for name in names]
+    known = [job for job in found if job is not None]
+    if len(known) < len(names):
+        raise errors.NotFound("no such image")
+    head = await events.head(tx)
+    oldest = await events.oldest(tx)
+    if isinstance(cursor, int) and not _leads_somewhere(cursor, head=head, oldest=oldest):
+        cursor = sse.BAD_CURSOR
+    reset = sse.reset() if cursor is sse.BAD_CURSOR else b""
+    if not known:
+        # All of a person's jobs: lists and answers carry an ``event_id`` to start from.
+        at = cursor if isinstance(cursor, int) else head
+        return _Opening(text=reset + sse.cursor(at), cursor=at, jobs=None)
+    is_over = all(job.status.is_final for job in known)
+    newest = max(job.last_event_id for job in known)
+    if isinstance(cursor, int):
+        return _Opening(
+            text=b"",
+            cursor=cursor,
+            jobs=names,
+            is_nothing_new=is_over and cursor >= newest,
+        )
+    text = await _states(tx, parts, known, cursor=newest if len(known) == 1 else head)
+    return _Opening(
+        text=reset + text, cursor=newest if len(known) == 1 else head, jobs=names, is_over=is_over
+    )
+
+
+def _leads_somewhere(cursor: int, *, head: int, oldest: int | None) -> bool:
+    """Tell whether everything after *cursor* is still in the log."""
+    return cursor <= head and (cursor == head or (oldest is not None and cursor >= oldest - 1))
+
+
+async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: int) -> bytes:
+    """Write the present state of jobs; the id comes with the last, so that none of them is skipped."""
+    blocks = []
+    for number, job in enumerate(known, start=1):
+        shown = await pictures.results(tx, job_id=job.id, owner_id=job.owner_id)
+        payload = views.addressed(
+            views.event(job, shown, now_us=job.updated_at or clock.now_us()),
+            lambda key: signed_address(parts.tokens, key),
+        )
+        is_last = number == len(known)
+        blocks.append(
+            sse.event(name="status", data=orjson.dumps(payload), id=cursor if is_last else None)
+        )
+    return b"".join(blocks)

@@ -1,0 +1,181 @@
+"""
+The door: NanoBanana calls back here.
+
+The signature is checked before the body is read; the delivery and what it changes are committed; then comes the
+answer. Nothing that a stranger can send gives a 5xx other than the 503 of a full line.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from typing import Final
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nanohook import clock, errors
+from nanohook.database import Unit
+from nanohook.flow import create, receive
+from nanohook.rules import callbacks, signing
+from nanohook.stores.deliveries import Delivery, Source
+from nanohook.web import edge, failures
+from nanohook.web.parts import Parts, parts_of
+
+logger = logging.getLogger(__name__)
+
+BODY_BYTES: Final = 1024 * 1024
+BODY_S: Final = 5.0
+APPLY_AGAIN_US: Final = 1_000_000
+_NEVER_KEPT: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+
+
+class Webhook:
+    """One of the two ways in; *is_signed_by_headers* tells which."""
+
+    def __init__(self, *, is_signed_by_headers: bool) -> None:
+        self._take = self._by_headers if is_signed_by_headers else self._by_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = parts_of(scope)
+        seen = bytearray()
+        try:
+            receipt = await self._take(parts, scope, receive, seen)
+        except errors.Rejected as exc:
+            parts.metrics.delivery("rejected")
+            parts.rejections.add(
+                reason=exc.code, peer=_peer(scope), headers=_kept_headers(scope), body=bytes(seen)
+            )
+            await failures.answer(exc)(scope, receive, send)
+        except errors.Unavailable as exc:
+            parts.metrics.delivery("refused")
+            await failures.answer(exc)(scope, receive, send)
+        else:
+            verdict = "accepted" if receipt.is_new else "duplicate"
+            parts.metrics.delivery(verdict)
+            scope[edge.NOTE].update(
+                verdict=verdict,
+                delivery_id=receipt.delivery_id,
+                job_id=receipt.job_id,
+                effect=receipt.effect.value,
+                reason=receipt.reason,
+            )
+            body = b'{"status":"%b","delivery_id":"%b"}' % (verdict.encode(), receipt.delivery_id.encode())
+            await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _by_token(
+        self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray
+    ) -> receive.Receipt:
+        token = parts.tokens.read_callback(scope["path_params"]["token"], now_s=time.time())
+        body = await _read(scope, receive_, seen)
+        reading = callbacks.read(body)
+        delivery = Delivery(
+            id=create.new_id(),
+            source=Source.TOKEN,
+            job_id=token.job_id,
+            attempt=token.attempt,
+            index=token.index,
+            webhook_id=None,
+            headers=_kept_headers(scope),
+            body=body,
+            body_sha256=hashlib.sha256(body).digest(),
+            received_at=clock.now_us(),
+        )
+        return await _commit(
+            parts,
+            delivery,
+            lambda tx: receive.callback(
+                tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at
+            ),
+        )
+
+    async def _by_headers(
+        self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray
+    ) -> receive.Receipt:
+        if not parts.webhook_secrets:
+            raise errors.NotFound("header-signed callbacks are closed: NANOHOOK_WEBHOOK_SECRETS is not set")
+        body = await _read(scope, receive_, seen)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        webhook_id = signing.verify_headers(
+            headers, body, secrets=parts.webhook_secrets, now_s=time.time()
+        )
+        reading = callbacks.read(body)
+        delivery = Delivery(
+            id=create.new_id(),
+            source=Source.HEADERS,
+            job_id=None,
+            attempt=None,
+            index=None,
+            webhook_id=webhook_id,
+            headers=_kept_headers(scope),
+            body=body,
+            body_sha256=hashlib.sha256(b"headers:" + webhook_id.encode()).digest(),
+            received_at=clock.now_us(),
+        )
+        return await _commit(
+            parts,
+            delivery,
+            lambda tx: receive.signed(
+                tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at
+            ),
+        )
+
+
+async def _commit(parts: Parts, delivery: Delivery, apply: Unit[receive.Receipt]) -> receive.Receipt:
+    """Commit a delivery with what it changes; if applying it raises, at least the delivery."""
+    size = len(delivery.body) + len(delivery.headers)
+    try:
+        return await parts.database.offer(apply, size_bytes=size)
+    except errors.NanohookError:
+        raise
+    except Exception as exc:
+        logger.exception("delivery.unapplied", extra={"delivery_id": delivery.id, "job_id": delivery.job_id})
+        reason = type(exc).__name__
+        return await parts.database.offer(
+            lambda tx: receive.keep_unapplied(
+                tx, delivery, reason=reason, due_at=delivery.received_at + APPLY_AGAIN_US
+            ),
+            size_bytes=size,
+        )
+
+
+async def _read(scope: Scope, receive_: Receive, seen: bytearray) -> bytes:
+    """Read the body into *seen*, within bounds of size and time."""
+    too_large = errors.TooLarge(f"a callback has at most {BODY_BYTES} bytes")
+    if _declared_length(scope) > BODY_BYTES:
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive_()
+                if message["type"] == "http.disconnect":
+                    raise errors.Rejected("the connection ended within the body", code="disconnected")
+                seen += message.get("body", b"")
+                if len(seen) > BODY_BYTES:
+                    raise too_large
+                if not message.get("more_body", False):
+                    return bytes(seen)
+    except TimeoutError:
+        raise errors.Rejected("the body took too long", code="too_slow") from None
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) <= 18 else BODY_BYTES + 1  # noqa: PLR2004
+    return 0
+
+
+def _kept_headers(scope: Scope) -> str:
+    kept = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in scope["headers"]
+        if name not in _NEVER_KEPT
+    ]
+    return orjson.dumps(kept).decode()
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""

@@ -1,0 +1,121 @@
+"""Requests as they come in: pydantic at the wire, plain values inside."""
+
+import re
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.requests import Request
+
+from nanohook import errors
+from nanohook.rules import wishes, words
+from nanohook.rules.wishes import Wish
+
+JSON_BYTES: Final = 256 * 1024
+"""A prompt of 20,000 characters fits however it is escaped."""
+
+M = TypeVar("M", bound=BaseModel)
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
+
+
+def _snake(name: str) -> str:
+    return _CAMEL.sub(lambda found: f"_{found[1]}", name).lower()
+
+
+class _BothCases(BaseModel):
+    """Takes camelCase and snake_case; a field given in both, with different values, is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_case(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        taken: dict[str, Any] = {}
+        for name, item in value.items():
+            snake = _snake(name) if isinstance(name, str) else name
+            if snake in taken and taken[snake] != item:
+                raise ValueError(f"{snake} is given twice, with different values")
+            taken[snake] = item
+        return taken
+
+
+Text = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Generate(_BothCases):
+    """Body of ``POST /api/generate-image``."""
+
+    image_id: Annotated[str, Field(max_length=64)] | None = None
+    project_id: Annotated[str, Field(max_length=64)] | None = None
+    prompt: Annotated[str, Field(max_length=wishes.MOST_PROMPT_CHARS)] | None = None
+    transformation_type: Literal["custom", "enhance", "restyle", "background", "remove"] = "custom"
+    model: Literal["nano-banana", "nano-banana-pro", "nano-banana-2"] = "nano-banana"
+    num_images: Annotated[int, Field(strict=True, ge=1, le=wishes.MOST_IMAGES)] = 1
+    aspect_ratio: Text | None = None
+    resolution: Text | None = None
+    output_format: Literal["jpg", "png", "webp"] | None = None
+    fit: Literal["cover", "contain", "stretch"] = "cover"
+    use: Literal["original", "result"] = "original"
+    priority: Literal["low", "normal", "high"] = "normal"
+
+    def wish(self, language: str) -> Wish:
+        """Turn the body into what ``flow`` takes; ``wishes.check`` comes with it."""
+        prompt = self.prompt.strip() if self.prompt else None
+        wish = Wish(
+            prompt=prompt or None,
+            transformation_type=self.transformation_type,
+            model=self.model,
+            num_images=self.num_images,
+            aspect_ratio=self.aspect_ratio,
+            resolution=self.resolution,
+            output_format=self.output_format,
+            fit=self.fit,
+            use=self.use,
+            priority=self.priority,
+            language=language,
+        )
+        wishes.check(wish)
+        return wish
+
+
+class Retry(_BothCases):
+    """Body of ``POST …/retry``; may be absent."""
+
+    buy_again: Annotated[bool, Field(strict=True)] = False
+
+
+async def body_of(request: Request, model: type[M]) -> M:
+    """
+    Read a JSON body as *model*.
+
+    Raises:
+        Rejected: Not JSON.
+        Invalid: Names the fields that cannot be used, never their values.
+    """
+    raw = await request.body()
+    try:
+        return model.model_validate_json(raw or b"{}")
+    except ValidationError as exc:
+        raise _invalid(exc) from None
+
+
+def language(request: Request) -> str:
+    """Choose the language of the messages of what this request creates."""
+    return words.language_of(request.headers.get("accept-language"))
+
+
+def _invalid(exc: ValidationError) -> errors.Rejected:
+    problems = exc.errors(include_input=False, include_url=False, include_context=False)
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return errors.Rejected("the body is not JSON", code="not_json")
+    fields = {
+        ".".join(str(part) for part in problem["loc"])[:64] or "body": _said(problem)
+        for problem in problems[:20]
+    }
+    return errors.Invalid("some fields cannot be used", fields=fields)
+
+
+def _said(problem: pydantic.types.Any) -> str:
+    return str(problem["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,89 @@
+"""Asking ``record-info``: after a restart, without callbacks, past a deadline, or to confirm a callback's word."""
+
+import hashlib
+import logging
+import random
+from dataclasses import dataclass
+
+from nanohook import clock, errors
+from nanohook.database import Database, Transaction
+from nanohook.flow import create, receive, submit
+from nanohook.flow.terms import SECOND_US, Terms
+from nanohook.remote.nanobanana import Client
+from nanohook.rules import backoff, callbacks
+from nanohook.rules.job import Step, Task
+from nanohook.stores import tasks
+from nanohook.stores.deliveries import Delivery, Source
+from nanohook.work.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asker:
+    """Asks for claimed tasks; the answers go the way of every delivery."""
+
+    database: Database
+    client: Client
+    pace: Pace
+    terms: Terms
+
+    async def is_open(self, _tx: Transaction) -> int:
+        """How many more questions may be under way."""
+        return AT_ONCE
+
+    async def do(self, claimed: Task) -> None:
+        """Ask after *claimed*, and take the answer."""
+        if claimed.task_id is None:
+            # Outcome unknown, no callback until its deadline, nothing to ask by.
+            await self.database.write(lambda tx: submit.give_up(tx, claimed, now_us=clock.now_us()))
+            return
+        await self.pace.ask()
+        try:
+            answer = await self.client.record_info(claimed.task_id)
+            record = callbacks.read_record(answer.body, http_status=answer.http_status)
+        except (errors.Transient, callbacks.NotJson, callbacks.Unreadable) as exc:
+            await self._later(claimed, exc)
+            return
+        delivery = Delivery(
+            id=create.new_id(),
+            source=Source.RECORD,
+            job_id=claimed.job_id,
+            attempt=claimed.attempt,
+            index=claimed.index,
+            webhook_id=None,
+            headers="[]",
+            body=answer.body,
+            # Apart from a callback of the very same bytes: this one is believed.
+            body_sha256=hashlib.sha256(b"record-info:" + answer.body).digest(),
+            received_at=clock.now_us(),
+        )
+        receipt = await self.database.write(
+            lambda tx: receive.answer(
+                tx, delivery, record, claimed, terms=self.terms, now_us=delivery.received_at
+            )
+        )
+        logger.info(
+            "upstream.asked",
+            extra={
+                "job_id": claimed.job_id,
+                "task_id": claimed.task_id,
+                "found": record.found,
+                "word": record.reading.word if record.reading else None,
+                "effect": receipt.effect.value if receipt else "gone",
+                "reason": receipt.reason if receipt else None,
+            },
+        )
+
+    async def _later(self, claimed: Task, exc: errors.NanohookError) -> None:
+        """No answer that means anything: ask again, with growing pauses."""
+        logger.warning(
+            "upstream.no_answer", extra={"job_id": claimed.job_id, "reason": str(exc), "code": exc.code}
+        )
+        after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
+        pause_s = backoff.delay_s(claimed.tries, chance=random.random(), retry_after_s=after_s)  # noqa: S311
+        pause_us = max(self.terms.ask_every_us, int(pause_s * SECOND_US))
+        due_at = clock.now_us() + pause_us
+        await self.database.write(lambda tx: tasks.again(tx, claimed, Step.ASK, due_at=due_at))

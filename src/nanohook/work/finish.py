@@ -1,0 +1,153 @@
+"""Finishing: download, verify, resize, store; then the row."""
+
+import asyncio
+import hashlib
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+from nanohook import clock, errors
+from nanohook.database import Database, Transaction
+from nanohook.decoding import Decoder
+from nanohook.faults import reach
+from nanohook.flow import settle
+from nanohook.flow.settle import Finishing
+from nanohook.flow.terms import SECOND_US
+from nanohook.remote.fetch import Fetcher
+from nanohook.rules import backoff, imaging
+from nanohook.rules.job import Fault, Stored, Task
+from nanohook.rules.status import Stage
+from nanohook.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+_FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
+_FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finisher:
+    """Finishes claimed tasks."""
+
+    database: Database
+    fetcher: Fetcher
+    decoder: Decoder
+    storage: Storage
+    most_pixels: int
+    _shown: set["asyncio.Future[None]"] = field(default_factory=set, init=False)
+
+    async def is_open(self, _tx: Transaction) -> int:
+        """How many more may be finished now: the trade's own bound is the only one."""
+        return 1_000
+
+    async def do(self, claimed: Task) -> None:
+        """Make *claimed*'s result a picture of ours, or say why not and whether to try again."""
+        begun = await self.database.read(lambda tx: settle.begin(tx, claimed))
+        reach("finish.claimed")
+        try:
+            await self._finish(begun)
+        except errors.Permanent as exc:
+            await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=False)
+        except errors.Transient as exc:
+            await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=True)
+        except (errors.ImageRejected, errors.UnknownMediaType) as exc:
+            code = "too_large" if exc.code == "too_many_pixels" else "not_an_image"
+            await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=False)
+        except errors.StorageFailed as exc:
+            await self._failed(claimed, Fault(code="storage_failed", detail=str(exc)), exc=exc, again=True)
+
+    async def _finish(self, begun: Finishing) -> None:
+        task, options = begun.task, begun.job.options
+        body = await self.fetcher.get(task.result_url or "")
+        reach("finish.downloaded")
+        probe = imaging.probe(body, most_pixels=self.most_pixels)
+        self._show(task, Stage.RESIZING)
+        target = begun.size or (0, 0)
+        finished = await self.decoder.run(
+            max(probe.pixels, target[0] * target[1]),
+            imaging.finish,
+            body,
+            size=begun.size,
+            fit=_FITS.get(options.get("fit"), "cover"),
+            output_format=_FORMATS.get(options.get("output_format")),
+            most_pixels=self.most_pixels,
+        )
+        reach("finish.resized")
+        self._show(task, Stage.STORING)
+        stored = _place(task, finished)
+        try:
+            await self.storage.put(stored.thumbnail_key, finished.thumbnail.body)
+            await self.storage.put(stored.key, finished.picture.body)
+            reach("finish.stored")
+            digest = hashlib.sha256(finished.picture.body).digest()
+            await asyncio.shield(
+                self.database.write(
+                    lambda tx: settle.finished(tx, task, stored, sha256=digest, now_us=clock.now_us())
+                )
+            )
+        except errors.LeaseLost:
+            # Somebody else's picture counts: remove our own, whose key nobody else has.
+            await self.storage.delete(stored.key)
+            await self.storage.delete(stored.thumbnail_key)
+            raise
+        reach("finish.settled")
+        logger.info(
+            "image.stored",
+            extra={
+                "job_id": task.job_id,
+                "index": task.index,
+                "fetched": f"{probe.width_px}x{probe.height_px}",
+                "stored": f"{stored.width_px}x{stored.height_px}",
+                "bytes": stored.size_bytes,
+            },
+        )
+
+    def _show(self, task: Task, stage: Stage) -> None:
+        """Announce progress without waiting for its commit: finishing is what people wait for."""
+        try:
+            shown = self.database.offer(lambda tx: settle.progress(tx, task, stage, now_us=clock.now_us()))
+        except errors.Unavailable:
+            return  # a full line has better things to do
+        self._shown.add(shown)
+        shown.add_done_callback(self._was_shown)
+
+    def _was_shown(self, shown: "asyncio.Future[None]") -> None:
+        self._shown.discard(shown)
+        if not shown.cancelled() and (exc := shown.exception()) is not None:
+            logger.info("work.progress_not_shown", extra={"reason": type(exc).__name__})
+
+    async def _failed(
+        self, claimed: Task, fault: Fault, *, exc: errors.NanohookError, again: bool
+    ) -> None:
+        after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
+        pause_s = backoff.delay_s(claimed.tries, chance=random.random(), retry_after_s=after_s)  # noqa: S311
+        now = clock.now_us()
+        retry_at = now + int(pause_s * SECOND_US) if again else None
+        will_retry = await self.database.write(
+            lambda tx: settle.failed(tx, claimed, fault, retry_at=retry_at, now_us=now)
+        )
+        logger.warning(
+            "finish.failed",
+            extra={
+                "job_id": claimed.job_id,
+                "index": claimed.index,
+                "code": fault.code,
+                "reason": fault.detail,
+                "will_retry": will_retry,
+            },
+        )
+
+
+def _place(task: Task, finished: imaging.Finished) -> Stored:
+    """Name the files by the claim, so that two who finish the same task never write the same one."""
+    name = f"results/{task.job_id}/{task.attempt}-{task.index}-{task.claim}"
+    picture = finished.picture
+    return Stored(
+        key=f"{name}.{picture.extension}",
+        thumbnail_key=f"{name}-small.{finished.thumbnail.extension}",
+        content_type=picture.content_type,
+        width_px=picture.width_px,
+        height_px=picture.height_px,
+        size_bytes=len(picture.body),
+    )

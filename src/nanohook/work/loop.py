@@ -1,0 +1,157 @@
+"""
+The work loop: the row is the job.
+
+A due row is claimed by one UPDATE that moves its due time to the end of a lease; a crash needs no sweeper,
+the lease runs out. Settling is fenced by the claim. Leases are for I/O only: whatever must happen once is
+decided inside a transaction.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from nanohook import clock, errors
+from nanohook.database import Database, Transaction
+from nanohook.flow.terms import SECOND_US
+from nanohook.rules import backoff
+from nanohook.rules.job import Step, Task
+from nanohook.stores import tasks
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
+LEASE_US: Final = 30 * SECOND_US
+HEARTBEAT_S: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trade:
+    """One kind of step, how many at once, and who does it."""
+
+    step: Step
+    most: int
+    do: Callable[[Task], Awaitable[None]]
+    is_open: Callable[[Transaction], Awaitable[int]]
+    """How many may be claimed now, seeing the tables; ``most`` is the bound in any case."""
+    stop_s: float = 0.0
+    """How long one under way is given at shutdown before it is canceled, seconds."""
+
+
+class Loop:
+    """Claims what is due and has it done; owns every task it starts."""
+
+    def __init__(self, database: Database, trades: list[Trade]) -> None:
+        self._database = database
+        self._trades = trades
+        self._running: dict[asyncio.Task[None], tuple[Trade, Task]] = {}
+        self._woken = asyncio.Event()
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Work until canceled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat(), name="work-heartbeat")
+            while not self._stopping:
+                try:
+                    await self._look()
+                except errors.Unavailable as exc:
+                    logger.warning("work.database_away", extra={"reason": str(exc)})
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._woken.wait()
+                self._woken.clear()
+
+    async def stop(self) -> None:
+        """Claim no more; let submits end, cancel the rest, and give their leases back."""
+        self._stopping = True
+        self.wake()
+        for task, (trade, _) in list(self._running.items()):
+            if not trade.stop_s:
+                task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=max(trade.stop_s for trade in self._trades))
+        left = list(self._running.items())
+        for task, _ in left:
+            task.cancel()
+        await asyncio.gather(*(task for task, _ in left), return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Claim what is due, as far as there is room for it."""
+        now = clock.now_us()
+        for trade in self._trades:
+            room = trade.most - sum(1 for running, _ in self._running.values() if running is trade)
+            if room <= 0 or self._stopping:
+                continue
+            due = await self._database.read(lambda tx, step=trade.step: tasks.next_due(tx, step))  # type: ignore[misc]
+            if due is None or due > now:
+                continue
+            for task in await self._database.write(lambda tx, t=trade, r=room: self._claim(tx, t, r)):  # type: ignore[misc]
+                self._start(trade, task)
+
+    async def _claim(self, tx: Transaction, trade: Trade, room: int) -> list[Task]:
+        most = min(room, await trade.is_open(tx))
+        if most <= 0:
+            return []
+        now = clock.now_us()
+        return await tasks.claim(tx, trade.step, now_us=now, lease_until_us=now + LEASE_US, most=most)
+
+    def _start(self, trade: Trade, task: Task) -> None:
+        running = asyncio.create_task(self._do(trade, task), name=f"{trade.step}-{task.job_id}-{task.index}")
+        self._running[running] = (trade, task)
+        running.add_done_callback(self._ended)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        del self._running[running]
+        self._woken.set()
+
+    async def _do(self, trade: Trade, task: Task) -> None:
+        """Do one step; whatever goes wrong, the row is due again."""
+        try:
+            await trade.do(task)
+        except errors.LeaseLost as exc:
+            logger.info("work.lease_lost", extra={"job_id": task.job_id, "reason": str(exc)})
+        except asyncio.CancelledError:
+            await self._release(trade, task, after_us=0)
+            raise
+        except Exception:
+            # The only place where an unexpected error is caught: the loop must outlive every step.
+            logger.exception("work.step_failed", extra={"job_id": task.job_id, "step": trade.step.value})
+            delay_s = backoff.delay_s(task.claim, chance=random.random())  # noqa: S311 - spreads load
+            await self._release(trade, task, after_us=int(max(1.0, delay_s) * SECOND_US))
+
+    async def _release(self, trade: Trade, task: Task, *, after_us: int) -> None:
+        """Give a lease back: due again after *after_us*."""
+        until = clock.now_us() + after_us
+        try:
+            await asyncio.shield(
+                self._database.write(lambda tx: tasks.extend(tx, task, trade.step, until_us=until))
+            )
+        except errors.Unavailable:
+            logger.warning("work.lease_not_released", extra={"job_id": task.job_id})
+
+    async def _beat(self) -> None:
+        """Extend the leases of what is under way."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            held = list(self._running.values())
+            if not held:
+                continue
+            until = clock.now_us() + LEASE_US
+
+            async def extend(tx: Transaction) -> None:
+                for trade, task in held:  # noqa: B023 - awaited before the next round
+                    await tasks.extend(tx, task, trade.step, until_us=until)  # noqa: B023
+
+            try:
+                await self._database.write(extend)
+            except errors.Unavailable as exc:
+                logger.warning("work.heartbeat_failed", extra={"reason": str(exc)})

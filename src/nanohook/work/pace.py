@@ -1,0 +1,48 @@
+"""The pace towards NanoBanana: submits and questions share one rate, and submits go first."""
+
+import asyncio
+import time
+from typing import Final
+
+import limits
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+
+_LEAST_WAIT_S: Final = 0.01
+
+
+class Pace:
+    """
+    Lets through what the rate allows.
+
+    Args:
+        rate: Such as ``20/10 seconds``.
+    """
+
+    def __init__(self, rate: str) -> None:
+        self._rate = limits.parse(rate)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._submits_waiting = 0
+        self._no_submits = asyncio.Event()
+        self._no_submits.set()
+
+    async def submit(self) -> None:
+        """Wait until a submit may go out."""
+        self._submits_waiting += 1
+        self._no_submits.clear()
+        try:
+            await self._take()
+        finally:
+            self._submits_waiting -= 1
+            if not self._submits_waiting:
+                self._no_submits.set()
+
+    async def ask(self) -> None:
+        """Wait until a question may go out: after every submit that waits."""
+        await self._no_submits.wait()
+        await self._take()
+
+    async def _take(self) -> None:
+        while not await self._limiter.hit(self._rate, "upstream"):
+            window = await self._limiter.get_window_stats(self._rate, "upstream")
+            await asyncio.sleep(max(_LEAST_WAIT_S, window.reset_time - time.time()))

@@ -1,0 +1,162 @@
+"""Submitting: one POST that is paid for."""
+
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+
+from nanohook import clock
+from nanohook.database import Database, Transaction
+from nanohook.faults import reach
+from nanohook.flow import submit
+from nanohook.flow.submit import Submission
+from nanohook.flow.terms import CALLBACK_GRACE_S, FINISH_FOR_US, SECOND_US, Terms
+from nanohook.remote import nanobanana
+from nanohook.remote.nanobanana import (
+    Accepted,
+    Blocked,
+    Busy,
+    Client,
+    NotSent,
+    Order,
+    Refused,
+    TryOnceMore,
+    Unknown,
+)
+from nanohook.rules import backoff, signing, wishes
+from nanohook.rules.job import Fault, Task
+from nanohook.stores import tasks
+from nanohook.work.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+NO_CALLBACK = "https://callback.invalid/"
+"""The field is required; without a public address nothing can arrive."""
+_BLOCKED_FOR_US = 3600 * SECOND_US
+_BLOCKED_RETRY_US = 60 * SECOND_US
+_NO_CREDIT = 402
+
+
+@dataclass(kw_only=True, slots=True)
+class Submitter:
+    """Submits claimed tasks, within the pace and the number of open tasks."""
+
+    database: Database
+    client: Client
+    pace: Pace
+    tokens: signing.Tokens
+    terms: Terms
+    public_url: str | None
+    open_tasks: int
+    _blocked_until: int = field(default=0, init=False)
+    """While NanoBanana refuses the account itself, nothing is submitted for anybody, µs."""
+
+    async def is_open(self, tx: Transaction) -> int:
+        """How many more tasks may be given to NanoBanana now."""
+        if clock.now_us() < self._blocked_until:
+            return 0
+        return self.open_tasks - await tasks.count_accepted(tx)
+
+    async def do(self, claimed: Task) -> None:
+        """Submit *claimed*, and store what its outcome means."""
+        await self.pace.submit()
+        reach("submit.claimed")
+        started = await self.database.write(
+            lambda tx: submit.begin(tx, claimed, terms=self.terms, now_us=clock.now_us())
+        )
+        if started is None:
+            return
+        reach("submit.started")
+        order = self._order(started)
+        logger.info(
+            "upstream.submitting",
+            extra={"job_id": claimed.job_id, "index": claimed.index, "model": order.model},
+        )
+        outcome = await self.client.submit(order)
+        reach("submit.answered")
+        logger.info(
+            "upstream.submitted",
+            extra={
+                "job_id": claimed.job_id,
+                "index": claimed.index,
+                "outcome": type(outcome).__name__,
+                "task_id": getattr(outcome, "task_id", None),
+            },
+        )
+        await self._settle(claimed, outcome)
+        reach("submit.settled")
+
+    async def _settle(self, claimed: Task, outcome: nanobanana.Outcome) -> None:
+        now = clock.now_us()
+
+        async def settle(tx: Transaction) -> None:
+            match outcome:
+                case Accepted(task_id):
+                    await submit.accepted(tx, claimed, task_id, terms=self.terms, now_us=now)
+                case NotSent():
+                    await submit.again(tx, claimed, due_at=now + _delay_us(claimed, None))
+                case Busy(_, retry_after_s):
+                    await submit.again(tx, claimed, due_at=now + _delay_us(claimed, retry_after_s))
+                case TryOnceMore() if claimed.tries == 0:
+                    await submit.again(tx, claimed, due_at=now + submit.ONCE_MORE_AFTER_US)
+                case TryOnceMore(code):
+                    fault = Fault(code="upstream_failed", detail=f"code {code}, twice")
+                    await submit.refused(tx, claimed, fault, now_us=now)
+                case Refused(code, message):
+                    fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
+                    await submit.refused(tx, claimed, fault, now_us=now)
+                case Blocked(code):
+                    await self._blocked(tx, claimed, code, now_us=now)
+                case Unknown(_, task_id):
+                    await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now)
+
+        await self.database.write(settle)
+
+    async def _blocked(self, tx: Transaction, claimed: Task, code: int, *, now_us: int) -> None:
+        """Refused for the account's sake: the same for every job, so all wait; given up after an hour."""
+        logger.error("upstream.blocked", extra={"code": code, "job_id": claimed.job_id})
+        if claimed.tries * _BLOCKED_RETRY_US >= _BLOCKED_FOR_US:
+            fault = Fault(code="no_credit" if code == _NO_CREDIT else "bad_key", detail=f"code {code}")
+            await submit.refused(tx, claimed, fault, now_us=now_us)
+            return
+        self._blocked_until = now_us + _BLOCKED_RETRY_US
+        await submit.again(tx, claimed, due_at=self._blocked_until)
+
+    def _order(self, started: Submission) -> Order:
+        job, task = started.job, started.task
+        callback = NO_CALLBACK
+        images: tuple[str, ...] = ()
+        now_s = int(time.time())
+        if self.public_url is not None:
+            expires = now_s + self.terms.deadline_us // SECOND_US + CALLBACK_GRACE_S
+            token = self.tokens.sign_callback(
+                job_id=job.id, attempt=task.attempt, index=task.index, expires_at_s=expires
+            )
+            callback = f"{self.public_url}/api/webhooks/image-completion/{token}"
+            if started.source is not None:
+                key = started.source.key
+                until = now_s + (self.terms.deadline_us + FINISH_FOR_US) // SECOND_US
+                signed = self.tokens.sign_media(key=key, expires_at_s=until)
+                images = (f"{self.public_url}/media/{key}?token={signed}",)
+        return Order(
+            model=job.model or "",
+            prompt=_prompt(job.transformation_type, job.prompt),
+            image_urls=images,
+            aspect_ratio=_text(job.options.get("upstream_ratio")),
+            resolution=_text(job.options.get("resolution")),
+            output_format=_text(job.options.get("output_format")),
+            callback_url=callback,
+        )
+
+
+def _prompt(transformation_type: str | None, prompt: str | None) -> str:
+    return wishes.full_prompt(transformation_type or "custom", prompt)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _delay_us(claimed: Task, retry_after_s: float | None) -> int:
+    chance = random.random()  # noqa: S311 - spreads load, keeps no secret
+    return int(backoff.delay_s(claimed.tries, chance=chance, retry_after_s=retry_after_s) * SECOND_US)
