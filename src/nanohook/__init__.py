@@ -1,0 +1,1 @@
+"""Signed callbacks in, finished pictures out: the NanoBanana image API without polling."""

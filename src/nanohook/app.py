@@ -2,19 +2,20 @@
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import pathlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from nanohook import database, errors, migrations
+from nanohook import clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
 from nanohook.flow.terms import Terms
@@ -25,12 +26,13 @@ from nanohook.rules import signing
 from nanohook.rules.job import Step
 from nanohook.settings import Settings
 from nanohook.storage import Storage
-from nanohook.stores import facts
+from nanohook.stores import facts, tasks
 from nanohook.web import failures, parts, routes
 from nanohook.web.edge import Edge
 from nanohook.web.metrics import Metrics
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
+from nanohook.work.apply import Applier
 from nanohook.work.ask import AT_ONCE, Asker
 from nanohook.work.finish import Finisher
 from nanohook.work.loop import Loop, Trade
@@ -93,11 +95,10 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
 
 
 @contextlib.asynccontextmanager
-async def _running(
-    settings: Settings, metrics: Metrics, *, guests_are_local: bool
-) -> AsyncIterator[Running]:
-    await asyncio.to_thread(migrations.upgrade, database_path(settings))
+async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bool) -> AsyncIterator[Running]:
     async with contextlib.AsyncExitStack() as stack:
+        await asyncio.to_thread(migrations.upgrade, database_path(settings))
+        stack.enter_context(_alone(settings.data_dir))
         opened = await stack.enter_async_context(database.open_database(database_path(settings)))
         tokens = signing.Tokens(await keys(settings, opened))
         storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
@@ -125,8 +126,12 @@ async def _running(
             guests_are_local=guests_are_local,
         )
         loop = await _work(stack, made)
+        applier = Applier(opened, made.terms)
+        taken = await opened.write(lambda tx: tasks.take_over(tx, now_us=clock.now_us()))
+        logger.info("service.started", extra={"tasks_taken_over": taken})
         opened.listen(Topic.EVENTS, hub.wake)
         opened.listen(Topic.WORK, loop.wake)
+        opened.listen(Topic.WORK, applier.wake)
         stack.push_async_callback(made.rejections.flush)
         stack.push_async_callback(hub.close)
         await hub.start()
@@ -134,6 +139,7 @@ async def _running(
             ("hub", hub.run()),
             ("work", loop.run()),
             ("rejections", made.rejections.run()),
+            ("apply", applier.run()),
         ):
             await stack.enter_async_context(_background(name, task))
         running = Running(parts=made, loop=loop)
@@ -153,9 +159,7 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
         storage=made.storage,
         most_pixels=settings.max_pixels,
     )
-    trades = [
-        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open)
-    ]
+    trades = [Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open)]
     if settings.nanobanana_api_key is None:
         logger.warning("settings.no_api_key", extra={"setting": "NANOBANANA_API_KEY"})
         return Loop(made.database, trades)
@@ -189,9 +193,9 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
 
 
 @contextlib.asynccontextmanager
-async def _background(name: str, work: "asyncio.Future[None] | object") -> AsyncIterator[None]:
+async def _background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run *work* beside the service; canceled and awaited at the end. If it dies, the log says so."""
-    task = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+    task = asyncio.create_task(work, name=name)
     task.add_done_callback(_complain)
     try:
         yield
@@ -227,6 +231,24 @@ async def keys(settings: Settings, opened: Database) -> list[str]:
             "NANOHOOK_SECRET_KEYS: none of the keys is one this database was used with; add the former key"
         )
     return keys
+
+
+@contextlib.contextmanager
+def _alone(data_dir: pathlib.Path) -> Iterator[None]:
+    """
+    Hold the data dir: one process does its work, so whatever a former one held is free at once.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    with (data_dir / "work.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.ConfigError(
+                f"NANOHOOK_DATA_DIR: another nanohook serves from {data_dir}; stop it, or choose another folder"
+            ) from None
+        yield
 
 
 def _generated(data_dir: pathlib.Path) -> str:

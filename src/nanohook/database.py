@@ -20,7 +20,7 @@ import sqlite3
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import aiosqlite
 import databases
@@ -43,6 +43,7 @@ BUSY_MS: Final = 5_000
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Topic(enum.Enum):
@@ -147,7 +148,7 @@ class Database:
         """
         reader = await self._readers.get()
         try:
-            return await reader._execute(_read, reader._conn, unit)  # noqa: SLF001
+            return await _inside(reader, _read, unit)
         finally:
             self._readers.put_nowait(reader)
 
@@ -213,14 +214,11 @@ class Database:
 
     async def _commit(self, batch: Sequence[_Waiting[Any]]) -> "_Done":
         try:
-            done: _Done = await self._writer._execute(  # noqa: SLF001
-                _commit, self._writer._conn, [waiting.unit for waiting in batch]  # noqa: SLF001
-            )
+            return await _inside(self._writer, _commit, [waiting.unit for waiting in batch])
         except (sqlite3.Error, ValueError) as exc:
             # Nothing of the batch was kept; each caller may ask again. The writer lives on.
             logger.warning("database.commit_failed", extra={"units": len(batch), "reason": str(exc)})
             return _Done(results=[_refusal(exc) for _ in batch])
-        return done
 
 
 @contextlib.asynccontextmanager
@@ -250,12 +248,25 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _hold(path: pathlib.Path) -> AsyncIterator[aiosqlite.Connection]:
-    url = f"sqlite+aiosqlite:///{urllib.parse.quote(str(path.resolve()))}"
-    async with databases.Database(url, factory=_Connection) as opened, opened.connection() as connection:
+    async with databases.Database(_url(path), factory=_Connection) as opened, opened.connection() as connection:
         raw = connection.raw_connection
         if not isinstance(raw, aiosqlite.Connection):
             raise errors.ConfigError("the installed version of databases is not the one this was built for")
         yield raw
+
+
+def _url(path: pathlib.Path) -> str:
+    return f"sqlite+aiosqlite:///{urllib.parse.quote(str(path.absolute()))}"
+
+
+async def _inside(connection: aiosqlite.Connection, call: Callable[[sqlite3.Connection, U], T], given: U) -> T:
+    """
+    Call ``call(connection, given)`` in *connection*'s own thread.
+
+    The library has no public way to run more than one statement there, and a change of threads for each
+    would cost more than the statements; its version is pinned for this.
+    """
+    return cast("T", await connection._execute(call, connection._conn, given))  # type: ignore[no-untyped-call]  # noqa: SLF001
 
 
 def _drive(unit: Unit[T], transaction: Transaction) -> T:
@@ -297,7 +308,7 @@ def _commit(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done
             transaction = Transaction(connection)
             try:
                 done.results.append(_drive(unit, transaction))
-            except Exception as exc:  # noqa: BLE001 - it is the caller's error: handed over, not handled here
+            except Exception as exc:
                 if not connection.in_transaction:
                     raise  # a full disk ends the whole transaction by itself
                 execute("ROLLBACK TO unit")

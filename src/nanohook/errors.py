@@ -85,9 +85,7 @@ class Invalid(Rejected):
 
     code = "invalid"
 
-    def __init__(
-        self, message: str, *, code: str | None = None, fields: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, code: str | None = None, fields: dict[str, str] | None = None) -> None:
         super().__init__(message, code=code)
         self.fields = fields or {}
 

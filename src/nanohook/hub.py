@@ -250,15 +250,11 @@ class Hub:
     async def _page(self, tx: Transaction, stream: Stream) -> list[Event] | None:
         """Read what *stream* has not had; ``None``: too much, it starts anew from the newest id."""
         if stream.jobs is not None:
-            return await events.of_jobs_after(
-                tx, stream.cursor, owner_id=stream.owner_id, job_ids=stream.jobs
-            )
+            return await events.of_jobs_after(tx, stream.cursor, owner_id=stream.owner_id, job_ids=stream.jobs)
         page = await events.of_owner_after(tx, stream.cursor, owner_id=stream.owner_id)
         if len(page) < events.PAGE:
             return page
-        missed = await events.count_after(
-            tx, stream.cursor, owner_id=stream.owner_id, most=MOST_MISSED + 1
-        )
+        missed = await events.count_after(tx, stream.cursor, owner_id=stream.owner_id, most=MOST_MISSED + 1)
         if missed <= MOST_MISSED:
             return page
         stream.cursor = await events.head(tx)

@@ -17,7 +17,15 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 """Id of the request being served, for every line written on its behalf."""
 
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_NEVER_BELOW_WARNING: Final = ("databases", "httpx", "httpcore", "multipart", "python_multipart", "aiosqlite", "asyncio")
+_NEVER_BELOW_WARNING: Final = (
+    "databases",
+    "httpx",
+    "httpcore",
+    "multipart",
+    "python_multipart",
+    "aiosqlite",
+    "asyncio",
+)
 """Libraries whose debug lines hold addresses, headers or statements with their values."""
 
 
@@ -28,7 +36,7 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     handler.setFormatter(_Text() if as_text else _Json())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Neither is printed, and each costs a system call or a lock a line.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in _NEVER_BELOW_WARNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):

@@ -102,6 +102,9 @@ def _connection(path: pathlib.Path) -> Iterator[sqlalchemy.Connection]:
 def _copy(path: pathlib.Path, *, revision: str) -> None:
     """Copy the file with what its log still holds; SQLite's own backup reads both."""
     target = path.with_name(f"{path.stem}-before-upgrade-{revision}-{int(time.time())}.db")
-    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
+    with (
+        contextlib.closing(sqlite3.connect(path)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
         source.backup(copy)
     logger.info("database.copied", extra={"path": str(target)})

@@ -112,9 +112,7 @@ class Settings(pydantic_settings.BaseSettings):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        problems = [
-            f"{name}: {why}" for name, why in _LATER.items() if getattr(self, _field(name)) is not None
-        ]
+        problems = [f"{name}: {why}" for name, why in _LATER.items() if getattr(self, _field(name)) is not None]
         if len(self.nanobanana_paths) != len(MODELS):
             problems.append(f"NANOHOOK_NANOBANANA_PATHS: needs {len(MODELS)} paths, one for each model")
         if self.reconcile_after_s is None and self.public_url is None:
@@ -142,9 +140,11 @@ class _Fixed(Settings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[pydantic_settings.BaseSettings],
+        settings_cls: type[pydantic_settings.BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
-        **_others: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
 
@@ -157,7 +157,7 @@ def load(*, env_file: pathlib.Path | None = pathlib.Path(".env"), **given: Any) 
         ConfigError: With a line for every setting that cannot be used.
     """
     try:
-        return Settings(_env_file=env_file, **given)
+        return Settings(_env_file=env_file, **given)  # type: ignore[call-arg]
     except ValidationError as exc:
         raise errors.ConfigError(_report(exc)) from None
 

@@ -133,6 +133,7 @@ tasks = Table(
     Column("step", Text),
     Column("due_at", Integer),
     Column("claim", Integer, nullable=False, server_default=text("0")),
+    Column("held", Integer, nullable=False, server_default=text("0")),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("asks", Integer, nullable=False, server_default=text("0")),
     Column("submit_started_at", Integer),
@@ -202,9 +203,7 @@ deliveries = Table(
     Column("due_at", Integer),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Index("uq_deliveries_same", "job_id", "attempt", "idx", "body_sha256", unique=True),
-    Index(
-        "uq_deliveries_webhook_id", "webhook_id", unique=True, sqlite_where=text("webhook_id IS NOT NULL")
-    ),
+    Index("uq_deliveries_webhook_id", "webhook_id", unique=True, sqlite_where=text("webhook_id IS NOT NULL")),
     Index("ix_deliveries_task_id", "task_id", sqlite_where=text("effect = 'parked'")),
     Index("ix_deliveries_due_at", "due_at", sqlite_where=text("due_at IS NOT NULL")),
 )

@@ -3,13 +3,12 @@
 import asyncio
 import pathlib
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-import uvicorn
 from rich import print as show
 
-from nanohook import app, errors, logs, migrations, server, settings
+from nanohook import app, errors, logs, migrations, server
 from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
 from nanohook.cli import people, serving

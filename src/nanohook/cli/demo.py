@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import importlib.resources
-import logging
 import pathlib
 import tempfile
 import time
@@ -102,9 +101,7 @@ async def _demo(
             path = out or pathlib.Path(f"nanohook-demo.{_ENDINGS[result['content_type']]}")
             await asyncio.to_thread(path.write_bytes, body)
     original = job["original"]
-    summary = (
-        f"original {original['width']}x{original['height']}  result {result['width']}x{result['height']}"
-    )
+    summary = f"original {original['width']}x{original['height']}  result {result['width']}x{result['height']}"
     return summary, path.resolve()
 
 

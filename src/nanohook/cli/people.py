@@ -93,6 +93,4 @@ async def callback_token(settings: Settings, *, job_id: str, index: int, expires
         if job is None or job.attempt == 0:
             raise errors.ConfigError("there is no job of this id that was generated")
         tokens = signing.Tokens(await app.keys(settings, found))
-        return tokens.sign_callback(
-            job_id=job.id, attempt=job.attempt, index=index, expires_at_s=expires_at_s
-        )
+        return tokens.sign_callback(job_id=job.id, attempt=job.attempt, index=index, expires_at_s=expires_at_s)

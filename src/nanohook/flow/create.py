@@ -32,9 +32,7 @@ async def upload(
     original_id = new_id()
     await pictures.insert_original(tx, stored, original_id=original_id, owner_id=owner_id, now_us=now_us)
     job = _blank(owner_id=owner_id, language=language, now_us=now_us)
-    return await _introduce(
-        tx, replace(job, original_id=original_id, project_id=project_id), now_us=now_us
-    )
+    return await _introduce(tx, replace(job, original_id=original_id, project_id=project_id), now_us=now_us)
 
 
 async def generate(
@@ -106,17 +104,13 @@ def fresh_task(job: Job, index: int, *, now_us: int) -> Task:
     )
 
 
-async def _place(
-    tx: Transaction, named: Job | None, *, owner_id: str, wish: Wish, now_us: int
-) -> Job:
+async def _place(tx: Transaction, named: Job | None, *, owner_id: str, wish: Wish, now_us: int) -> Job:
     """Choose the job's row: *named* if it was never generated, else a new one that shares its original."""
     if named is not None and named.stage is Stage.UPLOADED:
         return named
     job = _blank(owner_id=owner_id, language=wish.language, now_us=now_us)
     if named is not None:
-        job = replace(
-            job, original_id=named.original_id, source_job_id=named.id, project_id=named.project_id
-        )
+        job = replace(job, original_id=named.original_id, source_job_id=named.id, project_id=named.project_id)
     await jobs.insert(tx, job)
     return job
 

@@ -35,9 +35,7 @@ async def record(tx: Transaction, before: Job, after: Job, *, now_us: int) -> Jo
         payload=payload,
         now_us=now_us,
     )
-    stored = replace(
-        after, last_event_id=event_id, updated_at=now_us, completed_at=now_us if ended else None
-    )
+    stored = replace(after, last_event_id=event_id, updated_at=now_us, completed_at=now_us if ended else None)
     await jobs.update(tx, stored)
     if ended:
         await jobs.end_attempt(tx, stored, now_us=now_us)

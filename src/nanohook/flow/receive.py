@@ -48,9 +48,7 @@ class _Plan:
     reason: str | None = None
 
 
-async def callback(
-    tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int
-) -> Receipt:
+async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> Receipt:
     """
     Take a callback whose address was signed for a job, attempt and task.
 
@@ -66,7 +64,7 @@ async def callback(
         tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index
     )
     if counted is None:
-        return await _keep(tx, delivery, reading, None, Effect.PARKED, "no such job here")
+        return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
     task, number = counted
     if number > TASK_DELIVERIES:
         raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
@@ -75,9 +73,7 @@ async def callback(
     return await _take(tx, delivery, reading, task, terms=terms, now_us=now_us)
 
 
-async def signed(
-    tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int
-) -> Receipt:
+async def signed(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> Receipt:
     """
     Take a callback that was signed by its headers: its task is found by what the body names.
 
@@ -91,7 +87,7 @@ async def signed(
     elif task is None and reading.task_id is None:
         raise errors.Invalid("the body names neither task nor job")
     if task is None:
-        return await _keep(tx, delivery, reading, None, Effect.PARKED, "no such job here")
+        return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
     if reading.job_id is not None and reading.job_id != task.job_id:
         raise errors.Invalid("the body's job and task do not belong together")
     counted = await tasks.count_delivery(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
@@ -134,9 +130,7 @@ async def answer(
     if after.step is Step.ASK and after.claim == asked.claim:
         after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks))
     await _write(tx, job, after, now_us=now_us)
-    return Receipt(
-        delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason
-    )
+    return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
 
 
 async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, due_at: int) -> Receipt:
@@ -154,9 +148,7 @@ async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, du
     )
 
 
-async def apply_again(
-    tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int
-) -> None:
+async def apply_again(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> None:
     """Apply a delivery that is stored as unapplied; its verdict and its time stand."""
     task = None
     if delivery.job_id is not None and delivery.attempt is not None:
@@ -166,9 +158,7 @@ async def apply_again(
         task = await tasks.by_task_id(tx, reading.task_id)
     job = None if task is None else await jobs.load(tx, task.job_id)
     if job is None or task is None:
-        await deliveries.judge(
-            tx, delivery.id, effect=Effect.NO_EFFECT, reason="the job is gone", due_at=None
-        )
+        await deliveries.judge(tx, delivery.id, effect=Effect.NO_EFFECT, reason="the job is gone", due_at=None)
         return
     plan = _plan(job, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
@@ -183,10 +173,10 @@ async def _take(
     """Plan, store the delivery with its effect, then carry the plan out: unless the same came before."""
     job = await jobs.load(tx, task.job_id)
     if job is None:
-        return await _keep(tx, delivery, reading, task, Effect.NO_EFFECT, "the job was deleted")
+        return await _keep(tx, delivery, reading, task, effect=Effect.NO_EFFECT, reason="the job was deleted")
     plan = _plan(job, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
-    receipt = await _keep(tx, delivery, reading, task, effect, plan.reason)
+    receipt = await _keep(tx, delivery, reading, task, effect=effect, reason=plan.reason)
     if receipt.is_new and plan.task is not None:
         await _write(tx, job, plan.task, now_us=now_us)
     return receipt
@@ -197,6 +187,7 @@ async def _keep(
     delivery: Delivery,
     reading: Reading,
     task: Task | None,
+    *,
     effect: Effect,
     reason: str | None,
 ) -> Receipt:
@@ -297,9 +288,7 @@ def deadline_of(task: Task, terms: Terms) -> int:
 
 def _finish(task: Task, url: str, *, now_us: int) -> Task:
     moved = rules.advance(task, Stage.DOWNLOADING) or task
-    return replace(
-        moved, result_url=url, step=Step.FINISH, due_at=now_us, tries=0, finish_since=now_us, said=None
-    )
+    return replace(moved, result_url=url, step=Step.FINISH, due_at=now_us, tries=0, finish_since=now_us, said=None)
 
 
 def _buy(task: Task, *, now_us: int) -> Task:

@@ -1,6 +1,4 @@
-"""
-The next attempt of a job: it resumes at the step that failed, and buys nothing that may be paid already.
-"""
+"""The next attempt of a job: it resumes at the step that failed, and buys nothing that may be paid already."""
 
 from dataclasses import replace
 
@@ -12,9 +10,7 @@ from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import jobs, tasks
 
 
-async def retry(
-    tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: bool, now_us: int
-) -> Job:
+async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: bool, now_us: int) -> Job:
     """
     Start the next attempt.
 
@@ -74,7 +70,5 @@ def _next(job: Job, task: Task, *, now_us: int) -> Task:
         may_buy=True,
     )
     if task.result_url is not None and task.fault is not None and task.fault.code == "storage_failed":
-        return replace(
-            resumed, step=Step.FINISH, result_url=task.result_url, finish_since=now_us
-        )
+        return replace(resumed, step=Step.FINISH, result_url=task.result_url, finish_since=now_us)
     return replace(resumed, step=Step.ASK)

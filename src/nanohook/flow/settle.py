@@ -47,9 +47,7 @@ async def progress(tx: Transaction, claimed: Task, stage: Stage, *, now_us: int)
         await history.move(tx, job, moved, now_us=now_us)
 
 
-async def finished(
-    tx: Transaction, claimed: Task, stored: Stored, *, sha256: bytes, now_us: int
-) -> None:
+async def finished(tx: Transaction, claimed: Task, stored: Stored, *, sha256: bytes, now_us: int) -> None:
     """
     Take *stored* as the task's picture; the job's last task ends the job.
 
@@ -62,9 +60,7 @@ async def finished(
     if job is None or completed is None:
         raise _lost(claimed)
     picture = ResultPicture(index=claimed.index, attempt=claimed.attempt, stored=stored)
-    await pictures.insert_result(
-        tx, picture, job_id=job.id, owner_id=job.owner_id, sha256=sha256, now_us=now_us
-    )
+    await pictures.insert_result(tx, picture, job_id=job.id, owner_id=job.owner_id, sha256=sha256, now_us=now_us)
     await history.move(tx, job, completed, now_us=now_us)
 
 

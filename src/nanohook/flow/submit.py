@@ -84,9 +84,7 @@ async def again(tx: Transaction, claimed: Task, *, due_at: int) -> None:
     found = await _in_submit(tx, claimed)
     if found is not None:
         _, task = found
-        await tasks.update(
-            tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at)
-        )
+        await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
 
 
 async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
@@ -98,9 +96,7 @@ async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) 
         await history.move(tx, job, failed, now_us=now_us)
 
 
-async def unknown(
-    tx: Transaction, claimed: Task, *, task_id: str | None, terms: Terms, now_us: int
-) -> None:
+async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms: Terms, now_us: int) -> None:
     """Nobody knows whether it was taken: it waits for its callback and is never sent again by itself."""
     found = await _in_submit(tx, claimed)
     if found is not None:
@@ -109,7 +105,7 @@ async def unknown(
         await _outcome_unknown(tx, job, known, terms=terms, now_us=now_us)
 
 
-async def give_up(tx: Transaction, claimed: Task, *, now_us: int) -> None:
+async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) -> None:
     """
     Fail a task of unknown outcome: its deadline passed, and there is no id to ask by.
 
@@ -118,15 +114,13 @@ async def give_up(tx: Transaction, claimed: Task, *, now_us: int) -> None:
     """
     task = await tasks.held(tx, claimed, Step.ASK)
     job = await jobs.load(tx, claimed.job_id)
-    if task is None or job is None or task.task_id is not None:
+    if task is None or job is None or task.task_id is not None or now_us < receive.deadline_of(task, terms):
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} has moved on")
     failed = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
     await history.move(tx, job, failed, now_us=now_us)
 
 
-async def _outcome_unknown(
-    tx: Transaction, job: Job, task: Task, *, terms: Terms, now_us: int
-) -> None:
+async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Terms, now_us: int) -> None:
     if task.task_id is not None:
         waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
         moved = rules.advance(waiting, Stage.GENERATING) or waiting

@@ -1,0 +1,1 @@
+"""Every outgoing call; library errors are translated here, once."""

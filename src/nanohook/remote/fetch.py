@@ -46,9 +46,7 @@ _GONE = frozenset({404, 410})
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _CODE = "download_failed"
 
-_SocketOptions = Iterable[
-    tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
-]
+_SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
 
 class Fetcher:
@@ -114,9 +112,7 @@ class Fetcher:
             async with asyncio.timeout(self._timeout_s):
                 return await self._follow(self._checked(url))
         except TimeoutError as exc:
-            raise errors.Transient(
-                f"the picture did not arrive within {self._timeout_s:g} s", code=_CODE
-            ) from exc
+            raise errors.Transient(f"the picture did not arrive within {self._timeout_s:g} s", code=_CODE) from exc
 
     async def _follow(self, place: addresses.Place) -> bytes:
         for _ in range(self._most_redirects + 1):
@@ -133,9 +129,7 @@ class Fetcher:
             raise _permanent(str(exc)) from exc
         listed = addresses.is_listed_host(place.host, place.port, self._download_hosts)
         if place.scheme != "https" and not listed:
-            raise _permanent(
-                f"{place.shown} is not https: list the host in NANOHOOK_DOWNLOAD_HOSTS to allow it"
-            )
+            raise _permanent(f"{place.shown} is not https: list the host in NANOHOOK_DOWNLOAD_HOSTS to allow it")
         return place
 
     async def _ask(self, place: addresses.Place) -> bytes | addresses.Place:

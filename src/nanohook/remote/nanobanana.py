@@ -373,9 +373,7 @@ def _checked_base_url(text: str) -> str:
     except httpx.InvalidURL as exc:
         raise errors.ConfigError("NANOHOOK_NANOBANANA_URL is not an address") from exc
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment or url.userinfo:
-        raise errors.ConfigError(
-            "NANOHOOK_NANOBANANA_URL must look like https://host, without a query or user"
-        )
+        raise errors.ConfigError("NANOHOOK_NANOBANANA_URL must look like https://host, without a query or user")
     if url.scheme == "http" and not _is_loopback(url.host):
         raise errors.ConfigError("NANOHOOK_NANOBANANA_URL must be https: the key would travel in the open")
     return text.rstrip("/")

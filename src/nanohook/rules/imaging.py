@@ -268,9 +268,7 @@ def _upright_size(found: containers.Container) -> tuple[int, int]:
     return size[::-1] if found.orientation in _QUARTER_TURNS else size
 
 
-def _decode(
-    found: containers.Container, *, least: tuple[int, int] | None = None
-) -> tuple[Image.Image, float]:
+def _decode(found: containers.Container, *, least: tuple[int, int] | None = None) -> tuple[Image.Image, float]:
     """
     All pixels, decoded, in whatever mode the file has, and how many stored pixels one of them stands for.
 

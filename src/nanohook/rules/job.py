@@ -128,9 +128,7 @@ class Job:
 _ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
 
 
-def advance(
-    task: Task, stage: Stage, *, progress: int | None = None, fault: Fault | None = None
-) -> Task | None:
+def advance(task: Task, stage: Stage, *, progress: int | None = None, fault: Fault | None = None) -> Task | None:
     """
     Plan *task*'s move to *stage*.
 
@@ -168,9 +166,7 @@ def summarise(job: Job, tasks: Sequence[Task]) -> Job:
         percent = sum(task.progress for task in tasks) // len(tasks)
         return replace(job, stage=stage, status=stage.status, progress=percent, fault=None)
     if any(task.stage is Stage.COMPLETED for task in tasks):
-        return replace(
-            job, stage=Stage.COMPLETED, status=ImageJobStatus.COMPLETED, progress=100, fault=None
-        )
+        return replace(job, stage=Stage.COMPLETED, status=ImageJobStatus.COMPLETED, progress=100, fault=None)
     first = min(tasks, key=lambda task: task.index)
     stage = Stage.CANCELED if all(task.stage is Stage.CANCELED for task in tasks) else Stage.FAILED
     return replace(job, stage=stage, status=stage.status, fault=first.fault)

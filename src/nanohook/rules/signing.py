@@ -33,9 +33,7 @@ _DAY_S: Final = 86_400
 _CALLBACK_NUMBERS: Final = 3
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 # Subject, 1 to 3 numbers, and the 43 characters that 32 bytes make.
-_TOKEN: Final = re.compile(
-    r"((?:(~?[A-Za-z0-9_-]*)\.)?([0-9]{1,18}(?:\.[0-9]{1,18}){0,2}))\.([A-Za-z0-9_-]{43})"
-)
+_TOKEN: Final = re.compile(r"((?:(~?[A-Za-z0-9_-]*)\.)?([0-9]{1,18}(?:\.[0-9]{1,18}){0,2}))\.([A-Za-z0-9_-]{43})")
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,18}")
 # No full stop: it separates the signed parts, so one inside an id could move into the body.
 _WEBHOOK_ID: Final = re.compile(r"[!-\-/-~]{1,255}")
@@ -263,9 +261,7 @@ def _signer(key: str, *, salt: str) -> itsdangerous.Signer:
     return itsdangerous.Signer(derived.derive_key(), key_derivation="none", digest_method=hashlib.sha256)
 
 
-def _sealed(
-    signers: _Signers, numbers: Sequence[int], *, subject: str | None = None, hidden: str = ""
-) -> str:
+def _sealed(signers: _Signers, numbers: Sequence[int], *, subject: str | None = None, hidden: str = "") -> str:
     # The expiry is always the last number. What is hidden is signed too, but not written into the token.
     parts = [str(number) for number in numbers]
     if subject is not None:

@@ -1,6 +1,6 @@
 """How a job looks from outside: the dictionaries that answers, events and pages are made of."""
 
-import datetime
+import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ Sign = Callable[[str], str]
 
 def at(time_us: int) -> str:
     """RFC 3339 UTC of *time_us* (µs since the epoch)."""
-    moment = datetime.datetime.fromtimestamp(time_us / 1e6, tz=datetime.UTC)
+    moment = dt.datetime.fromtimestamp(time_us / 1e6, tz=dt.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -152,9 +152,7 @@ def whole_job(
             for task in tasks
             if task.stage in {Stage.FAILED, Stage.CANCELED}
         ],
-        "tasks": [
-            {"index": task.index, "task_id": task.task_id, "status": task.stage.status} for task in tasks
-        ],
+        "tasks": [{"index": task.index, "task_id": task.task_id, "status": task.stage.status} for task in tasks],
         "metadata": _metadata(job.metadata, tasks),
         "created_at": at(job.created_at),
         "updated_at": at(job.updated_at),

@@ -44,7 +44,10 @@ FAULTS: Final[dict[str, Sentence]] = {
     ),
     "bad_key": Sentence(
         message=("NanoBanana does not accept the key", "NanoBanana n'accepte pas la clé"),
-        advice=("Check the key and its list of addresses, then retry.", "Vérifiez la clé et ses adresses, puis réessayez."),
+        advice=(
+            "Check the key and its list of addresses, then retry.",
+            "Vérifiez la clé et ses adresses, puis réessayez.",
+        ),
         retryable=True,
     ),
     "upstream_rejected": Sentence(
@@ -59,7 +62,10 @@ FAULTS: Final[dict[str, Sentence]] = {
     ),
     "download_failed": Sentence(
         message=("The finished picture could not be fetched", "L'image créée n'a pas pu être récupérée"),
-        advice=("Retry: the picture is asked for again without paying.", "Réessayez : l'image est redemandée sans payer."),
+        advice=(
+            "Retry: the picture is asked for again without paying.",
+            "Réessayez : l'image est redemandée sans payer.",
+        ),
         retryable=True,
     ),
     "not_an_image": Sentence(
@@ -74,17 +80,29 @@ FAULTS: Final[dict[str, Sentence]] = {
     ),
     "storage_failed": Sentence(
         message=("The picture could not be stored", "L'image n'a pas pu être enregistrée"),
-        advice=("Retry once there is space: the picture is kept upstream.", "Réessayez quand il y a de la place."),
+        advice=(
+            "Retry once there is space: the picture is kept upstream.",
+            "Réessayez quand il y a de la place.",
+        ),
         retryable=True,
     ),
     "deadline": Sentence(
         message=("NanoBanana did not finish in time", "NanoBanana n'a pas terminé à temps"),
-        advice=("Retry: a result made meanwhile is taken without paying.", "Réessayez : un résultat créé entre-temps est repris sans payer."),
+        advice=(
+            "Retry: a result made meanwhile is taken without paying.",
+            "Réessayez : un résultat créé entre-temps est repris sans payer.",
+        ),
         retryable=True,
     ),
     "unknown_outcome": Sentence(
-        message=("It is not known whether NanoBanana took the request", "On ignore si NanoBanana a pris la demande"),
-        advice=("It may have been paid: retry with buy_again to pay once more.", "Elle a pu être payée : réessayez avec buy_again pour payer encore."),
+        message=(
+            "It is not known whether NanoBanana took the request",
+            "On ignore si NanoBanana a pris la demande",
+        ),
+        advice=(
+            "It may have been paid: retry with buy_again to pay once more.",
+            "Elle a pu être payée : réessayez avec buy_again pour payer encore.",
+        ),
         retryable=True,
     ),
     "canceled": Sentence(
@@ -94,7 +112,10 @@ FAULTS: Final[dict[str, Sentence]] = {
     ),
     "internal": Sentence(
         message=("Something went wrong on our side", "Un problème est survenu chez nous"),
-        advice=("Retry; if it stays, tell the operator the job's id.", "Réessayez ; sinon donnez l'identifiant à l'exploitant."),
+        advice=(
+            "Retry; if it stays, tell the operator the job's id.",
+            "Réessayez ; sinon donnez l'identifiant à l'exploitant.",
+        ),
         retryable=True,
     ),
 }

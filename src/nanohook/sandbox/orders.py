@@ -101,8 +101,7 @@ def parse(tier: Tier, body: bytes) -> Order:
         callback_url=_callback_url(params, required=simple),
         ratio=_choice(params, ratio, sorted(_RATIOS_OF[tier])),
         resolution=(None if simple else _choice(params, "resolution", ("1K", "2K", "4K"))) or "1K",
-        output_format=(_choice(params, "outputFormat", ("png", "jpg")) if tier == "generate-2" else None)
-        or "jpg",
+        output_format=(_choice(params, "outputFormat", ("png", "jpg")) if tier == "generate-2" else None) or "jpg",
     )
 
 

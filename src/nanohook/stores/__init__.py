@@ -1,0 +1,1 @@
+"""Every SQL statement, a module an aggregate."""

@@ -44,7 +44,13 @@ async def insert_key(
     await tx.run(
         "INSERT INTO api_keys (id, owner_id, sha256, is_admin, created_at) "
         "VALUES (:id, :owner_id, :sha256, :is_admin, :now)",
-        {"id": key_id, "owner_id": owner_id, "sha256": _digest(key), "is_admin": int(is_admin), "now": now_us},
+        {
+            "id": key_id,
+            "owner_id": owner_id,
+            "sha256": _digest(key),
+            "is_admin": int(is_admin),
+            "now": now_us,
+        },
     )
 
 

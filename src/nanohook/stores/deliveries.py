@@ -56,9 +56,19 @@ class Rejection:
     received_at: int
 
 
-_COLUMNS: Final = (
-    "id source job_id attempt idx webhook_id headers body body_sha256 received_at tries".split()
-)
+_COLUMNS: Final = [
+    "id",
+    "source",
+    "job_id",
+    "attempt",
+    "idx",
+    "webhook_id",
+    "headers",
+    "body",
+    "body_sha256",
+    "received_at",
+    "tries",
+]
 _INSERT: Final = (
     f"INSERT INTO deliveries ({', '.join(_COLUMNS)}, owner_id, task_id, effect, reason, due_at) "
     f"VALUES ({', '.join(f':{name}' for name in _COLUMNS)}, :owner_id, :task_id, :effect, :reason, :due_at) "
@@ -98,9 +108,7 @@ async def same(tx: Transaction, delivery: Delivery) -> str | None:
     return None if row is None else str(row["id"])
 
 
-async def claim_unapplied(
-    tx: Transaction, *, now_us: int, lease_until_us: int, most: int
-) -> list[Delivery]:
+async def claim_unapplied(tx: Transaction, *, now_us: int, lease_until_us: int, most: int) -> list[Delivery]:
     """Take deliveries whose applying failed and is due again; counts the try."""
     rows = await tx.all(
         "UPDATE deliveries SET tries = tries + 1, due_at = :lease_until WHERE id IN ("

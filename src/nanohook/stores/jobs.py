@@ -9,17 +9,34 @@ from nanohook.database import Row, Transaction
 from nanohook.rules.job import Fault, Job
 from nanohook.rules.status import ImageJobStatus, Stage
 
-_COLUMNS: Final = (
-    "id owner_id project_id source_job_id original_id status stage progress error_code error_detail attempt "
-    "prompt transformation_type model options priority language metadata last_event_id created_at updated_at "
-    "completed_at"
-).split()
+_COLUMNS: Final = [
+    "id",
+    "owner_id",
+    "project_id",
+    "source_job_id",
+    "original_id",
+    "status",
+    "stage",
+    "progress",
+    "error_code",
+    "error_detail",
+    "attempt",
+    "prompt",
+    "transformation_type",
+    "model",
+    "options",
+    "priority",
+    "language",
+    "metadata",
+    "last_event_id",
+    "created_at",
+    "updated_at",
+    "completed_at",
+]
 _SELECT: Final = f"SELECT {', '.join(f'jobs.{name}' for name in _COLUMNS)} FROM jobs"
 _LOAD: Final = f"{_SELECT} WHERE id = :job_id AND deleted_at IS NULL"
 _GET: Final = f"{_LOAD} AND owner_id = :owner_id"
-_INSERT: Final = (
-    f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
-)
+_INSERT: Final = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
 _UPDATE: Final = (
     "UPDATE jobs SET status = :status, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, attempt = :attempt, prompt = :prompt, "

@@ -53,9 +53,7 @@ async def results(tx: Transaction, *, job_id: str, owner_id: str) -> list[Result
         "SELECT * FROM pictures WHERE job_id = :job_id AND owner_id = :owner_id ORDER BY idx",
         {"job_id": job_id, "owner_id": owner_id},
     )
-    return [
-        ResultPicture(index=row["idx"], attempt=row["attempt"], stored=_stored(row)) for row in rows
-    ]
+    return [ResultPicture(index=row["idx"], attempt=row["attempt"], stored=_stored(row)) for row in rows]
 
 
 def _values(stored: Stored) -> dict[str, str | int]:

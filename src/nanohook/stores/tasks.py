@@ -6,25 +6,41 @@ from nanohook.database import Row, Transaction, Value
 from nanohook.rules.job import Fault, Step, Task
 from nanohook.rules.status import Stage
 
-_COLUMNS: Final = (
-    "job_id attempt idx owner_id task_id stage progress error_code error_detail step due_at claim tries asks "
-    "submit_started_at accepted_at finish_since result_url said may_buy"
-).split()
+_COLUMNS: Final = [
+    "job_id",
+    "attempt",
+    "idx",
+    "owner_id",
+    "task_id",
+    "stage",
+    "progress",
+    "error_code",
+    "error_detail",
+    "step",
+    "due_at",
+    "claim",
+    "tries",
+    "asks",
+    "submit_started_at",
+    "accepted_at",
+    "finish_since",
+    "result_url",
+    "said",
+    "may_buy",
+]
 _LIST: Final = ", ".join(_COLUMNS)
 _KEY: Final = "job_id = :job_id AND attempt = :attempt AND idx = :idx"
 _INSERT: Final = f"INSERT INTO tasks ({_LIST}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
 _LOAD: Final = f"SELECT {_LIST} FROM tasks WHERE job_id = :job_id AND attempt = :attempt ORDER BY idx"
-_COUNT_DELIVERY: Final = (
-    f"UPDATE tasks SET deliveries = deliveries + 1 WHERE {_KEY} RETURNING deliveries, {_LIST}"
-)
+_COUNT_DELIVERY: Final = f"UPDATE tasks SET deliveries = deliveries + 1 WHERE {_KEY} RETURNING deliveries, {_LIST}"
 _UPDATE: Final = (
     "UPDATE tasks SET task_id = :task_id, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, step = :step, due_at = :due_at, tries = :tries, asks = :asks, "
     "submit_started_at = :submit_started_at, accepted_at = :accepted_at, finish_since = :finish_since, "
-    f"result_url = :result_url, said = :said, may_buy = :may_buy WHERE {_KEY}"
+    f"result_url = :result_url, held = 0, said = :said, may_buy = :may_buy WHERE {_KEY}"
 )
 _CLAIM: Final = (
-    "UPDATE tasks SET claim = claim + 1, due_at = :lease_until WHERE rowid IN ("
+    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
     "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now ORDER BY due_at LIMIT :most) "
     f"RETURNING {_LIST}"
 )
@@ -41,9 +57,7 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
     return [_task(row) for row in await tx.all(_LOAD, {"job_id": job_id, "attempt": attempt})]
 
 
-async def count_delivery(
-    tx: Transaction, *, job_id: str, attempt: int, index: int
-) -> tuple[Task, int] | None:
+async def count_delivery(tx: Transaction, *, job_id: str, attempt: int, index: int) -> tuple[Task, int] | None:
     """Count a delivery for a task; return the task and how many it has had, this one included."""
     row = await tx.one(_COUNT_DELIVERY, {"job_id": job_id, "attempt": attempt, "idx": index})
     return None if row is None else (_task(row), row["deliveries"])
@@ -90,14 +104,40 @@ async def held(tx: Transaction, task: Task, step: Step) -> Task | None:
 async def extend(tx: Transaction, task: Task, step: Step, *, until_us: int) -> bool:
     """Move the end of a lease; ``False`` if it is no longer ours."""
     return bool(
-        await tx.run(f"UPDATE tasks SET due_at = :until WHERE {_HOLDS}", {**_holding(task, step), "until": until_us})
+        await tx.run(
+            f"UPDATE tasks SET due_at = :until WHERE {_HOLDS}", {**_holding(task, step), "until": until_us}
+        )
+    )
+
+
+async def release(tx: Transaction, task: Task, step: Step, *, due_at: int) -> None:
+    """Give a claim back; the step is due at *due_at* (µs)."""
+    await tx.run(
+        f"UPDATE tasks SET held = 0, due_at = :due_at WHERE {_HOLDS}",
+        {**_holding(task, step), "due_at": due_at},
+    )
+
+
+async def take_over(tx: Transaction, *, now_us: int) -> int:
+    """
+    Make due what a former process held, and what NanoBanana may have answered meanwhile.
+
+    Only for a process that knows it works alone: then every claim in the table is of one that is gone.
+
+    Returns:
+        How many tasks that are.
+    """
+    return await tx.run(
+        "UPDATE tasks SET held = 0, due_at = :now WHERE due_at > :now AND step IS NOT NULL "
+        "AND (held = 1 OR (step = 'ask' AND task_id IS NOT NULL))",
+        {"now": now_us},
     )
 
 
 async def again(tx: Transaction, task: Task, step: Step, *, due_at: int) -> None:
     """Note a failed try and make the step due at *due_at* (µs), if the claim still holds."""
     await tx.run(
-        f"UPDATE tasks SET tries = tries + 1, due_at = :due_at WHERE {_HOLDS}",
+        f"UPDATE tasks SET tries = tries + 1, held = 0, due_at = :due_at WHERE {_HOLDS}",
         {**_holding(task, step), "due_at": due_at},
     )
 

@@ -1,0 +1,1 @@
+"""The web side: the route table first, then a module a resource."""

@@ -76,9 +76,7 @@ def problem(
     }
     if fields:
         body["errors"] = [{"field": name, "message": text} for name, text in fields.items()]
-    return Response(
-        orjson.dumps(body), status, headers=headers, media_type="application/problem+json"
-    )
+    return Response(orjson.dumps(body), status, headers=headers, media_type="application/problem+json")
 
 
 def answer(exc: errors.NanohookError) -> Response:

@@ -84,9 +84,7 @@ async def one(call: Call) -> Response:
 async def remove(call: Call) -> Response:
     """Hide an image at once; an open job of it is canceled."""
     await call.parts.database.write(
-        lambda tx: cancel.delete(
-            tx, owner_id=call.person.id, job_id=_job_id(call), now_us=clock.now_us()
-        )
+        lambda tx: cancel.delete(tx, owner_id=call.person.id, job_id=_job_id(call), now_us=clock.now_us())
     )
     return Response(status_code=204)
 
@@ -125,9 +123,7 @@ async def result(call: Call) -> Response:
 async def stop(call: Call) -> Response:
     """Cancel an open job."""
     await call.parts.database.write(
-        lambda tx: cancel.cancel(
-            tx, owner_id=call.person.id, job_id=_job_id(call), now_us=clock.now_us()
-        )
+        lambda tx: cancel.cancel(tx, owner_id=call.person.id, job_id=_job_id(call), now_us=clock.now_us())
     )
     return json_answer(await _shown(call, _job_id(call)))
 

@@ -15,9 +15,7 @@ _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 async def media(request: Request, parts: Parts) -> Response:
     """Serve one file to whoever holds its address; a range of it if asked."""
     key = str(request.path_params["key"])
-    expires_at_s = parts.tokens.read_media(
-        request.query_params.get("token", ""), key=key, now_s=time.time()
-    )
+    expires_at_s = parts.tokens.read_media(request.query_params.get("token", ""), key=key, now_s=time.time())
     # Only verified pictures are ever stored, and their keys are ours: the ending tells the type.
     content_type = _TYPES.get(key.rpartition(".")[2])
     path = parts.storage.path(key)

@@ -9,6 +9,7 @@ from nanohook.web import guard
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Parts
 
+
 async def ready(_request: Request, parts: Parts) -> Response:
     """Answer 200 while this process can take callbacks; 503 with the reason otherwise."""
     await parts.readiness.check()

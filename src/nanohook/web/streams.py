@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nanohook import clock, errors, hub
+from nanohook import clock, errors
 from nanohook.database import Transaction
+from nanohook.hub import Hub, Stream, retry
 from nanohook.rules import sse, views
 from nanohook.rules.job import Job
 from nanohook.stores import events, jobs, pictures
@@ -45,42 +46,51 @@ class Streams:
         self._of_one_job = of_one_job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = await self._begin(scope, receive, send)
+        if stream is not None:
+            # Whatever is not needed to wait goes: the headers alone are a kilobyte each.
+            hub = parts_of(scope).hub
+            scope["headers"].clear()
+            await _wait(hub, stream, receive)
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Stream | None:
+        """Answer with what the stream begins with; return it if there is more to come."""
         parts = parts_of(scope)
         request = Request(scope)
+        guard.check_host(request, parts)
         person = await guard.require(request, parts, guard.Who.PERSON)
-        cursor = sse.read_cursor(
-            request.headers.get("last-event-id") or request.query_params.get("last_event_id")
-        )
-        names = [scope["path_params"]["job_id"]] if self._of_one_job else request.query_params.getlist("job")
-        if len(names) > MOST_JOBS:
-            raise errors.Invalid("too many jobs for one stream", fields={"job": f"at most {MOST_JOBS}"})
+        cursor = sse.read_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
+        names = tuple(dict.fromkeys(self._names(request)))
         is_full = parts.hub.is_full(person.id)
         opening = await parts.database.read(
-            lambda tx: _open(tx, parts, owner_id=person.id, names=tuple(dict.fromkeys(names)), cursor=cursor)
+            lambda tx: _open(tx, parts, owner_id=person.id, names=names, cursor=cursor)
         )
-        if opening.is_nothing_new:
-            await Response(status_code=204)(scope, receive, send)
-            return
-        if scope["method"] == "HEAD":
-            await Response(headers={k.decode(): v.decode() for k, v in _HEADERS})(scope, receive, send)
-            return
+        if opening.is_nothing_new or scope["method"] == "HEAD":
+            answer = Response(status_code=204 if opening.is_nothing_new else 200)
+            answer.raw_headers.extend(_HEADERS)
+            await answer(scope, receive, send)
+            return None
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         scope[edge.NOTE]["stream"] = True
         wire = scope[edge.WIRE]
         # An event source that is refused by status never comes back: it is told when to, instead.
-        text = hub.retry() if is_full else hub.retry() + opening.text
+        text = retry() if is_full else retry() + opening.text
         is_over = is_full or opening.is_over
         await wire({"type": "http.response.body", "body": text, "more_body": not is_over})
         if is_over:
-            return
-        stream = hub.Stream(owner_id=person.id, jobs=opening.jobs, cursor=opening.cursor, send=wire)
-        # Whatever is not needed to wait goes: the headers alone are a kilobyte each.
-        scope["headers"].clear()
-        del request, opening, text, person, names
-        await _wait(parts.hub, stream, receive)
+            return None
+        return Stream(owner_id=person.id, jobs=opening.jobs, cursor=opening.cursor, send=wire)
+
+    def _names(self, request: Request) -> list[str]:
+        if self._of_one_job:
+            return [str(request.path_params["job_id"])]
+        names = request.query_params.getlist("job")
+        if len(names) > MOST_JOBS:
+            raise errors.Invalid("too many jobs for one stream", fields={"job": f"at most {MOST_JOBS}"})
+        return names
 
 
-async def _wait(of: hub.Hub, stream: hub.Stream, receive: Receive) -> None:
+async def _wait(of: Hub, stream: Stream, receive: Receive) -> None:
     """Stay until the reader leaves or the hub ends the stream."""
     of.add(stream)
     try:
@@ -122,9 +132,7 @@ async def _open(
             is_nothing_new=is_over and cursor >= newest,
         )
     text = await _states(tx, parts, known, cursor=newest if len(known) == 1 else head)
-    return _Opening(
-        text=reset + text, cursor=newest if len(known) == 1 else head, jobs=names, is_over=is_over
-    )
+    return _Opening(text=reset + text, cursor=newest if len(known) == 1 else head, jobs=names, is_over=is_over)
 
 
 def _leads_somewhere(cursor: int, *, head: int, oldest: int | None) -> bool:
@@ -142,7 +150,5 @@ async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: in
             lambda key: signed_address(parts.tokens, key),
         )
         is_last = number == len(known)
-        blocks.append(
-            sse.event(name="status", data=orjson.dumps(payload), id=cursor if is_last else None)
-        )
+        blocks.append(sse.event(name="status", data=orjson.dumps(payload), id=cursor if is_last else None))
     return b"".join(blocks)

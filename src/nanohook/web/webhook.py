@@ -64,9 +64,7 @@ class Webhook:
             body = b'{"status":"%b","delivery_id":"%b"}' % (verdict.encode(), receipt.delivery_id.encode())
             await Response(body, media_type="application/json")(scope, receive, send)
 
-    async def _by_token(
-        self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray
-    ) -> receive.Receipt:
+    async def _by_token(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
         token = parts.tokens.read_callback(scope["path_params"]["token"], now_s=time.time())
         body = await _read(scope, receive_, seen)
         reading = callbacks.read(body)
@@ -85,21 +83,15 @@ class Webhook:
         return await _commit(
             parts,
             delivery,
-            lambda tx: receive.callback(
-                tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at
-            ),
+            lambda tx: receive.callback(tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at),
         )
 
-    async def _by_headers(
-        self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray
-    ) -> receive.Receipt:
+    async def _by_headers(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
         if not parts.webhook_secrets:
             raise errors.NotFound("header-signed callbacks are closed: NANOHOOK_WEBHOOK_SECRETS is not set")
         body = await _read(scope, receive_, seen)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        webhook_id = signing.verify_headers(
-            headers, body, secrets=parts.webhook_secrets, now_s=time.time()
-        )
+        webhook_id = signing.verify_headers(headers, body, secrets=parts.webhook_secrets, now_s=time.time())
         reading = callbacks.read(body)
         delivery = Delivery(
             id=create.new_id(),
@@ -116,9 +108,7 @@ class Webhook:
         return await _commit(
             parts,
             delivery,
-            lambda tx: receive.signed(
-                tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at
-            ),
+            lambda tx: receive.signed(tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at),
         )
 
 

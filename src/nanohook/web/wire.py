@@ -1,9 +1,9 @@
 """Requests as they come in: pydantic at the wire, plain values inside."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
 
@@ -111,11 +111,10 @@ def _invalid(exc: ValidationError) -> errors.Rejected:
     if any(problem["type"] == "json_invalid" for problem in problems):
         return errors.Rejected("the body is not JSON", code="not_json")
     fields = {
-        ".".join(str(part) for part in problem["loc"])[:64] or "body": _said(problem)
-        for problem in problems[:20]
+        ".".join(str(part) for part in problem["loc"])[:64] or "body": _said(problem) for problem in problems[:20]
     }
     return errors.Invalid("some fields cannot be used", fields=fields)
 
 
-def _said(problem: pydantic.types.Any) -> str:
+def _said(problem: Mapping[str, Any]) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,1 @@
+"""Background work: the loop, and a module a step."""

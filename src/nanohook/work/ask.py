@@ -38,7 +38,9 @@ class Asker:
         """Ask after *claimed*, and take the answer."""
         if claimed.task_id is None:
             # Outcome unknown, no callback until its deadline, nothing to ask by.
-            await self.database.write(lambda tx: submit.give_up(tx, claimed, now_us=clock.now_us()))
+            await self.database.write(
+                lambda tx: submit.give_up(tx, claimed, terms=self.terms, now_us=clock.now_us())
+            )
             return
         await self.pace.ask()
         try:
@@ -61,9 +63,7 @@ class Asker:
             received_at=clock.now_us(),
         )
         receipt = await self.database.write(
-            lambda tx: receive.answer(
-                tx, delivery, record, claimed, terms=self.terms, now_us=delivery.received_at
-            )
+            lambda tx: receive.answer(tx, delivery, record, claimed, terms=self.terms, now_us=delivery.received_at)
         )
         logger.info(
             "upstream.asked",

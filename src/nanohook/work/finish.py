@@ -117,9 +117,7 @@ class Finisher:
         if not shown.cancelled() and (exc := shown.exception()) is not None:
             logger.info("work.progress_not_shown", extra={"reason": type(exc).__name__})
 
-    async def _failed(
-        self, claimed: Task, fault: Fault, *, exc: errors.NanohookError, again: bool
-    ) -> None:
+    async def _failed(self, claimed: Task, fault: Fault, *, exc: errors.NanohookError, again: bool) -> None:
         after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
         pause_s = backoff.delay_s(claimed.tries, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         now = clock.now_us()

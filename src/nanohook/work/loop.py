@@ -130,10 +130,10 @@ class Loop:
 
     async def _release(self, trade: Trade, task: Task, *, after_us: int) -> None:
         """Give a lease back: due again after *after_us*."""
-        until = clock.now_us() + after_us
+        due_at = clock.now_us() + after_us
         try:
             await asyncio.shield(
-                self._database.write(lambda tx: tasks.extend(tx, task, trade.step, until_us=until))
+                self._database.write(lambda tx: tasks.release(tx, task, trade.step, due_at=due_at))
             )
         except errors.Unavailable:
             logger.warning("work.lease_not_released", extra={"job_id": task.job_id})

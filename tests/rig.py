@@ -1,0 +1,118 @@
+"""The whole service over HTTP for a test: a real uvicorn, a real SQLite file, the sandbox as upstream."""
+
+import contextlib
+import io
+import pathlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+from PIL import Image
+from starlette.applications import Starlette
+
+from nanohook import app, server, settings
+from nanohook.cli import people
+from nanohook.sandbox.app import create_app as create_sandbox
+from nanohook.sandbox.options import Options
+from nanohook.sandbox.tasks import Table
+from nanohook.web.parts import Parts
+from tests import live
+
+
+@dataclass
+class Rig:
+    """A running service and what a test needs of it."""
+
+    base: str
+    client: httpx.AsyncClient
+    """Signed in as a verified person."""
+    service: Starlette
+    upstream: Table
+    """The sandbox's tasks."""
+    upstream_url: str
+
+    @property
+    def parts(self) -> Parts:
+        return self.service.state.parts
+
+    async def upload(self, body: bytes | None = None) -> dict[str, Any]:
+        answer = await self.client.post("/api/images", files={"file": ("x.png", body or picture())})
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def generate(self, prompt: str = "a kite", **more: Any) -> dict[str, Any]:
+        answer = await self.client.post("/api/generate-image", json={"prompt": prompt, **more})
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        return (await self.client.get(f"/api/images/{job_id}")).raise_for_status().json()
+
+    async def ended(self, job_id: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Wait for a job's final event on its stream; return the job."""
+        async with self.client.stream("GET", f"/api/images/{job_id}/events", timeout=timeout_s) as stream:
+            assert stream.status_code == 200
+            async for line in stream.aiter_lines():
+                if line.startswith("data:") and orjson.loads(line[5:]).get("status") in FINAL:
+                    return await self.job(job_id)
+        raise AssertionError("the stream ended before the job")
+
+    def token(self, job_id: str, *, attempt: int = 1, index: int = 0, expires_at_s: int = 4_000_000_000) -> str:
+        return self.parts.tokens.sign_callback(
+            job_id=job_id, attempt=attempt, index=index, expires_at_s=expires_at_s
+        )
+
+    async def call_back(self, job_id: str, body: object, **of: int) -> httpx.Response:
+        """Send a callback with a validly signed address."""
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        path = f"/api/webhooks/image-completion/{self.token(job_id, **of)}"
+        return await self.client.post(path, content=content, headers={"Content-Type": "application/json"})
+
+
+FINAL = ("COMPLETED", "FAILED", "CANCELED")
+
+
+def picture(width: int = 320, height: int = 180, *, kind: str = "PNG") -> bytes:
+    held = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(held, kind)
+    return held.getvalue()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    data_dir: pathlib.Path, *, sandbox: Options | None = None, **chosen: Any
+) -> AsyncIterator[Rig]:
+    """Run sandbox and service; *chosen* settings win over those of the rig."""
+    async with contextlib.AsyncExitStack() as stack:
+        upstream = create_sandbox(sandbox or Options(latency_s=0.05, callback_pause_s=0.05))
+        upstream_url = await stack.enter_async_context(live.serve(upstream))
+        listener = server.listen("127.0.0.1", 0)
+        base = server.address(listener)
+        values: dict[str, Any] = {
+            "nanobanana_api_key": "sandbox",
+            "nanobanana_url": upstream_url,
+            "public_url": base,
+            "data_dir": data_dir,
+            "download_hosts": (upstream_url.removeprefix("http://"),),
+            "upstream_rate": "1000/second",
+            "disk_reserve_bytes": 0,
+        }
+        service = app.create_app(settings.fixed(**{**values, **chosen}))
+        await stack.enter_async_context(server.serving(service, listener))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=base, trust_env=False, timeout=20)
+        )
+        rig = Rig(base, client, service, upstream.state.tasks, upstream_url)
+        client.headers["Authorization"] = f"Bearer {await sign_up(rig)}"
+        yield rig
+
+
+async def sign_up(
+    rig: Rig, email: str = "ada@example.org", *, is_verified: bool = True, is_admin: bool = False
+) -> str:
+    """Make another account; return its API key."""
+    return await people.create_in(
+        rig.parts.database, email=email, is_verified=is_verified, is_admin=is_admin
+    )
