@@ -156,6 +156,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_jobs_original_id"), ["original_id"], unique=False)
         batch_op.create_index("ix_jobs_owner_id_id", ["owner_id", "id"], unique=False)
+        batch_op.create_index("ix_jobs_owner_id_project_id_id", ["owner_id", "project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_owner_id_status_id", ["owner_id", "status", "id"], unique=False)
 
     op.create_table(
@@ -234,7 +235,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_tasks_task_id"), ["task_id"], unique=False)
 
 
-
 def downgrade() -> None:
     with op.batch_alter_table("tasks", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_tasks_task_id"))
@@ -245,6 +245,7 @@ def downgrade() -> None:
     op.drop_table("attempts")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_jobs_owner_id_status_id")
+        batch_op.drop_index("ix_jobs_owner_id_project_id_id")
         batch_op.drop_index("ix_jobs_owner_id_id")
         batch_op.drop_index(batch_op.f("ix_jobs_original_id"))
 

@@ -149,6 +149,8 @@ class Database:
         reader = await self._readers.get()
         try:
             return await _inside(reader, _read, unit)
+        except sqlite3.Error as exc:
+            raise errors.Unavailable("the database cannot be read, try again") from exc
         finally:
             self._readers.put_nowait(reader)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from nanohook import errors
 from nanohook.database import Database, Transaction
 from nanohook.rules import sse, views
 from nanohook.stores import events
@@ -172,15 +173,22 @@ class Hub:
                 async with asyncio.timeout(LOOK_S):
                     await self._woken.wait()
             self._woken.clear()
-            if not self._count:
-                head = await self._database.read(events.head)
-                if not self._count:  # one that came meanwhile may have missed what lies between
-                    self._head = head
-                    continue
-            while page := await self._database.read(lambda tx: events.after(tx, self._head)):
-                for event in page:
-                    await self._fan_out(event)
-                    self._head = event.id
+            try:
+                await self._follow()
+            except errors.Unavailable as exc:
+                logger.warning("hub.database_away", extra={"reason": str(exc)})
+
+    async def _follow(self) -> None:
+        """Hand out what the log has beyond the head."""
+        if not self._count:
+            head = await self._database.read(events.head)
+            if not self._count:  # one that came meanwhile may have missed what lies between
+                self._head = head
+                return
+        while page := await self._database.read(lambda tx: events.after(tx, self._head)):
+            for event in page:
+                await self._fan_out(event)
+                self._head = event.id
 
     async def _fan_out(self, event: Event) -> None:
         readers = [*self._by_job.get(event.job_id, ()), *self._by_owner.get(event.owner_id, ())]

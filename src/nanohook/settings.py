@@ -20,9 +20,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nanohook import errors
-
-MODELS = ("nano-banana", "nano-banana-pro", "nano-banana-2")
-"""Models in the order in which ``NANOHOOK_NANOBANANA_PATHS`` names their submit paths."""
+from nanohook.rules import signing, wishes
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LATER = {
@@ -59,8 +57,8 @@ def _off(value: object) -> object:
 
 
 def _whsec(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    if any(not secret.get_secret_value().startswith("whsec_") for secret in value):
-        raise ValueError("every secret must look like whsec_<base64>")
+    for secret in value:
+        signing.parse_secret(secret.get_secret_value())
     return value
 
 
@@ -113,8 +111,8 @@ class Settings(pydantic_settings.BaseSettings):
     @model_validator(mode="after")
     def _together(self) -> Self:
         problems = [f"{name}: {why}" for name, why in _LATER.items() if getattr(self, _field(name)) is not None]
-        if len(self.nanobanana_paths) != len(MODELS):
-            problems.append(f"NANOHOOK_NANOBANANA_PATHS: needs {len(MODELS)} paths, one for each model")
+        if len(self.nanobanana_paths) != len(wishes.MODELS):
+            problems.append(f"NANOHOOK_NANOBANANA_PATHS: needs {len(wishes.MODELS)} paths, one for each model")
         if self.reconcile_after_s is None and self.public_url is None:
             problems.append("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
         if any(len(key.get_secret_value()) < 16 for key in self.secret_keys):  # noqa: PLR2004
@@ -126,7 +124,7 @@ class Settings(pydantic_settings.BaseSettings):
     @property
     def submit_paths(self) -> dict[str, str]:
         """Submit path below ``/api/v1/nanobanana/`` by model."""
-        return dict(zip(MODELS, self.nanobanana_paths, strict=True))
+        return dict(zip(wishes.MODELS, self.nanobanana_paths, strict=True))
 
     @property
     def believed_hosts(self) -> frozenset[str]:

@@ -102,6 +102,7 @@ jobs = Table(
     # Lists are newest first; ids are UUIDv7, so their order is that of creation.
     Index("ix_jobs_owner_id_id", "owner_id", "id"),
     Index("ix_jobs_owner_id_status_id", "owner_id", "status", "id"),
+    Index("ix_jobs_owner_id_project_id_id", "owner_id", "project_id", "id"),
 )
 
 attempts = Table(

@@ -14,6 +14,8 @@ from nanohook.rules import imaging
 
 MOST_PROMPT_CHARS: Final = 20_000
 MOST_IMAGES: Final = 4
+MODELS: Final = ("nano-banana", "nano-banana-pro", "nano-banana-2")
+"""In the order in which ``NANOHOOK_NANOBANANA_PATHS`` names their submit paths."""
 
 _COMMON_RATIOS: Final = ("1:1", "9:16", "16:9", "3:4", "4:3", "3:2", "2:3", "5:4", "4:5", "21:9")
 _RATIOS: Final = {

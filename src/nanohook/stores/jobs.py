@@ -1,6 +1,7 @@
 """Jobs and their attempts in SQL."""
 
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -74,34 +75,46 @@ async def hide(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -> N
     )
 
 
-async def page(
-    tx: Transaction,
-    *,
-    owner_id: str,
-    statuses: Sequence[ImageJobStatus],
-    task_id: str | None,
-    before_id: str | None,
-    most: int,
-) -> list[Job]:
-    """
-    List jobs of *owner_id*, newest first, from below *before_id*.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """Which jobs of a person to list; ``None`` or nothing means all."""
 
-    One status is read along its own index; several are filtered along the owner's.
-    """
-    values: dict[str, str | int | None] = {"owner_id": owner_id, "most": most}
+    statuses: tuple[ImageJobStatus, ...] = ()
+    project_id: str | None = None
+    text: str | None = None
+    """Part of the prompt."""
+    task_id: str | None = None
+    before_id: str | None = None
+    """The page begins below this id."""
+
+
+async def page(tx: Transaction, wanted: Filter, *, owner_id: str, most: int) -> list[Job]:
+    """List jobs of *owner_id*, newest first."""
+    sql, values = page_statement(wanted)
+    return [_job(row) for row in await tx.all(sql, {**values, "owner_id": owner_id, "most": most})]
+
+
+def page_statement(wanted: Filter) -> tuple[str, dict[str, str]]:
+    """Compose the statement of ``page`` and its values; a test reads the plan of each."""
     where = ["owner_id = :owner_id", "deleted_at IS NULL"]
-    if statuses:
-        names = [f"status{number}" for number in range(len(statuses))]
+    values: dict[str, str] = {}
+    if wanted.statuses:
+        names = {f"status{number}": status for number, status in enumerate(wanted.statuses)}
         where.append(f"status IN ({', '.join(f':{name}' for name in names)})")
-        values.update(zip(names, statuses, strict=True))
-    if task_id is not None:
-        where.append("id IN (SELECT job_id FROM tasks WHERE task_id = :task_id)")
-        values["task_id"] = task_id
-    if before_id is not None:
-        where.append("id < :before_id")
-        values["before_id"] = before_id
-    rows = await tx.all(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT :most", values)
-    return [_job(row) for row in rows]
+        values.update(names)
+    if wanted.text:
+        where.append("prompt LIKE :text ESCAPE '!'")
+        literally = re.sub("[!%_]", r"!\g<0>", wanted.text)
+        values["text"] = f"%{literally}%"
+    for condition, name, value in (
+        ("project_id = :project_id", "project_id", wanted.project_id),
+        ("id IN (SELECT job_id FROM tasks WHERE task_id = :task_id)", "task_id", wanted.task_id),
+        ("id < :before_id", "before_id", wanted.before_id),
+    ):
+        if value is not None:
+            where.append(condition)
+            values[name] = value
+    return f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT :most", values
 
 
 async def start_attempt(tx: Transaction, job: Job, *, now_us: int) -> None:

@@ -1,10 +1,10 @@
 """Who is asking, and may they: one decision for each line of the route table."""
 
 import enum
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,7 +18,8 @@ COOKIE: Final = "nanohook_session"
 SESSION_S: Final = 30 * 24 * 3600
 SESSION: Final = "session"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 
 PublicEndpoint = Callable[[Request, Parts], Awaitable[Response]]
 PersonalEndpoint = Callable[[Call], Awaitable[Response]]
@@ -76,7 +77,9 @@ def check_host(request: Request, parts: Parts) -> None:
     Raises:
         NotFound: The request came by a name that is not this machine's.
     """
-    if parts.guests_are_local and urlsplit(f"//{request.headers.get('host', '')}").hostname not in _LOOPBACK:
+    # The name alone: a port, or nothing, may follow it.
+    name = _PORT.sub("", request.headers.get("host", "")).lower()
+    if parts.guests_are_local and name not in _LOOPBACK:
         raise errors.NotFound("no such page")
 
 
@@ -93,7 +96,7 @@ def check_origin(request: Request, parts: Parts) -> None:
     if origin is None:
         if request.headers.get("sec-fetch-site") == "same-origin":
             return
-    elif origin in {f"{request.url.scheme}://{request.headers.get('host')}", parts.settings.public_url}:
+    elif origin in {f"{request.scope['scheme']}://{request.headers.get('host')}", parts.settings.public_url}:
         return
     raise errors.Forbidden("this write did not come from our own page", code="wrong_origin")
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from nanohook import clock, errors
 from nanohook.database import Transaction
+from nanohook.faults import reach
 from nanohook.flow import cancel, create, retry
 from nanohook.rules import imaging, views
 from nanohook.rules.job import Job, Stored
@@ -34,6 +35,7 @@ async def upload(call: Call) -> Response:
         probe.pixels, imaging.normalise, body, most_pixels=call.parts.settings.max_pixels
     )
     stored = await _store(call.parts, normalised)
+    reach("upload.stored")
     job = await call.parts.database.write(
         lambda tx: create.upload(
             tx,
@@ -44,6 +46,7 @@ async def upload(call: Call) -> Response:
             now_us=clock.now_us(),
         )
     )
+    reach("upload.settled")
     # The server measures the original before anything is asked upstream.
     logger.info(
         "image.uploaded",
@@ -61,15 +64,15 @@ async def listing(call: Call) -> Response:
     """List this person's images, newest first."""
     query = call.request.query_params
     limit = _limit(query.get("limit"))
+    wanted = jobs.Filter(
+        statuses=_statuses(query.getlist("status")),
+        project_id=query.get("project_id"),
+        text=query.get("q"),
+        task_id=query.get("task_id"),
+        before_id=query.get("cursor"),
+    )
     page = await call.parts.database.read(
-        lambda tx: jobs.page(
-            tx,
-            owner_id=call.person.id,
-            statuses=_statuses(query.getlist("status")),
-            task_id=query.get("task_id"),
-            before_id=query.get("cursor"),
-            most=limit + 1,
-        )
+        lambda tx: jobs.page(tx, wanted, owner_id=call.person.id, most=limit + 1)
     )
     shown = [await _shown(call, job.id) for job in page[:limit]]
     more = page[limit - 1].id if len(page) > limit else None
@@ -237,7 +240,7 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _statuses(texts: list[str]) -> list[ImageJobStatus]:
+def _statuses(texts: list[str]) -> tuple[ImageJobStatus, ...]:
     if len(texts) > len(ImageJobStatus) or not set(texts) <= set(ImageJobStatus):
         raise errors.Invalid("status cannot be used", fields={"status": f"one of {', '.join(ImageJobStatus)}"})
-    return [ImageJobStatus(text) for text in texts]
+    return tuple(ImageJobStatus(text) for text in texts)

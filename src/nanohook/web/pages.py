@@ -77,6 +77,6 @@ async def login(request: Request, parts: Parts) -> Response:
         max_age=guard.SESSION_S,
         httponly=True,
         samesite="lax",
-        secure=request.url.scheme == "https",
+        secure=request.scope["scheme"] == "https",
     )
     return answer

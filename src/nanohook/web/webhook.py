@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
 from nanohook.database import Unit
+from nanohook.faults import reach
 from nanohook.flow import create, receive
 from nanohook.rules import callbacks, signing
 from nanohook.stores.deliveries import Delivery, Source
@@ -52,6 +53,7 @@ class Webhook:
             parts.metrics.delivery("refused")
             await failures.answer(exc)(scope, receive, send)
         else:
+            reach("webhook.committed")
             verdict = "accepted" if receipt.is_new else "duplicate"
             parts.metrics.delivery(verdict)
             scope[edge.NOTE].update(
@@ -67,6 +69,7 @@ class Webhook:
     async def _by_token(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
         token = parts.tokens.read_callback(scope["path_params"]["token"], now_s=time.time())
         body = await _read(scope, receive_, seen)
+        reach("webhook.read")
         reading = callbacks.read(body)
         delivery = Delivery(
             id=create.new_id(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nanohook import clock, errors
 from nanohook.database import Database, Transaction
+from nanohook.faults import reach
 from nanohook.flow import create, receive, submit
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.remote.nanobanana import Client
@@ -43,12 +44,14 @@ class Asker:
             )
             return
         await self.pace.ask()
+        reach("ask.claimed")
         try:
             answer = await self.client.record_info(claimed.task_id)
             record = callbacks.read_record(answer.body, http_status=answer.http_status)
         except (errors.Transient, callbacks.NotJson, callbacks.Unreadable) as exc:
             await self._later(claimed, exc)
             return
+        reach("ask.answered")
         delivery = Delivery(
             id=create.new_id(),
             source=Source.RECORD,
@@ -65,6 +68,7 @@ class Asker:
         receipt = await self.database.write(
             lambda tx: receive.answer(tx, delivery, record, claimed, terms=self.terms, now_us=delivery.received_at)
         )
+        reach("ask.settled")
         logger.info(
             "upstream.asked",
             extra={

@@ -78,6 +78,7 @@ class Finisher:
         stored = _place(task, finished)
         try:
             await self.storage.put(stored.thumbnail_key, finished.thumbnail.body)
+            reach("finish.half_stored")
             await self.storage.put(stored.key, finished.picture.body)
             reach("finish.stored")
             digest = hashlib.sha256(finished.picture.body).digest()

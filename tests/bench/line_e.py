@@ -1,0 +1,4 @@
+from tests.bench.report import Run
+
+
+def measure(run: Run) -> None: ...

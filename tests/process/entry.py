@@ -1,0 +1,66 @@
+"""
+The service as a process that can be made to die.
+
+``python -m tests.process.entry --port N --data-dir D --upstream URL [--die-at POINT[:nth]] [--settings JSON]``
+
+Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
+"""
+
+import argparse
+import os
+import pathlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from nanohook import app, faults, logs, server, settings
+from nanohook.cli import serving
+
+
+def chosen(*, port: int, data_dir: pathlib.Path, upstream: str, given: dict[str, Any]) -> settings.Settings:
+    """Settings of a service under test; *given* ones win."""
+    values: dict[str, Any] = {
+        "nanobanana_api_key": "sandbox",
+        "nanobanana_url": upstream,
+        "public_url": f"http://127.0.0.1:{port}",
+        "data_dir": data_dir,
+        "download_hosts": (upstream.removeprefix("http://"),),
+        "upstream_rate": "1000/second",
+        "disk_reserve_bytes": 0,
+    }
+    return settings.fixed(**{**values, **given})
+
+
+def killer(text: str) -> Callable[[str], None]:
+    """Die as by ``kill -9`` at the nth passing of a point; *text* is ``POINT`` or ``POINT:nth``."""
+    point, _, number = text.partition(":")
+    left = int(number or 1)
+
+    def at(reached: str) -> None:
+        nonlocal left
+        left -= reached == point
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return at
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data-dir", type=pathlib.Path, required=True)
+    parser.add_argument("--upstream", required=True)
+    parser.add_argument("--die-at")
+    parser.add_argument("--settings", type=orjson.loads, default={})
+    asked = parser.parse_args()
+    if asked.die_at is not None:
+        faults.at = killer(asked.die_at)
+    logs.configure(level="INFO", form="json")
+    made = chosen(port=asked.port, data_dir=asked.data_dir, upstream=asked.upstream, given=asked.settings)
+    serving.run(app.create_app(made), server.listen("127.0.0.1", asked.port))
+
+
+if __name__ == "__main__":
+    main()
