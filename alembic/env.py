@@ -1,8 +1,8 @@
 """How alembic reaches our schema: over the connection it is given, or the address in ``alembic.ini``."""
 
-from alembic import context
 from sqlalchemy import Connection, create_engine
 
+from alembic import context
 from nanohook.tables import metadata
 
 

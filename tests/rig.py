@@ -81,9 +81,7 @@ def picture(width: int = 320, height: int = 180, *, kind: str = "PNG") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    data_dir: pathlib.Path, *, sandbox: Options | None = None, **chosen: Any
-) -> AsyncIterator[Rig]:
+async def running(data_dir: pathlib.Path, *, sandbox: Options | None = None, **chosen: Any) -> AsyncIterator[Rig]:
     """Run sandbox and service; *chosen* settings win over those of the rig."""
     async with contextlib.AsyncExitStack() as stack:
         upstream = create_sandbox(sandbox or Options(latency_s=0.05, callback_pause_s=0.05))
@@ -101,9 +99,7 @@ async def running(
         }
         service = app.create_app(settings.fixed(**{**values, **chosen}))
         await stack.enter_async_context(server.serving(service, listener))
-        client = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=base, trust_env=False, timeout=20)
-        )
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=base, trust_env=False, timeout=20))
         rig = Rig(base, client, service, upstream.state.tasks, upstream_url)
         client.headers["Authorization"] = f"Bearer {await sign_up(rig)}"
         yield rig
@@ -113,6 +109,4 @@ async def sign_up(
     rig: Rig, email: str = "ada@example.org", *, is_verified: bool = True, is_admin: bool = False
 ) -> str:
     """Make another account; return its API key."""
-    return await people.create_in(
-        rig.parts.database, email=email, is_verified=is_verified, is_admin=is_admin
-    )
+    return await people.create_in(rig.parts.database, email=email, is_verified=is_verified, is_admin=is_admin)

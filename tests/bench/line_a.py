@@ -39,8 +39,7 @@ def requests(address: Address, job_ids: list[str], rounds: int) -> list[bytes]:
     """Callbacks, each to its job's own address."""
     paths = [seed.path(job_id) for job_id in job_ids]
     return [
-        load.post(address, paths[number % len(paths)], body)
-        for number, body in enumerate(bodies(job_ids, rounds))
+        load.post(address, paths[number % len(paths)], body) for number, body in enumerate(bodies(job_ids, rounds))
     ]
 
 

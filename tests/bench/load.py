@@ -313,8 +313,7 @@ def blocks(text: bytes) -> Iterator[dict[str, str]]:
 async def _callers(address: Address, count: int, answered: Callable[[Caller, bytes], None]) -> list[Caller]:
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(lambda: Caller(answered), address.host, address.port)
-        for _ in range(count)
+        await loop.create_connection(lambda: Caller(answered), address.host, address.port) for _ in range(count)
     ]
     return [caller for _, caller in pairs]
 

@@ -29,9 +29,10 @@ class Address:
 def serving(module: str, log: pathlib.Path, **options: object) -> Iterator[Address]:
     """Run ``tests.bench.<module>``; it prints its port once it listens, and ends at SIGTERM."""
     command = [sys.executable, "-m", f"tests.bench.{module}", json.dumps(options)]
-    with log.open("ab") as errors, subprocess.Popen(
-        command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
-    ) as process:
+    with (
+        log.open("ab") as errors,
+        subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         try:
             told = process.stdout.readline() if process.stdout else ""
             if not told.strip().isdigit():

@@ -91,9 +91,7 @@ async def _accepted(tx: Transaction, owner_id: str, original: tuple[int, int] | 
     image_id = None
     if original is not None:
         image_id = (await _uploaded(tx, owner_id, original, now_us=now)).id
-    job = await create.generate(
-        tx, _WISH, owner_id=owner_id, image_id=image_id, project_id=None, now_us=now
-    )
+    job = await create.generate(tx, _WISH, owner_id=owner_id, image_id=image_id, project_id=None, now_us=now)
     (task,) = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
     taken = replace(
         task,

@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -23,33 +22,32 @@ START_S = 20.0
 
 @dataclasses.dataclass
 class Child:
-    """A process, and the file its standard error goes to; standard output goes to another beside it."""
+    """A process, and the files that its standard output and standard error go to."""
 
     process: subprocess.Popen[bytes]
-    log: pathlib.Path
     output: pathlib.Path
-
-    @property
-    def text(self) -> str:
-        """What it has said on standard error."""
-        return self.log.read_text()
+    log: pathlib.Path
 
     @property
     def printed(self) -> str:
-        """What it has printed on standard output."""
         return self.output.read_text()
+
+    @property
+    def said(self) -> str:
+        """What came on standard error: its log."""
+        return self.log.read_text()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
         """The JSON lines of its log."""
-        return [orjson.loads(line) for line in self.text.splitlines() if line.startswith("{")]
+        return [orjson.loads(line) for line in self.said.splitlines() if line.startswith("{")]
 
     async def exited(self, *, timeout_s: float = 20.0) -> int:
         """Wait for its end; return its exit code, negative for a signal."""
         try:
             await live.until(lambda: self.process.poll() is not None, timeout_s=timeout_s)
         except TimeoutError:
-            raise AssertionError(f"it did not exit in {timeout_s} s\n{self.text[-3000:]}") from None
+            raise AssertionError(f"it is still there after {timeout_s} s\n{self.said[-3000:]}") from None
         return int(self.process.returncode)
 
     async def stopped(self, number: signal.Signals = signal.SIGTERM, *, timeout_s: float = 15.0) -> int:
@@ -57,19 +55,57 @@ class Child:
         self.process.send_signal(number)
         return await self.exited(timeout_s=timeout_s)
 
-    async def answers(self, base: str) -> bool:
-        """Wait until it is ready at *base*; ``False`` if it ended before."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+    async def is_up(self, base: str) -> bool:
+        """Wait until it is ready at *base*; ``False`` if it ended instead."""
+        port = int(base.rpartition(":")[2])
+        await live.until(lambda: is_listening(port) or self.process.poll() is not None, timeout_s=START_S)
+        try:
+            # It listens before it is ready: the question waits in the line.
+            async with httpx.AsyncClient(trust_env=False, timeout=START_S) as client:
+                return (await client.get(f"{base}/readyz")).status_code == 200
+        except httpx.TransportError:
+            await self.exited()
+            return False
 
-            async def is_ready() -> bool:
-                with contextlib.suppress(httpx.TransportError):
-                    return (await client.get(f"{base}/readyz")).status_code == 200
-                return False
 
-            async with live.polling(START_S) as again:
-                async for _ in again:
-                    if self.process.poll() is not None:
-                        return False
-                    if await is_ready():
-                        return True
-        raise AssertionError(f"it did not become ready\n{self.text[-3000:]}")
+@contextlib.contextmanager
+def started(
+    command: tuple[str, ...],
+    folder: pathlib.Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: pathlib.Path = ROOT,
+) -> Iterator[Child]:
+    """Start *command* in an environment of *env* alone; what it says is kept in *folder*. Killed in the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.glob("*.err")))
+    output, log = folder / f"{number}.out", folder / f"{number}.err"
+    with output.open("wb") as out, log.open("wb") as err:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=dict(env or {}), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        )
+    try:
+        yield Child(process, output, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.asynccontextmanager
+async def service(
+    data_dir: pathlib.Path, *, port: int, upstream: str, die_at: str | None = None, **given: Any
+) -> AsyncIterator[Child]:
+    """Run the test entry point on *data_dir*; yields when it is ready. *given* are settings."""
+    command = [sys.executable, "-m", "tests.process.entry"]
+    command += ["--port", str(port), "--data-dir", str(data_dir), "--upstream", upstream]
+    command += ["--settings", orjson.dumps(given).decode()]
+    command += ["--die-at", die_at] if die_at else []
+    with started(tuple(command), data_dir / "logs") as child:
+        if not await child.is_up(f"http://127.0.0.1:{port}"):
+            raise AssertionError(f"the service did not start\n{child.said[-3000:]}")
+        yield child
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -217,9 +217,7 @@ async def test_one_private_address_among_public_ones_refuses_the_host(site, foun
 
 async def test_a_name_is_resolved_once_and_the_judged_address_is_the_one_reached(site):
     names, network = Names([PUBLIC], ["127.0.0.1"]), Detour(site)
-    it = fetch.Fetcher(
-        resolve=names, network=network, download_hosts=frozenset({"plain.example"}), timeout_s=5
-    )
+    it = fetch.Fetcher(resolve=names, network=network, download_hosts=frozenset({"plain.example"}), timeout_s=5)
     async with it:
         assert await it.get("http://plain.example/x.jpg") == PICTURE
     assert names.asked == [("plain.example", 80)]
@@ -403,9 +401,7 @@ async def test_a_short_body_may_be_whole_later(site, fetcher):
     assert is_transient(await failure(fetcher(), site.url("/x.jpg?secret")))
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"]
-)
+@pytest.mark.parametrize("raw", [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
 async def test_what_is_not_http_may_be_so_later(site, fetcher, raw):
     async def send(writer):
         writer.write(raw)

@@ -17,9 +17,9 @@ async def test_a_picture_comes_back_at_exactly_its_own_size(tmp_path):
         ended = await service.ended(job["job_id"])
         assert ended["status"] == "COMPLETED"
         [image] = ended["images"]
-        assert (321, 179) == (image["width"], image["height"])
+        assert (image["width"], image["height"]) == (321, 179)
         body = (await service.client.get(image["url"])).content
-        assert (321, 179) == Image.open(io.BytesIO(body)).size
+        assert Image.open(io.BytesIO(body)).size == (321, 179)
 
 
 @pytest.mark.parametrize("model", ["nano-banana", "nano-banana-pro", "nano-banana-2"])

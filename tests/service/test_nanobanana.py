@@ -8,12 +8,12 @@ import time
 
 import orjson
 import pytest
-from tests import live
 
 from nanohook import errors
 from nanohook.remote import nanobanana
 from nanohook.sandbox import app as sandbox
 from nanohook.sandbox import options, orders
+from tests import live
 
 PATHS = {"nano-banana": "generate", "nano-banana-pro": "generate-pro", "nano-banana-2": "generate-2"}
 KEY = "the-secret-key-0123"
@@ -303,9 +303,7 @@ async def test_a_reset_after_sending_is_unknown(answer):
     assert isinstance(await submit(answer, ending="reset"), nanobanana.Unknown)
 
 
-@pytest.mark.parametrize(
-    "limits", [{"read_timeout_s": 0.05}, {"total_timeout_s": 0.05}], ids=["read", "total"]
-)
+@pytest.mark.parametrize("limits", [{"read_timeout_s": 0.05}, {"total_timeout_s": 0.05}], ids=["read", "total"])
 @pytest.mark.parametrize("answer", [b"", http(envelope(200, {"taskId": "t"}), length=400)])
 async def test_a_time_out_after_sending_is_unknown(answer, limits):
     assert isinstance(await submit(answer, ending="stall", **limits), nanobanana.Unknown)

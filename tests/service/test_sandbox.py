@@ -13,10 +13,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tests import live
 
 from nanohook.sandbox import app as sandbox
 from nanohook.sandbox import callbacks, options, orders, pictures, tasks
+from tests import live
 
 KEY = {"authorization": "Bearer some-key"}
 

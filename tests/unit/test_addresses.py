@@ -208,8 +208,7 @@ def test_a_target_keeps_its_escapes_and_loses_its_fragment():
 
 def test_what_is_shown_has_no_query():
     assert (
-        addresses.parse("https://example.com:8443/r/x.jpg?sig=secret").shown
-        == "https://example.com:8443/r/x.jpg"
+        addresses.parse("https://example.com:8443/r/x.jpg?sig=secret").shown == "https://example.com:8443/r/x.jpg"
     )
 
 

@@ -226,9 +226,7 @@ def test_the_input_picture_of_other_shapes_is_not_mistaken_for_the_result():
 
 def test_addresses_are_bounded_in_number_and_length():
     many = [f"u{number}" for number in range(5000)]
-    reading = read(
-        {"status": "completed", "data": {"url": "x" * 4097, "image_url": "y" * 4096, "images": many}}
-    )
+    reading = read({"status": "completed", "data": {"url": "x" * 4097, "image_url": "y" * 4096, "images": many}})
     assert len(reading.urls) == 20
     assert reading.urls[:2] == ("y" * 4096, "u0")
 

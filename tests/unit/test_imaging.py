@@ -100,9 +100,7 @@ def rejected(body, act=lambda body: imaging.probe(body, most_pixels=LIMIT)):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_probe_knows_the_four_types_by_content(kind):
     found = imaging.probe(encoded(corners(), kind), most_pixels=LIMIT)
-    assert found == imaging.Probe(
-        content_type=imaging.CONTENT_TYPES[kind], width_px=64, height_px=32, pixels=2048
-    )
+    assert found == imaging.Probe(content_type=imaging.CONTENT_TYPES[kind], width_px=64, height_px=32, pixels=2048)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
@@ -232,9 +230,7 @@ def test_endless_small_blocks_are_refused():
     junk = b"JUNK\x00\x00\x00\x00" * many
     assert rejected(png(1, 1, extra=chunk(b"tEXt", b"") * many)) == "not_an_image"
     assert rejected(jpeg[:2] + b"\xff\xfe\x00\x02" * many + jpeg[2:]) == "not_an_image"
-    assert (
-        rejected(webp[:4] + struct.pack("<I", len(webp) - 8 + len(junk)) + webp[8:] + junk) == "not_an_image"
-    )
+    assert rejected(webp[:4] + struct.pack("<I", len(webp) - 8 + len(junk)) + webp[8:] + junk) == "not_an_image"
     comment = b"!\xfe" + b"\x01x" * (containers.MOST_GIF_BLOCKS + 1) + b"\0"
     assert rejected(gif[:frame] + comment + gif[frame:]) == "not_an_image"
 
@@ -577,9 +573,7 @@ def test_a_jpeg_is_decoded_smaller_only_down_to_the_target():
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
-@pytest.mark.parametrize(
-    ("size", "small"), [((1030, 10), (512, 5)), ((10, 1030), (5, 512)), ((64, 32), (64, 32))]
-)
+@pytest.mark.parametrize(("size", "small"), [((1030, 10), (512, 5)), ((10, 1030), (5, 512)), ((64, 32), (64, 32))])
 def test_a_thumbnail_has_at_most_512_pixels_a_side(kind, size, small):
     body = encoded(corners(size), kind)
     for thumbnail in (normalise(body).thumbnail, finish(body, None).thumbnail):

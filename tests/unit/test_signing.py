@@ -357,9 +357,7 @@ def test_what_the_reference_library_signs_is_accepted_here(webhook_id, date):
 
 
 @modest
-@given(
-    st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature", "body"]), st.integers(0, 10**6)
-)
+@given(st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature", "body"]), st.integers(0, 10**6))
 def test_what_was_changed_on_the_way_both_refuse(part, place):
     headers, body = signed(at_s=int(time.time())), BODY.decode()
     if part == "body":
@@ -395,6 +393,4 @@ def test_a_bad_secret_is_refused_without_being_quoted(text):
 
 
 def test_a_secret_of_sixteen_bytes_is_long_enough():
-    assert (
-        signing.parse_secret("whsec_" + base64.b64encode(b"sixteen bytes...").decode()) == b"sixteen bytes..."
-    )
+    assert signing.parse_secret("whsec_" + base64.b64encode(b"sixteen bytes...").decode()) == b"sixteen bytes..."

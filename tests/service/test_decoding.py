@@ -1,0 +1,60 @@
+"""Pixels in flight are bounded, and nobody's place in line is lost."""
+
+import asyncio
+import threading
+
+import pytest
+
+from nanohook.decoding import MOST_PIXELS, Decoder
+from tests import live
+
+
+@pytest.fixture
+def decoder():
+    made = Decoder(threads=4)
+    yield made
+    made.close()
+
+
+async def test_work_that_would_not_fit_waits_for_its_turn(decoder):
+    go, started = threading.Event(), []
+
+    def work(name):
+        started.append(name)
+        go.wait(10)
+
+    half = MOST_PIXELS // 2
+    running = [asyncio.create_task(decoder.run(half, work, name)) for name in ("a", "b", "c")]
+    await live.until(lambda: len(started) == 2)
+    assert started == ["a", "b"]
+    go.set()
+    await asyncio.gather(*running)
+    assert started == ["a", "b", "c"]
+
+
+async def test_one_that_is_larger_than_the_bound_gets_its_turn_alone(decoder):
+    assert await decoder.run(MOST_PIXELS * 2, lambda: 7) == 7
+    assert await decoder.run(MOST_PIXELS, lambda: 8) == 8
+
+
+async def test_whoever_goes_away_while_waiting_blocks_nobody(decoder):
+    go = threading.Event()
+    first = asyncio.create_task(decoder.run(MOST_PIXELS, go.wait, 10))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(decoder.run(MOST_PIXELS, lambda: None))
+    third = asyncio.create_task(decoder.run(MOST_PIXELS, lambda: 3))
+    await asyncio.sleep(0)
+    second.cancel()
+    go.set()
+    assert await asyncio.wait_for(third, 10) == 3
+    assert await first is True
+
+
+async def test_an_error_of_the_work_is_the_callers_and_frees_its_pixels(decoder):
+    def fail():
+        raise ValueError("broken")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"):
+            await decoder.run(MOST_PIXELS, fail)
+    assert await decoder.run(MOST_PIXELS, lambda: 1) == 1

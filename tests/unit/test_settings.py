@@ -1,0 +1,88 @@
+"""Settings: read once, all problems together, by name and never by value."""
+
+import pytest
+
+from nanohook import errors, settings
+
+CANARY = "canary-31337"
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch):
+    for name in ("NANOBANANA_API_KEY", "NANOHOOK_PUBLIC_URL", "NANOHOOK_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def problem(monkeypatch, **environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(errors.ConfigError) as caught:
+        settings.load(env_file=None)
+    return str(caught.value)
+
+
+def test_defaults_are_the_contracts():
+    found = settings.fixed()
+    assert found.nanobanana_url == "https://api.nanobananaapi.ai"
+    assert found.submit_paths["nano-banana-2"] == "generate-2"
+    assert (found.reconcile_after_s, found.reconcile_every_s, found.job_deadline_s) == (90, 5, 900)
+    assert found.believed_hosts == {"tempfile.aiquickdraw.com"}
+    assert (found.max_upload_bytes, found.max_pixels, found.streams_per_user) == (20 * 2**20, 40_000_000, 50)
+
+
+def test_all_problems_come_together_by_name_and_without_values(monkeypatch):
+    text = problem(
+        monkeypatch,
+        NANOHOOK_PUBLIC_URL=f"ftp://{CANARY}",
+        NANOHOOK_MAX_PIXELS=CANARY,
+        NANOHOOK_UPSTREAM_RATE=CANARY,
+        NANOHOOK_WEBHOOK_SECRETS=CANARY,
+        NANOHOOK_LOG_LEVEL=CANARY,
+    )
+    for name in ("PUBLIC_URL", "MAX_PIXELS", "UPSTREAM_RATE", "WEBHOOK_SECRETS", "LOG_LEVEL"):
+        assert f"NANOHOOK_{name}: " in text
+    assert CANARY not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NANOHOOK_DATABASE_URL", "postgresql://u:canary-31337@h/d"),
+        ("NANOHOOK_STORAGE_URL", "s3://canary-31337/x"),
+        ("NANOHOOK_REDIS_URL", "redis://:canary-31337@h"),
+        ("NANOHOOK_SECRET_KEYS", "canary-31337"),
+        ("NANOHOOK_NANOBANANA_PATHS", "canary-31337"),
+        ("NANOHOOK_RECONCILE_AFTER_S", "off"),
+        ("NANOHOOK_PUBLIC_URL", "http://canary-31337.example.org"),
+        ("NANOHOOK_NANOBANANA_URL", "http://canary-31337.example.org"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(monkeypatch, name, value):
+    text = problem(monkeypatch, **{name: value})
+    assert f"{name}: " in text
+    assert CANARY not in text
+
+
+def test_a_file_is_read_and_the_environment_wins_over_it(tmp_path, monkeypatch):
+    file = tmp_path / ".env"
+    file.write_text("NANOBANANA_API_KEY=from-file\nNANOHOOK_OPEN_TASKS=7\nNANOHOOK_PUBLIC_ULR=x\n")
+    monkeypatch.setenv("NANOHOOK_OPEN_TASKS", "9")
+    found = settings.load(env_file=file)
+    assert found.open_tasks == 9
+    assert found.nanobanana_api_key.get_secret_value() == "from-file"
+    assert settings.unknown_names(file) == ["NANOHOOK_PUBLIC_ULR"]
+
+
+def test_fixed_ignores_the_surroundings(monkeypatch):
+    monkeypatch.setenv("NANOHOOK_OPEN_TASKS", "9")
+    assert settings.fixed().open_tasks == 100
+
+
+def test_secrets_do_not_show():
+    found = settings.fixed(nanobanana_api_key=CANARY, secret_keys=(CANARY * 2,), metrics_token=CANARY)
+    assert CANARY not in repr(found)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        settings.fixed().open_tasks = 3
