@@ -204,7 +204,7 @@ class Reader(asyncio.Protocol):
         came: Called with this reader after data came.
     """
 
-    __slots__ = ("_came", "_mark", "_tail", "is_closed", "pieces", "seen", "transport")
+    __slots__ = ("_came", "_mark", "_tail", "is_closed", "is_done", "pieces", "seen", "transport")
 
     def __init__(self, mark: bytes, came: "Callable[[Reader, bytes], None] | None" = None) -> None:
         self._mark = mark
@@ -213,6 +213,7 @@ class Reader(asyncio.Protocol):
         self.seen = 0
         self.pieces: list[bytes] = []
         self.is_closed = False
+        self.is_done = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -231,8 +232,8 @@ class Reader(asyncio.Protocol):
             self._came(self, b"")
 
     def text(self) -> bytes:
-        """Everything that came, without HTTP's framing."""
-        return _unchunked(b"".join(self.pieces))
+        """Everything that came, without HTTP's framing, its lines ended one way."""
+        return _unchunked(b"".join(self.pieces)).replace(b"\r\n", b"\n")
 
 
 async def open_streams(
@@ -313,7 +314,8 @@ def blocks(text: bytes) -> Iterator[dict[str, str]]:
 async def _callers(address: Address, count: int, answered: Callable[[Caller, bytes], None]) -> list[Caller]:
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(lambda: Caller(answered), address.host, address.port) for _ in range(count)
+        await loop.create_connection(lambda: Caller(answered), address.host, address.port)
+        for _ in range(count)
     ]
     return [caller for _, caller in pairs]
 

@@ -93,13 +93,20 @@ def started(
 
 @contextlib.asynccontextmanager
 async def service(
-    data_dir: pathlib.Path, *, port: int, upstream: str, die_at: str | None = None, **given: Any
+    data_dir: pathlib.Path,
+    *,
+    port: int,
+    upstream: str,
+    die_at: str | None = None,
+    grace_s: float | None = None,
+    **given: Any,
 ) -> AsyncIterator[Child]:
     """Run the test entry point on *data_dir*; yields when it is ready. *given* are settings."""
     command = [sys.executable, "-m", "tests.process.entry"]
     command += ["--port", str(port), "--data-dir", str(data_dir), "--upstream", upstream]
     command += ["--settings", orjson.dumps(given).decode()]
     command += ["--die-at", die_at] if die_at else []
+    command += ["--grace", str(grace_s)] if grace_s else []
     with started(tuple(command), data_dir / "logs") as child:
         if not await child.is_up(f"http://127.0.0.1:{port}"):
             raise AssertionError(f"the service did not start\n{child.said[-3000:]}")

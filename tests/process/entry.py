@@ -1,7 +1,8 @@
 """
 The service as a process that can be made to die.
 
-``python -m tests.process.entry --port N --data-dir D --upstream URL [--die-at POINT[:nth]] [--settings JSON]``
+    python -m tests.process.entry --port N --data-dir D --upstream URL
+        [--die-at POINT[:nth]] [--settings JSON] [--grace S]
 
 Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
 """
@@ -54,7 +55,10 @@ def main() -> None:
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--die-at")
     parser.add_argument("--settings", type=orjson.loads, default={})
+    parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
     asked = parser.parse_args()
+    if asked.grace is not None:
+        server.GRACE_S = asked.grace  # type: ignore[misc]
     if asked.die_at is not None:
         faults.at = killer(asked.die_at)
     logs.configure(level="INFO", form="json")

@@ -19,10 +19,10 @@ import pytest
 
 from nanohook import settings
 from nanohook.cli import people
-from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 from tests import live, rig
 from tests.process import child, post_mortem
+from tests.process.upstream import Patient
 
 AT_ONCE = 3
 END_S = 20.0
@@ -94,26 +94,6 @@ class Outcome:
         return post_mortem.rows(self.data_dir, sql, self.job_id)
 
 
-class Upstream:
-    """
-    The sandbox, except that it answers a submit only when it has drawn the result.
-
-    The original is fetched from the service: one that dies at the answer could not give it any more.
-    """
-
-    def __init__(self, options: Options) -> None:
-        self._sandbox = create_sandbox(options)
-        self.tasks = self._sandbox.state.tasks
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_late(message: Any) -> None:
-            await live.until(lambda: all(task.outcome for task in self.tasks.by_id.values()))
-            await send(message)
-
-        is_submit = scope["type"] == "http" and scope["method"] == "POST"
-        await self._sandbox(scope, receive, send_late if is_submit else send)
-
-
 class Person:
     """Somebody with a browser, who does not give up."""
 
@@ -131,6 +111,12 @@ class Person:
                 body["imageId"] = answer.raise_for_status().json()["job_id"]
             answer = await client.post("/api/generate-image", json=body)
             return str(answer.raise_for_status().json()["job_id"])
+
+    async def finds(self) -> str | None:
+        """Look whether what was asked for is there although its answer was lost."""
+        async with self._client() as client:
+            images = (await client.get("/api/images")).raise_for_status().json()["images"]
+        return next((job["job_id"] for job in images if job["stage"] != "uploaded"), None)
 
     async def follows(self, job_id: str) -> None:
         """Stay on the job's stream as an EventSource does, until the job has ended."""
@@ -165,23 +151,30 @@ class Person:
 async def play(scene: Scene, data_dir: pathlib.Path, key: str) -> Outcome:
     """Let the service die in *scene*, start it again, and wait for the job's end."""
     # Its callback comes after the restart where it is not acknowledged: 0.6, 1.2 and 2.4 s between the tries.
-    upstream = Upstream(Options(latency_s=0.02, late_s=0.05, callback_pause_s=0.6))
+    upstream = Patient(
+        Options(latency_s=0.02, late_s=0.05, callback_pause_s=0.6),
+        # It fetches the original from the service, and one that dies at the answer could not give it any more.
+        held=("POST", "/"),
+        until=lambda tasks: all(task.outcome for task in tasks.by_id.values()),
+    )
     async with contextlib.AsyncExitStack() as stack:
         where = {"port": live.closed_port(), "upstream": await stack.enter_async_context(live.serve(upstream))}
         person = Person(f"http://127.0.0.1:{where['port']}", key)
         following = None
         async with child.service(data_dir, die_at=scene.point, **where, **scene.given) as first:
             job_id = None
-            # An upload that dies has no answer; any other request got its own before.
+            # A service that dies at once may not have answered.
             with contextlib.suppress(httpx.TransportError):
                 job_id = await person.asks(scene)
                 following = await stack.enter_async_context(background(person.follows(job_id)))
             killed = await first.exited()
         async with child.service(data_dir, **where, **scene.given) as second:
             if job_id is None:
-                job_id = await person.asks(scene)
-            async with asyncio.timeout(END_S):
-                await (following or person.follows(job_id))
+                job_id = await person.finds() or await person.asks(scene)
+            try:
+                await asyncio.wait_for(following or person.follows(job_id), END_S)
+            except TimeoutError:
+                raise AssertionError(f"the job did not end in {END_S} s\n{second.said[-3000:]}") from None
             stopped = await second.stopped()
         return Outcome(data_dir, job_id, killed, stopped, upstream.tasks.submitted, person.seen)
 

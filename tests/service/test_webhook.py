@@ -6,6 +6,7 @@ One service serves most tests; each has a job of its own, whose fate the sandbox
 
 import asyncio
 import base64
+import contextlib
 import datetime as dt
 import logging
 import threading
@@ -119,7 +120,7 @@ async def effect(service, answer):
 async def eventually(look, *, timeout_s=10):
     """Wait until ``await look()`` is true; return it."""
     async with asyncio.timeout(timeout_s):
-        while not (found := await look()):
+        while not (found := await look()):  # noqa: ASYNC110 - a row of the database sets no event
             await asyncio.sleep(0.01)
         return found
 
@@ -277,7 +278,6 @@ async def test_two_callbacks_of_one_job_at_the_same_moment_complete_it_once(serv
     seen = await events(service, job["job_id"])
     assert [event["status"] for event in seen].count("COMPLETED") == 1
     assert [event["progress"] for event in seen] == sorted(event["progress"] for event in seen)
-    assert len({event["progress"] for event in seen if event["status"] == "COMPLETED"}) == 1
 
 
 async def test_one_failed_task_of_two_leaves_a_completed_job_that_names_it(service):
@@ -645,34 +645,41 @@ async def test_a_unit_that_ends_the_whole_transaction_is_no_answer_200(service):
     assert (await effect(service, answer))[0] == "applied"
 
 
-async def test_a_full_line_is_503_and_never_200(service):
-    job = await started(service)
-    base = service.parts.database
+@contextlib.asynccontextmanager
+async def writer_held(base):
+    """Hold the database's one writer within a unit; yields a list for futures that are awaited afterwards."""
     let_go, holding = threading.Event(), threading.Event()
 
     async def hold(_tx):
         holding.set()
         let_go.wait(20)
 
-    async def nothing(_tx):
-        return None
-
     waiting = [base.offer(hold)]
     try:
         await live.until(holding.is_set)
+        yield waiting
+    finally:
+        let_go.set()
+    await asyncio.gather(*waiting)
+
+
+async def nothing(_tx):
+    """A unit that does nothing."""
+
+
+async def test_a_full_line_is_503_and_never_200(service):
+    job = await started(service)
+    base = service.parts.database
+    async with writer_held(base) as waiting:
+        waiting += [base.offer(nothing) for _ in range(database.INBOX_UNITS - base.waiting)]
         with pytest.raises(errors.Unavailable):
-            while True:
-                waiting.append(base.offer(nothing))
-        assert base.waiting == database.INBOX_UNITS
+            base.offer(nothing)
         answer = await service.call_back(job["job_id"], word("generating", progress=67))
         refusal(answer, 503, "unavailable")
         assert int(answer.headers["retry-after"]) >= 1
         # Reading goes on, and so does telling who may not write.
         assert (await service.job(job["job_id"]))["progress"] == 60
         assert (await service.client.post(f"{DOOR}/x", json={})).status_code == 401
-    finally:
-        let_go.set()
-    await asyncio.gather(*waiting)
     answer = await service.call_back(job["job_id"], word("generating", progress=67))
     assert (await effect(service, answer))[0] == "applied"
 
@@ -680,45 +687,36 @@ async def test_a_full_line_is_503_and_never_200(service):
 async def test_a_line_full_of_bytes_is_503(service):
     job = await started(service)
     base = service.parts.database
-    let_go, holding = threading.Event(), threading.Event()
-
-    async def hold(_tx):
-        holding.set()
-        let_go.wait(20)
-
-    async def nothing(_tx):
-        return None
-
-    waiting = [base.offer(hold)]
-    try:
-        await live.until(holding.is_set)
+    async with writer_held(base) as waiting:
         waiting.append(base.offer(nothing, size_bytes=database.INBOX_BYTES - 10))
         refusal(await service.call_back(job["job_id"], word("generating", progress=67)), 503, "unavailable")
-    finally:
-        let_go.set()
-    await asyncio.gather(*waiting)
 
 
-async def test_what_was_refused_is_kept_within_bounds_and_without_credentials(service):
+async def test_a_service_whose_line_is_full_says_that_it_is_not_ready(tmp_path_factory):
+    async with rig.running(tmp_path_factory.mktemp("ready")) as service:
+        base = service.parts.database
+        async with writer_held(base) as waiting:
+            waiting += [base.offer(nothing) for _ in range(database.INBOX_UNITS - base.waiting)]
+            refusal(await service.client.get("/readyz", timeout=5), 503, "unavailable")
+        assert (await service.client.get("/readyz")).status_code == 200
+
+
+async def test_what_was_refused_is_kept_within_bounds(service):
     await service.parts.rejections.flush()
     await service.parts.database.write(lambda tx: tx.run("DELETE FROM rejections"))
-    job = await started(service)
-    path = f"{DOOR}/{service.token(job['job_id'])}"
-    # This minute's room for our address may be used up already: then the next minute's is awaited in vain,
-    # so the counters are those of a service of our own.
+    # Counters of our own: the service's may have no room left in this minute.
     kept = rejections.Rejections(service.parts.database)
     for _ in range(40):
-        kept.add(reason="not_json", peer="192.0.2.1", headers="[]", body=b"x" * 10_000)
+        kept.add(reason="not_json", peer="192.0.2.255", headers="[]", body=b"x" * 10_000)
     for number in range(200):
         kept.add(reason="not_json", peer=f"192.0.2.{number}", headers="y" * 10_000, body=b"")
     await kept.flush()
     found = await rows(service, "SELECT *, received_at / 60000000 AS minute FROM rejections")
     minutes = {row["minute"] for row in found}
     assert 100 <= len(found) <= 100 * len(minutes)
-    assert sum(row["peer"] == "192.0.2.1" for row in found) <= 11 * len(minutes)
+    assert 10 <= sum(row["peer"] == "192.0.2.255" for row in found) <= 10 * len(minutes)
     assert all(len(row["body"]) <= 4_096 and len(row["headers"]) <= 4_096 for row in found)
     assert kept.total == 240
-    assert path
 
 
 async def test_rejected_callbacks_are_stored_from_the_door(tmp_path_factory):
@@ -762,9 +760,8 @@ async def test_every_secret_that_is_set_opens_the_door(tmp_path_factory):
 
 
 async def test_the_token_of_an_address_is_in_no_line_of_the_log(tmp_path_factory, caplog):
-    caplog.set_level(logging.DEBUG)
-    for name in ("httpx", "httpcore", "aiosqlite", "databases"):
-        caplog.set_level(logging.WARNING, logger=name)
+    for name in ("nanohook", "uvicorn"):
+        caplog.set_level(logging.DEBUG, logger=name)
     sandbox = Options(latency_s=0.01, duplicate=1, progress=True, callback_pause_s=0.01)
     async with rig.running(tmp_path_factory.mktemp("log"), sandbox=sandbox) as service:
         job = await service.upload()
@@ -779,16 +776,16 @@ async def test_the_token_of_an_address_is_in_no_line_of_the_log(tmp_path_factory
         await service.call_back(job["job_id"], word("pondering"))
         upstream = service.upstream.by_id[(await service.job(job["job_id"]))["tasks"][0]["task_id"]]
     sent = urllib.parse.urlsplit(upstream.order.callback_url).path.rpartition("/")[2]
-    lines = [f"{record.getMessage()} {record.__dict__} {record.exc_text}" for record in caplog.records]
+    ours = [record for record in caplog.records if record.name.startswith(("nanohook", "uvicorn"))]
+    lines = [f"{record.getMessage()} {record.__dict__} {record.exc_text}" for record in ours]
     assert any("delivery.unapplied" in line for line in lines)
     assert any("http.request" in line for line in lines)
     for secret in (token, sent, token.rpartition(".")[2], sent.rpartition(".")[2]):
         assert not [line for line in lines if secret in line]
 
 
-async def test_a_thousand_callbacks_at_once_are_all_kept(service):
+async def test_hundreds_of_callbacks_at_once_are_all_kept(service):
     jobs = [await service.generate(RUNNING) for _ in range(4)]
-    # As many connections at once as there are calls, so that the line of the writer is really used.
     bodies = [(job["job_id"], orjson.dumps(word(f"word {n}"))) for job in jobs for n in range(60)]
     answers = await asyncio.gather(*(service.call_back(job_id, body) for job_id, body in bodies))
     assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(200, "accepted")}
@@ -798,26 +795,12 @@ async def test_a_thousand_callbacks_at_once_are_all_kept(service):
 
 async def test_a_caller_that_leaves_before_its_answer_has_delivered_all_the_same(service):
     job = await started(service)
-    base = service.parts.database
-    let_go, holding = threading.Event(), threading.Event()
-
-    async def hold(_tx):
-        holding.set()
-        let_go.wait(20)
-
-    held = base.offer(hold)
-    try:
-        await live.until(holding.is_set)
+    body = orjson.dumps(word("generating", progress=66))
+    async with writer_held(service.parts.database):
+        path = f"{DOOR}/{service.token(job['job_id'])}"
         with pytest.raises(httpx.ReadTimeout):
-            await service.client.post(
-                f"{DOOR}/{service.token(job['job_id'])}",
-                json=word("generating", progress=66),
-                timeout=httpx.Timeout(5, read=0.2),
-            )
-    finally:
-        let_go.set()
-    await held
-    answer = await service.call_back(job["job_id"], orjson.dumps(word("generating", progress=66)))
-    assert answer.status_code == 200
+            await service.client.post(path, content=body, timeout=httpx.Timeout(5, read=0.2))
+    assert (await service.call_back(job["job_id"], body)).json()["status"] == "duplicate"
     assert (await service.job(job["job_id"]))["progress"] == 66
-    assert deliveries.Effect.APPLIED in {row["effect"] for row in await delivered(service, job["job_id"])}
+    [row] = await delivered(service, job["job_id"])
+    assert row["effect"] == deliveries.Effect.APPLIED

@@ -36,7 +36,10 @@ async def record(tx: Transaction, before: Job, after: Job, *, now_us: int) -> Jo
         now_us=now_us,
     )
     stored = replace(after, last_event_id=event_id, updated_at=now_us, completed_at=now_us if ended else None)
-    await jobs.update(tx, stored)
+    if after.status is before.status and after.attempt == before.attempt:
+        await jobs.update_progress(tx, stored)
+    else:
+        await jobs.update(tx, stored)
     if ended:
         await jobs.end_attempt(tx, stored, now_us=now_us)
     announce(tx, stored)
@@ -59,9 +62,9 @@ def announce(tx: Transaction, job: Job) -> None:
     tx.after_commit.append(lambda: logger.info("job.event", extra=line))
 
 
-async def move(tx: Transaction, job: Job, task: Task, *, now_us: int) -> Job:
+async def move(tx: Transaction, job: Job, task: Task, *, only_progress: bool = False, now_us: int) -> Job:
     """Store *task*, which belongs to *job*'s present attempt, and let the job follow."""
-    await tasks.update(tx, task)
+    await (tasks.update_progress if only_progress else tasks.update)(tx, task)
     if job.options.get("num_images") == 1:
         group = [task]
     else:

@@ -20,6 +20,7 @@ from nanohook.rules.job import Fault, Job, Step, Task
 from nanohook.rules.status import Stage
 from nanohook.stores import deliveries, jobs, tasks
 from nanohook.stores.deliveries import Delivery, Effect
+from nanohook.stores.tasks import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class _Plan:
 
     task: Task | None
     reason: str | None = None
+    only_progress: bool = False
+    """Nothing but stage and progress is changed."""
 
 
 async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> Receipt:
@@ -60,17 +63,15 @@ async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, ter
         raise ValueError("a delivery by token names job, attempt and task")
     if reading.job_id is not None and reading.job_id != delivery.job_id:
         raise errors.SignatureInvalid("the body names another job than the address was signed for")
-    counted = await tasks.count_delivery(
+    standing = await tasks.count_delivery(
         tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index
     )
-    if counted is None:
+    if standing is None:
         return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
-    task, number = counted
-    if number > TASK_DELIVERIES:
-        raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
-    if None not in {reading.task_id, task.task_id} and reading.task_id != task.task_id:
+    known_id = standing.task.task_id
+    if reading.task_id is not None and known_id is not None and reading.task_id != known_id:
         raise errors.SignatureInvalid("the body names another task than the address was signed for")
-    return await _take(tx, delivery, reading, task, terms=terms, now_us=now_us)
+    return await _take(tx, delivery, reading, standing, terms=terms, now_us=now_us)
 
 
 async def signed(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> Receipt:
@@ -90,11 +91,13 @@ async def signed(tx: Transaction, delivery: Delivery, reading: Reading, *, terms
         return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
     if reading.job_id is not None and reading.job_id != task.job_id:
         raise errors.Invalid("the body's job and task do not belong together")
-    counted = await tasks.count_delivery(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
-    if counted is None or counted[1] > TASK_DELIVERIES:
-        raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
+    if None not in {reading.task_id, task.task_id} and reading.task_id != task.task_id:
+        raise errors.Invalid("the body's job and task do not belong together")
+    standing = await tasks.count_delivery(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
+    if standing is None:
+        raise errors.NotFound("the task is gone")
     placed = replace(delivery, job_id=task.job_id, attempt=task.attempt, index=task.index)
-    return await _take(tx, placed, reading, counted[0], terms=terms, now_us=now_us)
+    return await _take(tx, placed, reading, standing, terms=terms, now_us=now_us)
 
 
 async def answer(
@@ -129,7 +132,7 @@ async def answer(
     after = plan.task or task
     if after.step is Step.ASK and after.claim == asked.claim:
         after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks))
-    await _write(tx, job, after, now_us=now_us)
+    await _write(tx, after, now_us=now_us)
     return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
 
 
@@ -160,25 +163,27 @@ async def apply_again(tx: Transaction, delivery: Delivery, reading: Reading, *, 
     if job is None or task is None:
         await deliveries.judge(tx, delivery.id, effect=Effect.NO_EFFECT, reason="the job is gone", due_at=None)
         return
-    plan = _plan(job, task, reading, terms=terms, now_us=now_us)
+    plan = _plan(job.attempt, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     await deliveries.judge(tx, delivery.id, effect=effect, reason=plan.reason, due_at=None)
     if plan.task is not None:
-        await _write(tx, job, plan.task, now_us=now_us)
+        await _write(tx, plan.task, now_us=now_us)
 
 
 async def _take(
-    tx: Transaction, delivery: Delivery, reading: Reading, task: Task, *, terms: Terms, now_us: int
+    tx: Transaction, delivery: Delivery, reading: Reading, standing: Standing, *, terms: Terms, now_us: int
 ) -> Receipt:
     """Plan, store the delivery with its effect, then carry the plan out: unless the same came before."""
-    job = await jobs.load(tx, task.job_id)
-    if job is None:
+    task = standing.task
+    if standing.deliveries > TASK_DELIVERIES:
+        raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
+    if standing.job_is_deleted:
         return await _keep(tx, delivery, reading, task, effect=Effect.NO_EFFECT, reason="the job was deleted")
-    plan = _plan(job, task, reading, terms=terms, now_us=now_us)
+    plan = _plan(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     receipt = await _keep(tx, delivery, reading, task, effect=effect, reason=plan.reason)
     if receipt.is_new and plan.task is not None:
-        await _write(tx, job, plan.task, now_us=now_us)
+        await _write(tx, plan.task, only_progress=plan.only_progress, now_us=now_us)
     return receipt
 
 
@@ -212,9 +217,12 @@ async def _first(tx: Transaction, delivery: Delivery) -> str:
     return await deliveries.same(tx, delivery) or delivery.id
 
 
-async def _write(tx: Transaction, job: Job, task: Task, *, now_us: int) -> None:
-    """Store what a plan came to; the task's job follows if this is its present attempt."""
-    await history.move(tx, job, task, now_us=now_us)
+async def _write(tx: Transaction, task: Task, *, only_progress: bool = False, now_us: int) -> None:
+    """Store what a plan came to; the task's job follows."""
+    job = await jobs.load(tx, task.job_id)
+    if job is None:
+        raise errors.NotFound("the job is gone")
+    await history.move(tx, job, task, only_progress=only_progress, now_us=now_us)
     if task.due_at is not None and task.due_at <= now_us:
         tx.wake(Topic.WORK)
 
@@ -229,19 +237,22 @@ async def _only_task(tx: Transaction, job_id: str) -> Task | None:
     return group[0]
 
 
-def _plan(job: Job, task: Task, reading: Reading, *, terms: Terms, now_us: int) -> _Plan:
+def _plan(job_attempt: int, task: Task, reading: Reading, *, terms: Terms, now_us: int) -> _Plan:
     """Tell what a callback's *reading* means for *task*."""
-    if task.attempt != job.attempt:
-        return _Plan(None, f"attempt {task.attempt} has ended, the job is at {job.attempt}")
+    if task.attempt != job_attempt:
+        return _Plan(None, f"attempt {task.attempt} has ended, the job is at {job_attempt}")
     if task.is_ended:
         return _Plan(None, f"the task has ended: {task.stage}")
-    named = replace(task, task_id=task.task_id or reading.task_id)
-    adopted = named if named != task else None
+    adopted = None
+    if task.task_id is None and reading.task_id is not None:
+        adopted = replace(task, task_id=reading.task_id)
+    named = adopted or task
     if reading.stage is None:
         return _Plan(adopted, f"no news: {reading.word}")
     if not reading.stage.is_final:
         moved = rules.advance(named, reading.stage, progress=reading.progress)
-        return _Plan(moved or adopted, None if moved else f"already at {task.stage} {task.progress} %")
+        reason = None if moved else f"already at {task.stage} {task.progress} %"
+        return _Plan(moved or adopted, reason, only_progress=adopted is None)
     if named.step is Step.FINISH:
         return _Plan(adopted, "the first final word won: its result is being fetched")
     if reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts):

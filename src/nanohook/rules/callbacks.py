@@ -34,7 +34,6 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _POLICY: Final = re.compile(r"sensitive|policy|flagged|prohibited|nsfw", re.IGNORECASE)
 
-_TASK_ID_NAMES: Final = ("taskId", "task_id")
 _LIST_NAMES: Final = ("resultImageUrls", "resultUrls", "result_urls")
 _SUCCESS: Final = 200
 _CONTENT_POLICY: Final = "400"
@@ -85,7 +84,7 @@ class Reading:
     """60 to 69 where shape C counts while generating, else ``None``."""
 
     urls: tuple[str, ...]
-    """Where the picture is said to be, best first; not checked, at most ``MAX_URLS``."""
+    """Where the picture is said to be, with a success: best first, not checked, at most ``MAX_URLS``."""
 
     error_code: str | None
     """The upstream's own, only with a failure; at most ``MAX_WORD_CHARS``."""
@@ -183,12 +182,12 @@ def _reading(top: _Object) -> Reading:
     failed = stage in {status.Stage.FAILED, status.Stage.CANCELED}
     return Reading(
         shape=shape,
-        task_id=_one_id("task", *(place.get(name) for place in (inner, top) for name in _TASK_ID_NAMES)),
+        task_id=_one_id("task", inner.get("taskId"), inner.get("task_id"), top.get("taskId"), top.get("task_id")),
         job_id=_one_id("job", top.get("job_id"), top.get("jobId"), inner.get("job_id")),
         stage=stage,
         word=_text(verdict, limit=MAX_WORD_CHARS) or "",
         progress=_progress(inner) if shape == "C" and stage is status.Stage.GENERATING else None,
-        urls=_urls(inner, shape),
+        urls=_urls(inner, shape) if stage is status.Stage.COMPLETED else (),
         error_code=_error_code(top, inner, shape) if failed else None,
         error_message=_error_message(top, inner, shape) if failed else None,
     )
@@ -213,11 +212,14 @@ def _verdict(top: _Object, inner: _Object) -> tuple[Shape, object, status.Stage 
 
 
 def _one_id(what: str, *values: object) -> str | None:
-    given = {_id(what, value) for value in values if value is not None}
-    given.discard("")
-    if len(given) > 1:
-        raise Unreadable(f"the body names more than one {what} id")
-    return given.pop() if given else None
+    found = None
+    for value in values:
+        if value is None or not (text := _id(what, value)):
+            continue
+        if found is not None and text != found:
+            raise Unreadable(f"the body names more than one {what} id")
+        found = text
+    return found
 
 
 def _id(what: str, value: object) -> str:

@@ -72,7 +72,7 @@ _COLUMNS: Final = [
 _INSERT: Final = (
     f"INSERT INTO deliveries ({', '.join(_COLUMNS)}, owner_id, task_id, effect, reason, due_at) "
     f"VALUES ({', '.join(f':{name}' for name in _COLUMNS)}, :owner_id, :task_id, :effect, :reason, :due_at) "
-    "ON CONFLICT DO NOTHING RETURNING id"
+    "ON CONFLICT DO NOTHING"
 )
 _SAME: Final = (
     "SELECT id FROM deliveries WHERE job_id = :job_id AND attempt = :attempt AND idx = :idx "
@@ -99,7 +99,7 @@ async def insert(
         "reason": reason,
         "due_at": due_at,
     }
-    return await tx.one(_INSERT, values) is not None
+    return bool(await tx.run(_INSERT, values))
 
 
 async def same(tx: Transaction, delivery: Delivery) -> str | None:

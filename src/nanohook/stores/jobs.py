@@ -67,6 +67,21 @@ async def update(tx: Transaction, job: Job) -> None:
     await tx.run(_UPDATE, _values(job))
 
 
+async def update_progress(tx: Transaction, job: Job) -> None:
+    """Store only how far a job is, its status being the same: no index is touched."""
+    await tx.run(
+        "UPDATE jobs SET stage = :stage, progress = :progress, last_event_id = :last_event_id, "
+        "updated_at = :updated_at WHERE id = :id",
+        {
+            "stage": job.stage,
+            "progress": job.progress,
+            "last_event_id": job.last_event_id,
+            "updated_at": job.updated_at,
+            "id": job.id,
+        },
+    )
+
+
 async def hide(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -> None:
     """Hide a job from everybody; housekeeping removes it later."""
     await tx.run(

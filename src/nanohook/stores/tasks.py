@@ -1,5 +1,6 @@
 """Tasks in SQL: what NanoBanana was asked for, and the step of the work loop that is due for each."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from nanohook.database import Row, Transaction, Value
@@ -32,7 +33,13 @@ _LIST: Final = ", ".join(_COLUMNS)
 _KEY: Final = "job_id = :job_id AND attempt = :attempt AND idx = :idx"
 _INSERT: Final = f"INSERT INTO tasks ({_LIST}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
 _LOAD: Final = f"SELECT {_LIST} FROM tasks WHERE job_id = :job_id AND attempt = :attempt ORDER BY idx"
-_COUNT_DELIVERY: Final = f"UPDATE tasks SET deliveries = deliveries + 1 WHERE {_KEY} RETURNING deliveries, {_LIST}"
+# Two statements, not one with RETURNING: SQLite makes a table for that, and this is done for every callback.
+_COUNT_DELIVERY: Final = f"UPDATE tasks SET deliveries = deliveries + 1 WHERE {_KEY}"
+_STANDING: Final = (
+    f"SELECT tasks.deliveries, jobs.attempt AS job_attempt, jobs.deleted_at, "
+    f"{', '.join(f'tasks.{name}' for name in _COLUMNS)} FROM tasks JOIN jobs ON jobs.id = tasks.job_id "
+    "WHERE tasks.job_id = :job_id AND tasks.attempt = :attempt AND tasks.idx = :idx"
+)
 _UPDATE: Final = (
     "UPDATE tasks SET task_id = :task_id, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, step = :step, due_at = :due_at, tries = :tries, asks = :asks, "
@@ -57,10 +64,24 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
     return [_task(row) for row in await tx.all(_LOAD, {"job_id": job_id, "attempt": attempt})]
 
 
-async def count_delivery(tx: Transaction, *, job_id: str, attempt: int, index: int) -> tuple[Task, int] | None:
-    """Count a delivery for a task; return the task and how many it has had, this one included."""
-    row = await tx.one(_COUNT_DELIVERY, {"job_id": job_id, "attempt": attempt, "idx": index})
-    return None if row is None else (_task(row), row["deliveries"])
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A task, and what a delivery for it must know of its job."""
+
+    task: Task
+    deliveries: int
+    job_attempt: int
+    job_is_deleted: bool
+
+
+async def count_delivery(tx: Transaction, *, job_id: str, attempt: int, index: int) -> Standing | None:
+    """Count a delivery for a task, and tell how the task stands."""
+    key: dict[str, Value] = {"job_id": job_id, "attempt": attempt, "idx": index}
+    await tx.run(_COUNT_DELIVERY, key)
+    row = await tx.one(_STANDING, key)
+    if row is None:
+        return None
+    return Standing(_task(row), row["deliveries"], row["job_attempt"], row["deleted_at"] is not None)
 
 
 async def by_task_id(tx: Transaction, task_id: str) -> Task | None:
@@ -75,6 +96,20 @@ async def by_task_id(tx: Transaction, task_id: str) -> Task | None:
 async def update(tx: Transaction, task: Task) -> None:
     """Store what may change of a task; its claim is changed by ``claim`` alone."""
     await tx.run(_UPDATE, _values(task))
+
+
+async def update_progress(tx: Transaction, task: Task) -> None:
+    """Store only how far a task is: no index is touched."""
+    await tx.run(
+        f"UPDATE tasks SET stage = :stage, progress = :progress WHERE {_KEY}",
+        {
+            "stage": task.stage,
+            "progress": task.progress,
+            "job_id": task.job_id,
+            "attempt": task.attempt,
+            "idx": task.index,
+        },
+    )
 
 
 async def next_due(tx: Transaction, step: Step) -> int | None:
