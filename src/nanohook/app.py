@@ -77,12 +77,17 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with _running(settings, metrics, guests_are_local=guests_are_local) as running:
-            app.state.parts = running.parts
-            app.state.running = running
-            yield
+        try:
+            async with _running(settings, metrics, guests_are_local=guests_are_local) as running:
+                app.state.parts = running.parts
+                app.state.running = running
+                yield
+        except errors.ConfigError as exc:
+            # The server only says that start-up failed; whoever started it says why.
+            app.state.refusal = exc
+            raise
 
-    return Starlette(
+    made = Starlette(
         routes=routes.table(settings),
         lifespan=lifespan,
         middleware=[Middleware(Edge, metrics=metrics)],
@@ -92,6 +97,9 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
             Exception: failures.on_bug,
         },
     )
+    # A slash too many is an unknown path, not an answer built from the caller's own Host.
+    made.router.redirect_slashes = False
+    return made
 
 
 @contextlib.asynccontextmanager

@@ -42,8 +42,14 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_is_wanted)
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Drop the server's own account of a refused start: the command line says it in one sentence."""
+    return not record.getMessage().startswith(("Traceback", "Application startup failed"))
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:

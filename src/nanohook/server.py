@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 from starlette.applications import Starlette
@@ -48,7 +48,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start; then leave what start-up made to itself."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            # A start that was refused is for our caller to explain, see ``raise_refusal``.
+            self.should_exit = True
+            return
         if self._handle_signals:
             # Modules and tables live as long as the process: searching them for garbage costs 90 ms a time.
             gc.collect()
@@ -60,7 +65,7 @@ class Server(uvicorn.Server):
         self._serving = asyncio.get_running_loop()
         await super().serve(sockets)
         if self._draining is not None:
-            await self._draining
+            await asyncio.gather(self._draining, return_exceptions=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,10 +80,17 @@ class Server(uvicorn.Server):
         """Start the drain at the first signal; the second ends everything at once."""
         if self._serving is None or self._draining is not None:
             super().handle_exit(sig, frame)
+            self._end_now()
         else:
             self._serving.call_soon_threadsafe(self.stop)
         if sig == signal.SIGINT:
             self._captured_signals.clear()  # the way down is an orderly end, not an interrupt
+
+    def _end_now(self) -> None:
+        """Wait for nobody: what is left is canceled, and gives its claims back."""
+        if self._draining is not None and self._serving is not None:
+            self.force_exit = True
+            self._serving.call_soon_threadsafe(self._draining.cancel)
 
     def stop(self) -> None:
         """Drain, then stop serving."""
@@ -104,6 +116,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Not every event loop sets it: without it the second half of an answer waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # A client that stops reading would swallow megabytes in the kernel, and could never be closed.
         listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), UNSENT_BYTES)
@@ -124,6 +138,17 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def raise_refusal(app: Starlette) -> NoReturn:
+    """
+    Say why *app* did not start.
+
+    Raises:
+        ConfigError: Always; with the reason, if it refused its settings or surroundings.
+    """
+    refusal = getattr(app.state, "refusal", None)
+    raise refusal if isinstance(refusal, errors.ConfigError) else errors.ConfigError("the service did not start")
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
     """
@@ -138,7 +163,7 @@ async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None
         while not server.started:
             if task.done():
                 await task
-                raise errors.ConfigError("the service did not start")
+                raise_refusal(app)
             await asyncio.sleep(0.005)
         yield
     finally:

@@ -30,7 +30,14 @@ def configured() -> Settings:
 
 
 def run(app: Starlette, listener: socket.socket) -> None:
-    """Serve *app* until a signal; exits 3 if it does not start."""
+    """
+    Serve *app* until a signal.
+
+    Raises:
+        ConfigError: It did not start.
+    """
     running = server.Server(app)
     with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
         runner.run(running.serve(sockets=[listener]))
+    if not running.started:
+        server.raise_refusal(app)

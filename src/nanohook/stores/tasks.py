@@ -40,11 +40,13 @@ _STANDING: Final = (
     f"{', '.join(f'tasks.{name}' for name in _COLUMNS)} FROM tasks JOIN jobs ON jobs.id = tasks.job_id "
     "WHERE tasks.job_id = :job_id AND tasks.attempt = :attempt AND tasks.idx = :idx"
 )
+# A step that is not given another time is still held by whoever does it.
 _UPDATE: Final = (
     "UPDATE tasks SET task_id = :task_id, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, step = :step, due_at = :due_at, tries = :tries, asks = :asks, "
     "submit_started_at = :submit_started_at, accepted_at = :accepted_at, finish_since = :finish_since, "
-    f"result_url = :result_url, held = 0, said = :said, may_buy = :may_buy WHERE {_KEY}"
+    "result_url = :result_url, held = CASE WHEN due_at = :due_at THEN held ELSE 0 END, "
+    f"said = :said, may_buy = :may_buy WHERE {_KEY}"
 )
 _CLAIM: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("

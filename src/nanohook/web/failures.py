@@ -8,6 +8,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from nanohook import errors
 
@@ -102,17 +103,27 @@ async def on_ours(_request: Request, exc: Exception) -> Response:
     return answer(exc)
 
 
-async def on_http(_request: Request, exc: Exception) -> Response:
+async def on_http(request: Request, exc: Exception) -> Response:
     """Answer what the router refuses: unknown path, wrong method, body over the route's limit."""
     if not isinstance(exc, HTTPException):
         raise exc
     status = exc.status_code
+    headers = dict(exc.headers or {})
+    if status == 405:  # noqa: PLR2004
+        headers["Allow"] = ", ".join(_allowed(request))
     return problem(
         status,
         code=_CODES.get(status, "rejected"),
         detail=_TITLES.get(status, "The request cannot be answered"),
-        headers=dict(exc.headers or {}),
+        headers=headers,
     )
+
+
+def _allowed(request: Request) -> list[str]:
+    """List every method of this path: the table has a line for each, the router names only the first."""
+    path = request.scope["path"]
+    lines = [route for route in request.app.router.routes if isinstance(route, Route)]
+    return sorted({m for route in lines if route.path_regex.match(path) for m in route.methods or ()})
 
 
 async def on_bug(_request: Request, _exc: Exception) -> Response:

@@ -31,7 +31,8 @@ async def media(request: Request, parts: Parts) -> Response:
             "Referrer-Policy": "no-referrer",
         }
     )
-    if request.headers.get("if-none-match") == answer.headers["etag"]:
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if known & {"*", answer.headers["etag"]}:
         kept = ("etag", "cache-control", "last-modified")
         return Response(status_code=304, headers={name: answer.headers[name] for name in kept})
     return answer

@@ -85,9 +85,8 @@ def table(settings: Settings) -> list[BaseRoute]:
 
 def _route(line: _Open | _Theirs) -> Route:
     if isinstance(line, _Open):
-        return Route(line.path, _open(line), methods=[line.method], max_body_size=_SMALL)
-    endpoint = _theirs(line.endpoint, line.who)
-    return Route(line.path, endpoint, methods=[line.method], max_body_size=line.most_bytes)
+        return Route(line.path, _open(line), methods=[line.method])
+    return Route(line.path, _theirs(line), methods=[line.method])
 
 
 def _open(line: _Open) -> Callable[[Request], Awaitable[Response]]:
@@ -100,11 +99,13 @@ def _open(line: _Open) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def _theirs(endpoint: PersonalEndpoint, who: Who) -> Callable[[Request], Awaitable[Response]]:
+def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         parts = parts_of(request.scope)
         guard.check_host(request, parts)
-        person = await guard.require(request, parts, who)
-        return await endpoint(Call(request=request, parts=parts, person=person))
+        # Who is asking comes first: a stranger's body is not read.
+        person = await guard.require(request, parts, line.who)
+        bounded = wire.bounded(request, most_bytes=line.most_bytes)
+        return await line.endpoint(Call(request=bounded, parts=parts, person=person))
 
     return answer

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
+from starlette.types import Message
 
 from nanohook import errors
 from nanohook.rules import wishes, words
@@ -36,7 +37,7 @@ class _BothCases(BaseModel):
         for name, item in value.items():
             snake = _snake(name) if isinstance(name, str) else name
             if snake in taken and taken[snake] != item:
-                raise ValueError(f"{snake} is given twice, with different values")
+                raise ValueError("a field is given twice, with different values")
             taken[snake] = item
         return taken
 
@@ -84,6 +85,30 @@ class Retry(_BothCases):
     """Body of ``POST …/retry``; may be absent."""
 
     buy_again: Annotated[bool, Field(strict=True)] = False
+
+
+def bounded(request: Request, *, most_bytes: int) -> Request:
+    """
+    Give *request* with a body that cannot be read further than *most_bytes*.
+
+    Raises:
+        TooLarge: It declares more; reading raises it for one that does not declare it.
+    """
+    too_large = errors.TooLarge(f"the body has at most {most_bytes} bytes", code="too_large")
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit() and len(declared) <= 18 and int(declared) <= most_bytes):  # noqa: PLR2004
+        raise too_large
+    left = most_bytes
+
+    async def receive() -> Message:
+        nonlocal left
+        message = await request.receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise too_large
+        return message
+
+    return Request(request.scope, receive)
 
 
 async def body_of(request: Request, model: type[M]) -> M:

@@ -1,0 +1,678 @@
+"""Event streams over HTTP, read as bytes: what they begin with, replay, end with, and whom they wait for."""
+
+import asyncio
+import contextlib
+import fcntl
+import re
+import socket
+import struct
+import termios
+import time
+
+import httpx
+import orjson
+import pytest
+import pytest_asyncio
+
+from nanohook import hub
+from nanohook.database import Topic
+from nanohook.stores import events
+from tests import live, rig
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RUNNING = "[sandbox:latency=60]"
+NOBODY = "0192a4b0-0000-7000-8000-000000000000"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory):
+    async with rig.running(tmp_path_factory.mktemp("streams"), streams_per_user=1_000) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def done(service):
+    """A completed job, with its every event."""
+    started = await service.generate("a kite")
+    return await service.ended(started["job_id"])
+
+
+class Reader:
+    """One stream, block by block: dictionaries of its fields."""
+
+    def __init__(self, response):
+        self.response = response
+        self._lines = response.aiter_lines()
+
+    async def block(self):
+        """Read the next block; ``None`` at the end of the stream."""
+        found = {}
+        async with asyncio.timeout(10):
+            async for line in self._lines:
+                if not line and found:
+                    return found
+                if line.startswith(":"):
+                    continue
+                name, _, value = line.partition(": ")
+                assert name in {"id", "event", "data", "retry"}, line
+                assert name not in found, line
+                found[name] = orjson.loads(value) if name == "data" else value
+        assert not found, "the stream was cut within a block"
+        return None
+
+    async def rest(self):
+        """Read to the end."""
+        found = []
+        while (block := await self.block()) is not None:
+            found.append(block)
+        return found
+
+    async def until(self, **wanted):
+        """Read up to the block whose data has these values; return all of them."""
+        found = []
+        while (block := await self.block()) is not None:
+            found.append(block)
+            if wanted.items() <= block.get("data", {}).items():
+                return found
+        raise AssertionError(f"the stream ended before {wanted}: {found}")
+
+
+@contextlib.asynccontextmanager
+async def reading(service, path, *, cursor=None, client=None, **query):
+    headers = {} if cursor is None else {"Last-Event-ID": str(cursor)}
+    async with (client or service.client).stream("GET", path, params=query, headers=headers) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-store, no-transform"
+        assert response.headers["x-accel-buffering"] == "no"
+        reader = Reader(response)
+        first = await reader.block()
+        assert set(first) == {"retry"}
+        assert 1_000 <= int(first["retry"]) <= 4_000
+        yield reader
+
+
+async def whole(service, path, **more):
+    """Read a stream that ends by itself; what comes after ``retry``."""
+    async with reading(service, path, **more) as reader:
+        return await reader.rest()
+
+
+def of(job_id):
+    return f"/api/images/{job_id}/events"
+
+
+def ids(blocks):
+    return [int(block["id"]) for block in blocks if "id" in block]
+
+
+async def logged(service, *job_ids):
+    """Ids in the log, in order."""
+    found = await service.parts.database.read(lambda tx: tx.all("SELECT id, job_id FROM events ORDER BY id"))
+    return [row["id"] for row in found if row["job_id"] in job_ids]
+
+
+async def head(service):
+    return await service.parts.database.read(events.head)
+
+
+async def running_job(service, *, client=None):
+    """Start a job that goes no further than NanoBanana."""
+    answer = await (client or service.client).post("/api/generate-image", json={"prompt": RUNNING})
+    job_id = answer.json()["job_id"]
+    async with reading(service, of(job_id), client=client) as reader:
+        await reader.until(stage="generating")
+    return job_id
+
+
+async def tell(service, job_id, percent):
+    """Let a running job have one more event."""
+    answer = await service.call_back(job_id, {"status": "generating", "data": {"progress": percent}})
+    assert answer.json()["status"] == "accepted"
+
+
+async def cancel(service, job_id):
+    assert (await service.client.post(f"/api/images/{job_id}/cancel")).status_code == 200
+
+
+async def log_events(service, job_id, number, *, size=200):
+    """Write *number* events of a job into the log, as another process might."""
+    job = await service.job(job_id)
+
+    async def write(tx):
+        row = await tx.one("SELECT owner_id FROM jobs WHERE id = :id", {"id": job_id})
+        for index in range(number):
+            payload = orjson.dumps({"job_id": job_id, "n": index, "pad": "x" * size}).decode()
+            await events.append(
+                tx,
+                owner_id=row["owner_id"],
+                job_id=job_id,
+                name="status",
+                is_last=False,
+                payload=payload,
+                now_us=time.time_ns() // 1_000,
+            )
+        tx.wake(Topic.EVENTS)
+
+    await service.parts.database.write(write)
+    return job
+
+
+@contextlib.asynccontextmanager
+async def person(service, email):
+    async with httpx.AsyncClient(base_url=service.base, trust_env=False, timeout=20) as client:
+        client.headers["Authorization"] = f"Bearer {await rig.sign_up(service, email)}"
+        yield client
+
+
+# One job.
+
+
+async def test_a_stream_begins_with_the_present_state_and_goes_on_without_a_gap(service):
+    job_id = await running_job(service)
+    job = await service.job(job_id)
+    async with reading(service, of(job_id)) as reader:
+        state = await reader.block()
+        assert (state["event"], int(state["id"])) == ("status", job["event_id"])
+        data = state["data"]
+        assert {"job_id", "status", "progress", "stage", "message", "attempt", "images", "error", "at"} == set(
+            data
+        )
+        assert (data["status"], data["progress"], data["stage"]) == ("GENERATING", 60, "generating")
+        for percent in (62, 64, 69):
+            await tell(service, job_id, percent)
+            block = await reader.block()
+            assert (block["event"], block["data"]["progress"]) == ("status", percent)
+        await cancel(service, job_id)
+        last = await reader.block()
+        assert last["data"]["status"] == "CANCELED"
+        assert await reader.block() is None
+    assert int(last["id"]) == (await service.job(job_id))["event_id"]
+
+
+async def test_a_whole_job_is_seen_step_by_step_and_its_pictures_can_be_opened(service):
+    started = await service.generate("a kite", numImages=2)
+    async with reading(service, of(started["job_id"])) as reader:
+        seen = [block["data"] for block in await reader.rest()]
+    assert [data["progress"] for data in seen] == sorted(data["progress"] for data in seen)
+    assert [data["status"] for data in seen].count("COMPLETED") == 1
+    assert seen[-1]["images"] == (await service.job(started["job_id"]))["images"]
+    for image in seen[-1]["images"]:
+        assert (await service.client.get(image["url"])).status_code == 200
+
+
+async def test_a_first_connection_to_an_ended_job_gets_its_state_and_the_end(service, done):
+    [state] = await whole(service, of(done["job_id"]))
+    assert int(state["id"]) == done["event_id"]
+    assert state["data"]["status"] == "COMPLETED"
+    assert state["data"]["images"] == done["images"]
+
+
+async def test_what_was_missed_is_replayed_once_each_and_in_order(service, done):
+    every = await logged(service, done["job_id"])
+    assert len(every) >= 4
+    for number, cursor in enumerate(every[:-1], start=1):
+        blocks = await whole(service, of(done["job_id"]), cursor=cursor)
+        assert ids(blocks) == every[number:]
+        assert blocks[-1]["data"]["status"] == "COMPLETED"
+        assert blocks[-1]["data"]["images"][0]["url"].startswith("/media/results/")
+
+
+async def test_a_replay_goes_live_without_losing_or_repeating(service):
+    job_id = await running_job(service)
+    first = (await logged(service, job_id))[0]
+
+    async def speak():
+        for percent in range(61, 70):
+            await tell(service, job_id, percent)
+        await cancel(service, job_id)
+
+    async def listen():
+        async with reading(service, of(job_id), cursor=first) as reader:
+            return ids(await reader.rest())
+
+    *heard, _ = await asyncio.gather(*(listen() for _ in range(10)), speak())
+    every = await logged(service, job_id)
+    assert [one == every[1:] for one in heard] == [True] * 10
+
+
+async def test_the_cursor_of_the_header_wins(service, done):
+    every = await logged(service, done["job_id"])
+    blocks = await whole(service, of(done["job_id"]), last_event_id=every[0])
+    assert ids(blocks) == every[1:]
+    blocks = await whole(service, of(done["job_id"]), cursor=every[-2], last_event_id=every[0])
+    assert ids(blocks) == every[-1:]
+    blocks = await whole(service, of(done["job_id"]), cursor="x", last_event_id=every[0])
+    assert blocks[0] == {"event": "reset", "data": {}}
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.0", "1e3", "9" * 18, "9" * 19, "0x1", "\xb2".encode("latin-1")])
+async def test_a_cursor_that_leads_nowhere_is_reset(service, done, cursor):
+    headers = {"Last-Event-ID": cursor}
+    async with service.client.stream("GET", of(done["job_id"]), headers=headers) as response:
+        blocks = await Reader(response).rest()
+    assert set(blocks[0]) == {"retry"}
+    assert blocks[1] == {"event": "reset", "data": {}}
+    assert int(blocks[2]["id"]) == done["event_id"]
+    assert blocks[2]["data"]["status"] == "COMPLETED"
+    assert len(blocks) == 3
+
+
+async def test_a_cursor_greater_than_the_newest_is_reset(service):
+    job_id = await running_job(service)
+    async with reading(service, of(job_id), cursor=await head(service) + 1) as reader:
+        assert await reader.block() == {"event": "reset", "data": {}}
+        state = await reader.block()
+        assert state["data"]["stage"] == "generating"
+        await tell(service, job_id, 65)
+        assert (await reader.block())["data"]["progress"] == 65
+
+
+async def test_a_cursor_older_than_what_is_kept_is_reset(tmp_path_factory):
+    async with rig.running(tmp_path_factory.mktemp("old")) as service:
+        old = await running_job(service)
+        job_id = await running_job(service)
+        kept = (await logged(service, job_id))[0]
+        gone = (await logged(service, old))[0]
+        await service.parts.database.write(
+            lambda tx: tx.run("DELETE FROM events WHERE id < :kept", {"kept": kept})
+        )
+        async with reading(service, of(job_id), cursor=gone) as reader:
+            assert await reader.block() == {"event": "reset", "data": {}}
+            assert (await reader.block())["data"]["stage"] == "generating"
+        async with reading(service, of(job_id), cursor=kept) as reader:
+            assert ids(await reader.until(stage="generating")) == (await logged(service, job_id))[1:]
+        # Nothing at all is left: the head is still known, and what lies before it is gone.
+        newest = await head(service)
+        await service.parts.database.write(lambda tx: tx.run("DELETE FROM events"))
+        async with reading(service, of(job_id), cursor=newest) as reader:
+            await tell(service, job_id, 66)
+            block = await reader.block()
+            assert (block["data"]["progress"], int(block["id"])) == (66, newest + 1)
+        async with reading(service, of(job_id), cursor=kept) as reader:
+            assert await reader.block() == {"event": "reset", "data": {}}
+
+
+async def test_a_reader_who_has_everything_of_an_ended_job_is_told_not_to_come_back(service, done):
+    for cursor in (done["event_id"], await head(service)):
+        answer = await service.client.get(of(done["job_id"]), headers={"Last-Event-ID": str(cursor)})
+        assert (answer.status_code, answer.content) == (204, b"")
+
+
+async def test_after_a_retry_the_same_cursor_replays(service):
+    started = await service.generate("[sandbox:fail=501]")
+    job_id = started["job_id"]
+    failed = await service.ended(job_id)
+    answer = await service.client.get(of(job_id), headers={"Last-Event-ID": str(failed["event_id"])})
+    assert answer.status_code == 204
+    assert (await service.client.post(f"/api/images/{job_id}/retry")).status_code == 202
+    blocks = await whole(service, of(job_id), cursor=failed["event_id"])
+    assert {block["data"]["attempt"] for block in blocks} == {2}
+    assert (blocks[0]["data"]["stage"], blocks[-1]["data"]["status"]) == ("queued", "FAILED")
+    every = await logged(service, job_id)
+    assert ids(blocks) == [number for number in every if number > failed["event_id"]]
+    # From before the first end, both attempts are seen: the first failure is not the end of the stream.
+    assert ids(await whole(service, of(job_id), cursor=every[0])) == every[1:]
+
+
+async def test_a_deleted_picture_ends_its_stream(service):
+    job = await service.upload()
+    async with reading(service, of(job["job_id"])) as reader:
+        assert (await reader.block())["data"]["stage"] == "uploaded"
+        assert (await service.client.delete(f"/api/images/{job['job_id']}")).status_code == 204
+        last = await reader.block()
+        assert (last["event"], last["data"]) == ("deleted", {"job_id": job["job_id"]})
+        assert await reader.block() is None
+    assert (await service.client.get(of(job["job_id"]))).status_code == 404
+
+
+async def test_a_deleted_job_that_ran_tells_its_stream_that_it_is_gone(service):
+    job_id = await running_job(service)
+    async with reading(service, of(job_id)) as reader:
+        await reader.block()
+        assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+        blocks = await reader.rest()
+    assert blocks
+    assert (blocks[-1]["event"], blocks[-1]["data"]) == ("deleted", {"job_id": job_id})
+
+
+async def test_head_gives_the_headers_alone(service, done):
+    before = len(service.parts.hub)
+    job_id = await running_job(service)
+    for path in (of(done["job_id"]), of(job_id), "/api/events"):
+        answer = await service.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store, no-transform"
+    assert len(service.parts.hub) == before
+
+
+async def test_only_real_denials_are_told_by_status(service):
+    for path, status in ((of(NOBODY), 404), (of("🍌"), 404), (f"/api/events?job={NOBODY}", 404)):
+        assert (await service.client.get(path)).status_code == status
+    async with httpx.AsyncClient(base_url=service.base, trust_env=False) as client:
+        for path in (of(NOBODY), "/api/events"):
+            assert (await client.get(path)).status_code == 401
+
+
+# All of a person's jobs.
+
+
+async def test_all_jobs_begin_with_the_newest_id_alone_and_new_ones_join(service):
+    async with (
+        person(service, "all@example.org") as client,
+        reading(service, "/api/events", client=client) as reader,
+    ):
+        assert await reader.block() == {"id": str(await head(service))}
+        others = await running_job(service)
+        mine = await running_job(service, client=client)
+        blocks = await reader.until(job_id=mine, stage="generating")
+        assert {block["data"]["job_id"] for block in blocks} == {mine}
+        assert ids(blocks) == await logged(service, mine)
+        # It does not end with a job.
+        await client.post(f"/api/images/{mine}/cancel")
+        await reader.until(job_id=mine, status="CANCELED")
+        next_one = await running_job(service, client=client)
+        await reader.until(job_id=next_one, stage="generating")
+        deleted = await client.delete(f"/api/images/{next_one}")
+        assert deleted.status_code == 204
+        blocks = await reader.until(job_id=next_one)
+        while blocks[-1]["event"] != "deleted":
+            blocks += await reader.until(job_id=next_one)
+    assert others
+
+
+async def test_an_upload_appears_on_the_stream_of_all(service):
+    async with (
+        person(service, "up@example.org") as client,
+        reading(service, "/api/events", client=client) as reader,
+    ):
+        await reader.block()
+        answer = await client.post("/api/images", files={"file": ("x.png", rig.picture())})
+        [block] = await reader.until(job_id=answer.json()["job_id"])
+        assert block["data"]["stage"] == "uploaded"
+        assert int(block["id"]) == answer.json()["event_id"]
+
+
+async def test_answers_carry_a_cursor_to_start_from(service):
+    async with person(service, "from@example.org") as client:
+        started = (await client.post("/api/generate-image", json={"prompt": "a kite"})).json()
+        async with reading(service, "/api/events", client=client, cursor=started["event_id"]) as reader:
+            blocks = await reader.until(job_id=started["job_id"], status="COMPLETED")
+        assert [block for block in blocks if "data" not in block] == [{"id": str(started["event_id"])}][:1]
+        assert ids(blocks)[1:] == (await logged(service, started["job_id"]))[1:]
+
+
+async def test_of_more_than_a_thousand_missed_events_none_is_replayed(service):
+    async with person(service, "away@example.org") as client:
+        job_id = await running_job(service, client=client)
+        row = await service.parts.database.read(
+            lambda tx: tx.one("SELECT owner_id, last_event_id FROM jobs WHERE id = :id", {"id": job_id})
+        )
+
+        async def write(tx, number):
+            for _ in range(number):
+                await events.append(
+                    tx,
+                    owner_id=row["owner_id"],
+                    job_id=job_id,
+                    name="status",
+                    is_last=False,
+                    payload='{"job_id":"%s"}' % job_id,
+                    now_us=0,
+                )
+
+        await service.parts.database.write(lambda tx: write(tx, hub.MOST_MISSED))
+        async with reading(service, "/api/events", client=client, cursor=row["last_event_id"]) as reader:
+            await reader.block()
+            missed = [await reader.block() for _ in range(hub.MOST_MISSED)]
+        assert ids(missed) == [number for number in await logged(service, job_id) if number > row["last_event_id"]]
+        await service.parts.database.write(lambda tx: write(tx, 1))
+        async with reading(service, "/api/events", client=client, cursor=row["last_event_id"]) as reader:
+            blocks = [await reader.block() for _ in range(3)]
+            newest = await head(service)
+            assert blocks[1:] == [{"event": "reset", "data": {}}, {"id": str(newest)}]
+            await client.post(f"/api/images/{job_id}/cancel")
+            assert (await reader.block())["data"]["status"] == "CANCELED"
+
+
+# Some of a person's jobs.
+
+
+async def test_named_jobs_come_first_with_one_id_at_the_last(service, done):
+    first, second = await running_job(service), await running_job(service)
+    named = [second, done["job_id"], first, second]
+    newest = await head(service)
+    async with reading(service, "/api/events", job=named) as reader:
+        states = [await reader.block() for _ in range(3)]
+        assert [state["data"]["job_id"] for state in states] == [second, done["job_id"], first]
+        assert ["id" in state for state in states] == [False, False, True]
+        assert int(states[-1]["id"]) >= newest
+        await running_job(service)  # not one of them
+        await cancel(service, first)
+        block = await reader.block()
+        assert (block["data"]["job_id"], block["data"]["status"]) == (first, "CANCELED")
+        await tell(service, second, 61)
+        await cancel(service, second)
+        rest = await reader.rest()
+    assert [block["data"]["job_id"] for block in rest] == [second, second]
+
+
+async def test_a_stream_of_named_jobs_ends_when_all_of_them_have(service, done):
+    [state] = await whole(service, "/api/events", job=[done["job_id"]])
+    assert state["data"]["status"] == "COMPLETED"
+    job_id = await running_job(service)
+    cursor = await head(service)
+    for start in (None, cursor):
+        # One of them had ended before the stream began.
+        async with reading(service, "/api/events", job=[job_id, done["job_id"]], cursor=start) as reader:
+            if start is None:
+                await reader.block()
+                await reader.block()
+                await tell(service, job_id, 66)
+                await reader.until(progress=66)
+            else:
+                await cancel(service, job_id)
+                assert [block["data"]["status"] for block in (await reader.rest())[-1:]] == ["CANCELED"]
+    query = {"job": [job_id, done["job_id"]]}
+    answer = await service.client.get(
+        "/api/events", params=query, headers={"Last-Event-ID": str(await head(service))}
+    )
+    assert answer.status_code == 204
+
+
+async def test_a_named_job_that_is_retried_meanwhile_keeps_its_stream_open(service):
+    other, job_id = await running_job(service), await running_job(service)
+    async with reading(service, "/api/events", job=[other, job_id]) as reader:
+        await reader.block()
+        await reader.block()
+        await cancel(service, job_id)
+        await reader.until(job_id=job_id, status="CANCELED")
+        assert (await service.client.post(f"/api/images/{job_id}/retry")).status_code == 202
+        await reader.until(job_id=job_id, attempt=2)
+        await cancel(service, other)
+        await reader.until(job_id=other, status="CANCELED")
+        await cancel(service, job_id)
+        rest = await reader.rest()
+    assert rest[-1]["data"]["status"] == "CANCELED"
+
+
+async def test_a_hundred_jobs_may_be_named_and_no_more(service, done):
+    query = {"job": [done["job_id"]] * 100}
+    async with service.client.stream("GET", "/api/events", params=query) as response:
+        assert response.status_code == 200
+    answer = await service.client.get("/api/events", params={"job": [f"{n}" for n in range(101)]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    assert [line["field"] for line in answer.json()["errors"]] == ["job"]
+
+
+# Who may have how many, and who waits for whom.
+
+
+async def test_over_the_cap_of_a_person_a_stream_is_told_to_come_later(tmp_path_factory):
+    async with rig.running(tmp_path_factory.mktemp("cap"), streams_per_user=2) as service:
+        job = await service.upload()
+        async with reading(service, "/api/events"), reading(service, of(job["job_id"])) as second:
+            await second.block()
+            await live.until(lambda: len(service.parts.hub) == 2)
+            for path in ("/api/events", of(job["job_id"])):
+                assert await whole(service, path) == []
+            async with person(service, "other@example.org") as client:
+                async with reading(service, "/api/events", client=client) as reader:
+                    assert set(await reader.block()) == {"id"}
+        await live.until(lambda: len(service.parts.hub) == 0)
+        async with reading(service, "/api/events") as reader:
+            assert set(await reader.block()) == {"id"}
+
+
+async def test_the_cap_holds_for_streams_that_come_at_once(tmp_path_factory):
+    async with rig.running(tmp_path_factory.mktemp("race"), streams_per_user=3) as service:
+        job = await service.upload()
+
+        async def connect():
+            async with reading(service, of(job["job_id"])) as reader:
+                opened = await reader.block() is not None
+                waiting.discard(asyncio.current_task())
+                await over.wait()
+                return opened
+
+        over = asyncio.Event()
+        waiting = set()
+        tasks = [asyncio.create_task(connect()) for _ in range(20)]
+        waiting.update(tasks)
+        await live.until(lambda: not waiting)
+        held = len(service.parts.hub)
+        over.set()
+        opened = await asyncio.gather(*tasks)
+        assert held == 3
+        assert opened.count(True) == 3
+
+
+async def test_a_reader_who_leaves_is_forgotten(service):
+    before = len(service.parts.hub)
+    job_id = await running_job(service)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            reader = await stack.enter_async_context(reading(service, of(job_id)))
+            await reader.block()
+        await live.until(lambda: len(service.parts.hub) == before + 20)
+    await live.until(lambda: len(service.parts.hub) == before)
+    await tell(service, job_id, 61)
+
+
+async def test_at_shutdown_streams_are_told_to_come_back_and_end(tmp_path_factory):
+    address = httpx.URL("http://unset")
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=20))
+        readers = []
+        async with rig.running(tmp_path_factory.mktemp("down")) as service:
+            address = httpx.URL(service.base)
+            job = await service.upload()
+            for path in ("/api/events", of(job["job_id"])):
+                response = await stack.enter_async_context(
+                    client.stream("GET", address.join(path), headers=service.client.headers)
+                )
+                reader = Reader(response)
+                await reader.block()
+                await reader.block()
+                readers.append(reader)
+            await live.until(lambda: all(stream.is_live for stream in streams(service)))
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 4
+        for reader in readers:
+            [last] = await reader.rest()
+            assert set(last) == {"retry"}
+
+
+def streams(service):
+    """Every stream that the hub holds."""
+    return [stream for slot in service.parts.hub._slots for stream in slot]
+
+
+def unsent_bytes(stream):
+    """What a reader costs: in the server's buffer, and in the kernel's for sending."""
+    transport = stream.send.__self__.transport
+    raw = transport.get_extra_info("socket")
+    queued = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+    return transport.get_write_buffer_size() + queued
+
+
+async def test_a_reader_who_never_reads_costs_nobody_else_anything(tmp_path_factory):
+    async with rig.running(tmp_path_factory.mktemp("slow")) as service:
+        job_id = await running_job(service)
+        host, port = service.base.removeprefix("http://").split(":")
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            deaf.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(deaf, (host, int(port)))
+            request = (
+                f"GET /api/events HTTP/1.1\r\nHost: {host}\r\n"
+                f"Authorization: {service.client.headers['authorization']}\r\n\r\n"
+            )
+            await loop.sock_sendall(deaf, request.encode())
+            await live.until(lambda: len(service.parts.hub) == 1)
+            [stalled] = streams(service)
+            async with reading(service, of(job_id)) as one, reading(service, "/api/events") as all_:
+                await one.block()
+                await all_.block()
+                most = 0
+                for _ in range(20):
+                    await log_events(service, job_id, 100, size=400)
+                    begun = time.monotonic()
+                    for reader in (one, all_):
+                        assert [(await reader.block())["data"]["n"] for _ in range(100)] == list(range(100))
+                    assert time.monotonic() - begun < 2
+                    most = max(most, unsent_bytes(stalled))
+                assert 0 < most < 256 * 1024
+                # A megabyte of events went by; the stalled one is behind, and still there.
+                assert not stalled.is_live
+                await cancel(service, job_id)
+                assert (await one.rest())[-1]["data"]["status"] == "CANCELED"
+            # Once it reads again, it gets what it missed, or is told to start anew: no event is torn.
+            reader, writer = await asyncio.open_connection(sock=deaf)
+            text = b""
+            async with asyncio.timeout(10):
+                while b'"CANCELED"' not in text and b"event: reset" not in text:
+                    text += await reader.read(65_536)
+            seen = [int(number) for number in re.findall(rb"\nid: (\d+)\n", text)]
+            assert seen == sorted(set(seen))
+            writer.close()
+
+
+async def test_a_quiet_stream_is_kept_awake(service):
+    """Each stream has its second of the heartbeat's round: of many, the first is soon heard."""
+    job_id = await running_job(service)
+
+    async def listen(response):
+        async for line in response.aiter_lines():
+            if line.startswith(":"):
+                return line
+        raise AssertionError("the stream ended")
+
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = []
+        for _ in range(45):
+            response = await stack.enter_async_context(service.client.stream("GET", of(job_id)))
+            tasks.append(asyncio.create_task(listen(response)))
+        heard, _ = await asyncio.wait(tasks, timeout=hub.HEARTBEAT_S + 1, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result() for task in heard} == {":"}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_many_readers_of_one_job_all_see_its_end(service):
+    job_id = await running_job(service)
+
+    async def listen():
+        async with reading(service, of(job_id)) as reader:
+            opened.append(await reader.block())
+            return (await reader.rest())[-1]["data"]["status"]
+
+    opened = []
+    tasks = [asyncio.create_task(listen()) for _ in range(60)]
+    await live.until(lambda: len(opened) == 60)
+    await cancel(service, job_id)
+    assert await asyncio.gather(*tasks) == ["CANCELED"] * 60
