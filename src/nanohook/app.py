@@ -55,6 +55,8 @@ class Running:
 
     async def drain(self) -> None:
         """Go down in order: not ready, no more claims, streams told to come back, submits ended."""
+        if self.parts.readiness.is_draining:
+            return
         self.parts.readiness.is_draining = True
         logger.info("service.draining", extra={"streams": len(self.parts.hub)})
         await self.parts.hub.drain()

@@ -35,15 +35,18 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Text() if as_text else _Json())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Neither is printed, and each costs a system call or a lock a line.
+    # None of these is printed, and each costs a system call, a lock or a walk up the stack a line.
+    logging._srcfile = ""  # noqa: SLF001 - as the logging HOWTO recommends
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in _NEVER_BELOW_WARNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    # The service tells of its own start and end; the server's errors still come through.
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_wanted)
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

@@ -28,9 +28,15 @@ _BACKLOG: Final = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with the service's drain before its own shutdown."""
+    """
+    uvicorn, with the service's drain before its own shutdown.
 
-    def __init__(self, app: Starlette, *, handle_signals: bool = True) -> None:
+    Args:
+        handle_signals: This server owns the process.
+        greeting: Printed once it serves.
+    """
+
+    def __init__(self, app: Starlette, *, handle_signals: bool = True, greeting: str | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -43,6 +49,7 @@ class Server(uvicorn.Server):
         )
         self._app = app
         self._handle_signals = handle_signals
+        self._greeting = greeting
         self._draining: asyncio.Task[None] | None = None
         self._serving: asyncio.AbstractEventLoop | None = None
 
@@ -54,6 +61,8 @@ class Server(uvicorn.Server):
             # A start that was refused is for our caller to explain, see ``raise_refusal``.
             self.should_exit = True
             return
+        if self._greeting:
+            print(self._greeting, flush=True)  # noqa: T201 - for the person at the terminal, once it is true
         if self._handle_signals:
             # Modules and tables live as long as the process: searching them for garbage costs 90 ms a time.
             gc.collect()

@@ -243,6 +243,34 @@ async def test_what_cannot_be_used_is_refused_in_words_and_takes_nothing_away(br
         assert await visit.after() == [120, 90]
 
 
+async def test_a_refused_stream_is_tried_again_until_the_picture_is_there(browser, tmp_path):
+    async with visiting(browser, tmp_path) as visit:
+        await visit.sign_in()
+        refusals = iter([503])
+
+        async def refuse_once(route):
+            status = next(refusals, None)
+            await (route.continue_() if status is None else route.fulfill(status=status))
+
+        # Any status but 200 stops the platform's own event source for good.
+        await visit.page.route("**/events*", refuse_once)
+        await visit.choose(rig.picture(64, 48))
+        await visit.page.locator("#prompt").fill("a kite")
+        await visit.page.locator("#generate").click()
+        await visit.state("done")
+        assert await visit.after() == [64, 48]
+        # Other pages of the service import the same client.
+        assert await visit.page.evaluate(_FOLLOW_NOTHING) == "deleted"
+
+
+_FOLLOW_NOTHING = """async () => {
+  const nanohook = await import("/static/nanohook.js");
+  return new Promise((resolve) => {
+    nanohook.follow("no/such?job", { deleted: () => resolve("deleted"), status: () => resolve("status") });
+  });
+}"""
+
+
 async def test_a_stranger_is_told_how_to_sign_in_and_a_used_link_says_so(browser, tmp_path):
     async with visiting(browser, tmp_path, window={"locale": "fr"}) as visit:
         answer = await visit.page.goto(f"{visit.service.base}/generate-images")

@@ -29,6 +29,11 @@ class Child:
     log: pathlib.Path
 
     @property
+    def code(self) -> int | None:
+        """Its exit code."""
+        return self.process.returncode
+
+    @property
     def printed(self) -> str:
         return self.output.read_text()
 
@@ -78,8 +83,8 @@ def started(
 ) -> Iterator[Child]:
     """Start *command* in an environment of *env* alone; what it says is kept in *folder*. Killed in the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = len(list(folder.glob("*.err")))
-    output, log = folder / f"{number}.out", folder / f"{number}.err"
+    name = str(len(list(folder.glob("*.err"))))
+    output, log = folder / f"{name}.out", folder / f"{name}.err"
     with output.open("wb") as out, log.open("wb") as err:
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(env or {}), stdin=subprocess.DEVNULL, stdout=out, stderr=err
@@ -89,6 +94,19 @@ def started(
     finally:
         process.kill()
         process.wait()
+
+
+async def ran(
+    *words: str,
+    folder: pathlib.Path,
+    env: Mapping[str, str] | None = None,
+    cwd: pathlib.Path = ROOT,
+    timeout_s: float = 30.0,
+) -> Child:
+    """Run ``nanohook`` with *words* to its end."""
+    with started((*NANOHOOK, *words), folder, env=env, cwd=cwd) as child:
+        await child.exited(timeout_s=timeout_s)
+        return child
 
 
 @contextlib.asynccontextmanager

@@ -67,8 +67,7 @@ def serve(
         )
     chosen = serving.configured()
     listener = server.listen(host, port)
-    show(f"nanohook serves on {server.address(listener)}", flush=True)
-    serving.run(app.create_app(chosen), listener)
+    serving.run(app.create_app(chosen), listener, name="nanohook")
 
 
 @commands.command()
@@ -103,8 +102,7 @@ def sandbox(  # noqa: PLR0917 - every one is a switch of its own
         seed=seed,
     )
     listener = server.listen(host, port)
-    show(f"the sandbox serves on {server.address(listener)}", flush=True)
-    serving.run(create_sandbox(options), listener)
+    serving.run(create_sandbox(options), listener, name="the sandbox")
 
 
 @commands.command()

@@ -29,14 +29,14 @@ def configured() -> Settings:
     return chosen
 
 
-def run(app: Starlette, listener: socket.socket) -> None:
+def run(app: Starlette, listener: socket.socket, *, name: str) -> None:
     """
     Serve *app* until a signal.
 
     Raises:
         ConfigError: It did not start.
     """
-    running = server.Server(app)
+    running = server.Server(app, greeting=f"{name} serves on {server.address(listener)}")
     with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
         runner.run(running.serve(sockets=[listener]))
     if not running.started:

@@ -71,15 +71,15 @@ class Streams:
             await answer(scope, receive, send)
             return None
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        scope[edge.NOTE]["stream"] = True
-        wire = scope[edge.WIRE]
+        note: edge.Note = scope[edge.NOTE]
+        note.is_stream = True
         # An event source that is refused by status never comes back: it is told when to, instead.
         text = retry() if is_full else retry() + opening.text
         is_over = is_full or opening.is_over
-        await wire({"type": "http.response.body", "body": text, "more_body": not is_over})
+        await note.send({"type": "http.response.body", "body": text, "more_body": not is_over})
         if is_over:
             return None
-        return Stream(owner_id=person.id, jobs=opening.jobs, cursor=opening.cursor, send=wire)
+        return Stream(owner_id=person.id, jobs=opening.jobs, cursor=opening.cursor, send=note.send)
 
     def _names(self, request: Request) -> list[str]:
         if self._of_one_job:

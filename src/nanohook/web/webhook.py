@@ -12,7 +12,6 @@ import time
 from typing import Final
 
 import orjson
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
@@ -56,15 +55,15 @@ class Webhook:
             reach("webhook.committed")
             verdict = "accepted" if receipt.is_new else "duplicate"
             parts.metrics.delivery(verdict)
-            scope[edge.NOTE].update(
-                verdict=verdict,
-                delivery_id=receipt.delivery_id,
-                job_id=receipt.job_id,
-                effect=receipt.effect.value,
-                reason=receipt.reason,
-            )
+            scope[edge.NOTE].line = {
+                "verdict": verdict,
+                "delivery_id": receipt.delivery_id,
+                "job_id": receipt.job_id,
+                "effect": receipt.effect.value,
+                "reason": receipt.reason,
+            }
             body = b'{"status":"%b","delivery_id":"%b"}' % (verdict.encode(), receipt.delivery_id.encode())
-            await Response(body, media_type="application/json")(scope, receive, send)
+            await edge.answer(scope, content_type=b"application/json", body=body)
 
     async def _by_token(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
         token = parts.tokens.read_callback(scope["path_params"]["token"], now_s=time.time())
