@@ -60,7 +60,7 @@ def main() -> None:
     ]
     listener = server.listen("127.0.0.1", 0)
     figures.tell_port(listener)
-    serving.run(service, listener)
+    serving.run(service, listener, name="nanohook")
 
 
 main()

@@ -31,7 +31,7 @@ _ARGS = [
 _WAIT_MS = 10_000
 _BUDGET_BYTES = 60_000
 # Long enough to see the page at work, and to reload it there.
-_SLOW = Options(latency_s=0.9, callback_pause_s=0.05)
+_SLOW = Options(latency_s=1.4, callback_pause_s=0.05)
 
 
 @dataclass
@@ -91,7 +91,9 @@ async def visiting(
     **settings,
 ) -> AsyncIterator[Visit]:
     async with rig.running(tmp_path, sandbox=sandbox, **settings) as service:
-        context: BrowserContext = await browser.new_context(**{"locale": "en-GB", **(window or {})})
+        context: BrowserContext = await browser.new_context(
+            **{"locale": "en-GB", "reduced_motion": "reduce", **(window or {})}
+        )
         page = await context.new_page()
         visit = Visit(page, service)
         page.on("request", lambda request: visit.asked.append(request.url))

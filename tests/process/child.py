@@ -131,6 +131,28 @@ async def service(
         yield child
 
 
+@contextlib.asynccontextmanager
+async def serving(
+    folder: pathlib.Path, *, upstream: str, **env: str
+) -> AsyncIterator[tuple[Child, str, dict[str, str]]]:
+    """Run ``nanohook serve``; yields it, its address, and the environment for commands beside it."""
+    port = live.closed_port()
+    base = f"http://127.0.0.1:{port}"
+    env = {
+        "NANOHOOK_DATA_DIR": str(folder / "data"),
+        "NANOHOOK_PUBLIC_URL": base,
+        "NANOHOOK_NANOBANANA_URL": upstream,
+        "NANOHOOK_DOWNLOAD_HOSTS": upstream.removeprefix("http://"),
+        "NANOBANANA_API_KEY": "sandbox",
+        "NANOHOOK_DISK_RESERVE_BYTES": "0",
+        **env,
+    }
+    with started((*NANOHOOK, "serve", "--port", str(port)), folder / "serve", env=env, cwd=folder) as child:
+        if not await child.is_up(base):
+            raise AssertionError(f"the service did not start\n{child.said[-3000:]}")
+        yield child, base, env
+
+
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

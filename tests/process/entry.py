@@ -63,7 +63,7 @@ def main() -> None:
         faults.at = killer(asked.die_at)
     logs.configure(level="INFO", form="json")
     made = chosen(port=asked.port, data_dir=asked.data_dir, upstream=asked.upstream, given=asked.settings)
-    serving.run(app.create_app(made), server.listen("127.0.0.1", asked.port))
+    serving.run(app.create_app(made), server.listen("127.0.0.1", asked.port), name="nanohook")
 
 
 if __name__ == "__main__":

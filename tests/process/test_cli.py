@@ -1,8 +1,8 @@
 """The commands, as people start them: what they print, what they refuse, and their exit codes."""
 
 import asyncio
-import contextlib
 import io
+import pathlib
 import re
 import socket
 
@@ -35,6 +35,11 @@ def rotated(width: int, height: int) -> bytes:
     return held.getvalue()
 
 
+def size_of(path: pathlib.Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 async def test_the_demo_runs_in_an_empty_environment_and_reads_no_settings(tmp_path):
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in FOREIGN.items()))
     demo = await child.ran("demo", "--out", "winter.jpg", folder=tmp_path / "logs", cwd=tmp_path)
@@ -42,7 +47,7 @@ async def test_the_demo_runs_in_an_empty_environment_and_reads_no_settings(tmp_p
     lines = demo.printed.splitlines()
     assert "original 1024x576  result 1024x576" in lines
     assert str(tmp_path / "winter.jpg") == lines[-1]
-    assert Image.open(tmp_path / "winter.jpg").size == (1024, 576)
+    assert size_of(tmp_path / "winter.jpg") == (1024, 576)
     assert {path.name for path in tmp_path.iterdir()} == {".env", "logs", "winter.jpg"}
 
 
@@ -56,14 +61,14 @@ async def test_the_demo_takes_a_picture_of_ones_own_and_no_proxy(tmp_path):
     assert "original 199x301  result 199x301" in lines
     [result] = tmp_path.glob("nanohook-demo.*")
     assert str(result) == lines[-1]
-    assert Image.open(result).size == (199, 301)
+    assert size_of(result) == (199, 301)
 
 
 async def test_the_demo_names_the_step_that_failed(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture at all")
     runs = await asyncio.gather(
         *(
-            child.ran("demo", "--image", image, folder=tmp_path / image, cwd=tmp_path)
+            child.ran("demo", "--image", image, folder=tmp_path / "logs" / image, cwd=tmp_path)
             for image in ("text.jpg", "missing.jpg")
         )
     )
@@ -74,37 +79,21 @@ async def test_the_demo_names_the_step_that_failed(tmp_path):
     assert not list(tmp_path.glob("nanohook-demo.*"))
 
 
-@contextlib.asynccontextmanager
-async def serving(folder, **env: str):
-    """``nanohook serve`` with a sandbox; yields its address and the environment that commands beside it need."""
-    async with live.serve(create_sandbox(Options(latency_s=0.02))) as upstream:
-        port = live.closed_port()
-        base = f"http://127.0.0.1:{port}"
-        env = {
-            "NANOHOOK_DATA_DIR": str(folder / "data"),
-            "NANOHOOK_PUBLIC_URL": base,
-            "NANOHOOK_NANOBANANA_URL": upstream,
-            "NANOHOOK_DOWNLOAD_HOSTS": upstream.removeprefix("http://"),
-            "NANOBANANA_API_KEY": "sandbox",
-            "NANOHOOK_DISK_RESERVE_BYTES": "0",
-            **env,
-        }
-        command = (*child.NANOHOOK, "serve", "--port", str(port))
-        with child.started(command, folder / "serve", env=env, cwd=folder) as service:
-            assert await service.is_up(base), service.said
-            yield service, base, env
-
-
 async def test_commands_work_beside_a_running_service(tmp_path):
-    async with serving(tmp_path) as (service, base, env):
+    async with (
+        live.serve(create_sandbox(Options())) as upstream,
+        child.serving(tmp_path, upstream=upstream) as (service, base, env),
+    ):
 
         async def run(*words: str) -> child.Child:
-            return await child.ran(*words, folder=tmp_path / "-".join(words), env=env, cwd=tmp_path)
+            folder = tmp_path / re.sub(r"\W", "", "".join(words))
+            return await child.ran(*words, folder=folder, env=env, cwd=tmp_path)
 
         created, migrated = await asyncio.gather(
-            run("user", "create", "ada@example.org", "--verified"), run("migrate")
+            run("user", "create", "[b]ada[/i]@example.org", "--verified"), run("migrate")
         )
         assert created.code == migrated.code == 0, created.said + migrated.said
+        assert "[b]ada[/i]@example.org" in created.printed
         assert "newest" in migrated.printed
         key = created.printed.splitlines()[-1]
         assert re.fullmatch(r"nh_[\w-]{43}", key)
@@ -117,7 +106,7 @@ async def test_commands_work_beside_a_running_service(tmp_path):
             job_id = answer.json()["job_id"]
 
             again, signed, unknown, second, same_port = await asyncio.gather(
-                run("user", "create", "ADA@example.org"),
+                run("user", "create", "[B]ADA[/i]@example.org"),
                 run("sign", job_id),
                 run("sign", "no-such-job"),
                 run("serve", "--port", "0"),
@@ -212,9 +201,11 @@ async def test_dev_logs_in_once_and_shows_guests_only_what_a_tunnel_is_for(tmp_p
             assert (first.status_code, first.headers["location"]) == (303, "/generate-images")
             assert (await browser.get("/api/images")).status_code == 200
             assert (await browser.get("/generate-images")).status_code == 200
-            second = await browser.get(link)
-            assert second.status_code == 401
-            assert "set-cookie" not in second.headers
+
+            async with httpx.AsyncClient(base_url=base, trust_env=False) as another:
+                second = await another.get(link)
+                assert "set-cookie" not in second.headers
+                assert (await another.get("/api/images")).status_code == 401
 
             # The cookie is there, and does not help.
             static = re.findall(r"/static/[\w./-]+", (await browser.get("/generate-images")).text)

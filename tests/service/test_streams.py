@@ -624,6 +624,7 @@ def unsent_bytes(stream):
 async def test_a_reader_who_never_reads_costs_nobody_else_anything(tmp_path_factory):
     async with rig.running(tmp_path_factory.mktemp("slow")) as service:
         job_id = await running_job(service)
+        await live.until(lambda: not streams(service))
         host, port = service.base.removeprefix("http://").split(":")
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

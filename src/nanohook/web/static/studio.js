@@ -6,29 +6,14 @@
  */
 
 import * as nanohook from "./nanohook.js";
+import {
+  $, clearPicture, notice, reveal, say, sentence, showLink, showPicture, showStage, stages, stopClock, texts,
+} from "./telling.js";
 
-const $ = (id) => document.getElementById(id);
 const studio = $("studio");
-const texts = JSON.parse(studio.dataset.texts);
-const stages = JSON.parse(studio.dataset.stages);
 const mostBytes = Number(studio.dataset.mostBytes);
-const steps = [...$("steps").children];
 
 const DRAFT = "nanohook.prompt";
-const LATE_S = 120;
-/** A stream ends every few minutes and comes back at once: shorter breaks than this are nobody's business. */
-const BREAK_MS = 5_000;
-/** Which of the five named steps a stage belongs to. */
-const STEP_OF = { uploading: "queued", queued: "queued", submitting: "queued" };
-const UPLOAD_ERRORS = {
-  not_an_image: "not_a_picture",
-  unknown_media_type: "not_a_picture",
-  bad_multipart: "not_a_picture",
-  too_many_scans: "not_a_picture",
-  network: "no_network",
-  not_found: "gone",
-};
-
 /** What is shown on the left: `{ file?, url, imageId?, uploading?, share }`. */
 let picture = null;
 /** What was asked for last, or is being followed: `{ id, picture, prompt, event }`. */
@@ -36,8 +21,6 @@ let job = null;
 /** The press of Generate that is being worked on; whoever finds another one there has been canceled. */
 let turn = null;
 let stream = null;
-let ticker = 0;
-let breakTimer = 0;
 
 /* ---- the picture ---- */
 
@@ -50,7 +33,7 @@ function take(file) {
   job = null;
   leave();
   notice("");
-  showPicture();
+  showPicture(picture.url);
   enter("ready");
   // At once, not at Generate: a file that cannot be used is told now, and a reload still has the picture.
   upload(mine).then(
@@ -68,7 +51,7 @@ function takeBack(before) {
   const isDrawn = !$("before").hidden;
   if (!before.picture?.imageId && isDrawn) return;
   ({ picture, job } = before);
-  if (picture) showPicture();
+  if (picture) showPicture(picture.url);
   else clearPicture();
   enter(before.state);
 }
@@ -83,7 +66,7 @@ function upload(mine) {
       signal: mine.stop.signal,
       progress: (share) => {
         mine.share = share;
-        if (turn && !job) showStage({ stage: "uploading" });
+        if (turn && !job) showStage({ stage: "uploading", share });
       },
     });
     mine.imageId = made.job_id;
@@ -92,27 +75,6 @@ function upload(mine) {
   // A failed upload is tried again by the next Generate.
   mine.uploading.catch(() => (mine.uploading = null));
   return mine.uploading;
-}
-
-function showPicture() {
-  const image = $("before");
-  image.onload = () => {
-    image.hidden = false;
-    // Told by the browser after EXIF rotation, as the server counts it.
-    $("before-size").textContent = `${image.naturalWidth} × ${image.naturalHeight}`;
-  };
-  // What this browser cannot draw is still sent: the server is the one to judge.
-  image.onerror = () => (image.hidden = true);
-  image.hidden = true;
-  $("before-size").textContent = "";
-  image.src = picture.url;
-  $("ghost").src = picture.url;
-}
-
-function clearPicture() {
-  $("before").hidden = true;
-  $("before").removeAttribute("src");
-  $("before-size").textContent = "";
 }
 
 /* ---- the job ---- */
@@ -127,7 +89,8 @@ async function press({ buyAgain = false } = {}) {
   notice("");
   job = null;
   enter("running");
-  showStage({ stage: picture.imageId ? "queued" : "uploading" });
+  reveal($("outcome"));
+  showStage({ stage: picture.imageId ? "queued" : "uploading", share: picture.share });
   say(texts.busy);
   try {
     const id = await ask(last, prompt, buyAgain);
@@ -246,6 +209,7 @@ async function finish(event, isSecond = false) {
   const isSame = original.naturalWidth === width && original.naturalHeight === height;
   $("after-size").textContent = `${width} × ${height}${isSame ? ` · ${texts.same_size}` : ""}`;
   enter("done");
+  reveal($("outcome"));
   say(stages.completed);
 }
 
@@ -259,6 +223,7 @@ function fail(error) {
   $("again").onclick = () => press({ buyAgain: isUnknown });
   $("failure-id").textContent = job?.id ?? "";
   enter(error ? "failed" : "canceled");
+  reveal($("outcome"));
 }
 
 async function cancel() {
@@ -297,71 +262,15 @@ function enter(state) {
   $("file").disabled = $("camera").disabled = isRunning;
   // A button that goes must not take the keyboard's place with it.
   if (focused?.closest("[hidden]")) $("generate").focus({ preventScroll: true });
-  clearInterval(ticker);
+  stopClock();
   const title = { running: texts.busy, done: stages.completed, failed: stages.failed }[state];
   document.title = `${title ?? texts.title} · nanohook`;
-  if ((isRunning || isEnded || state === "done") && innerWidth < 720) {
-    const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    $("outcome").scrollIntoView({ block: "nearest", behavior: isCalm ? "auto" : "smooth" });
-  }
-}
-
-function showStage({ stage, progress, at }) {
-  const current = STEP_OF[stage] ?? stage;
-  const place = steps.findIndex((step) => step.dataset.step === current);
-  steps.forEach((step, index) => {
-    step.className = index < place ? "past" : index === place ? "current" : "";
-    if (index === place) step.setAttribute("aria-current", "step");
-    else step.removeAttribute("aria-current");
-  });
-  const isUploading = stage === "uploading";
-  $("work").dataset.stage = stage;
-  $("stage").textContent = isUploading ? texts.uploading : stages[stage];
-  $("elapsed").textContent = "";
-  // The bar holds what the server said and nothing in between; before it said anything, it only moves.
-  if (progress) $("bar").value = progress;
-  else $("bar").removeAttribute("value");
-  clearInterval(ticker);
-  if (isUploading && picture.share) $("elapsed").textContent = `${Math.floor(picture.share * 100)} %`;
-  if (stage !== "generating") return;
-  const since = Date.parse(at);
-  const tick = () => {
-    const seconds = Math.max(0, Math.round((nanohook.now() - since) / 1000));
-    $("elapsed").textContent = `${seconds} s · ${seconds < LATE_S ? texts.usually : texts.late}`;
-  };
-  tick();
-  ticker = setInterval(tick, 1000);
-}
-
-function showLink(state) {
-  clearTimeout(breakTimer);
-  const show = () => {
-    $("link").hidden = !state;
-    $("link").dataset.link = state ?? "";
-    $("link").textContent = state ? texts[state] : "";
-  };
-  if (state === "reconnecting") breakTimer = setTimeout(show, BREAK_MS);
-  else show();
 }
 
 function refuse(problem, text = sentence(problem), focus = null) {
   notice(text);
+  reveal($("notice"));
   focus?.focus();
-}
-
-function notice(text) {
-  $("notice").textContent = text;
-}
-
-function say(text) {
-  $("said").textContent = text;
-}
-
-function sentence({ status, code, retryAfterS, requestId }) {
-  if (status === 401 || code === "email_unverified") return status === 401 ? texts.signed_out : texts.unverified;
-  const name = UPLOAD_ERRORS[code] ?? code;
-  const text = Object.hasOwn(texts, name) ? texts[name] : status === 503 ? texts.unavailable : texts.unknown;
-  return text.replace("{seconds}", retryAfterS ?? 10).replace("{id}", requestId ?? status);
 }
 
 function fileName(made) {
@@ -406,7 +315,7 @@ async function restore() {
   turn = job = null;
   notice("");
   picture = found.original && { imageId: id, url: found.original.url, share: 1 };
-  if (picture) showPicture();
+  if (picture) showPicture(picture.url);
   $("prompt").value ||= found.prompt ?? "";
   if (found.stage === "uploaded") {
     remember(id);

@@ -1,0 +1,114 @@
+/** How the studio tells what goes on: picture, stages, link, errors; the page's words come with the page. */
+
+import { now } from "./nanohook.js";
+
+export const $ = (id) => document.getElementById(id);
+/** The page's texts, and the stages' sentences, in its language. */
+export const texts = JSON.parse($("studio").dataset.texts);
+export const stages = JSON.parse($("studio").dataset.stages);
+
+const LATE_S = 120;
+/** A stream ends every few minutes and comes back at once: shorter breaks than this are nobody's business. */
+const BREAK_MS = 5_000;
+/** Which of the five named steps a stage belongs to. */
+const STEP_OF = { uploading: "queued", queued: "queued", submitting: "queued" };
+const UPLOAD_ERRORS = {
+  not_an_image: "not_a_picture",
+  unknown_media_type: "not_a_picture",
+  bad_multipart: "not_a_picture",
+  too_many_scans: "not_a_picture",
+  network: "no_network",
+  not_found: "gone",
+};
+
+const steps = [...$("steps").children];
+let ticker = 0;
+let breakTimer = 0;
+
+/** Show the original at *url*. */
+export function showPicture(url) {
+  const image = $("before");
+  image.onload = () => {
+    image.hidden = false;
+    // Told by the browser after EXIF rotation, as the server counts it.
+    $("before-size").textContent = `${image.naturalWidth} × ${image.naturalHeight}`;
+  };
+  // What this browser cannot draw is still sent: the server is the one to judge.
+  image.onerror = () => (image.hidden = true);
+  image.hidden = true;
+  $("before-size").textContent = "";
+  image.src = url;
+  $("ghost").src = url;
+}
+
+export function clearPicture() {
+  $("before").hidden = true;
+  $("before").removeAttribute("src");
+  $("before-size").textContent = "";
+}
+
+/** Show a `status` event's stage, or our own `uploading` with the `share` that has left. */
+export function showStage({ stage, progress, at, share }) {
+  const current = STEP_OF[stage] ?? stage;
+  const place = steps.findIndex((step) => step.dataset.step === current);
+  steps.forEach((step, index) => {
+    step.className = index < place ? "past" : index === place ? "current" : "";
+    if (index === place) step.setAttribute("aria-current", "step");
+    else step.removeAttribute("aria-current");
+  });
+  const isUploading = stage === "uploading";
+  $("work").dataset.stage = stage;
+  $("stage").textContent = isUploading ? texts.uploading : stages[stage];
+  $("elapsed").textContent = "";
+  // The bar holds what the server said and nothing in between; before it said anything, it only moves.
+  if (progress) $("bar").value = progress;
+  else $("bar").removeAttribute("value");
+  stopClock();
+  if (isUploading && share) $("elapsed").textContent = `${Math.floor(share * 100)} %`;
+  if (stage !== "generating") return;
+  const since = Date.parse(at);
+  const tick = () => {
+    const seconds = Math.max(0, Math.round((now() - since) / 1000));
+    $("elapsed").textContent = `${seconds} s · ${seconds < LATE_S ? texts.usually : texts.late}`;
+  };
+  tick();
+  ticker = setInterval(tick, 1000);
+}
+
+export const stopClock = () => clearInterval(ticker);
+
+/** `live`, `reconnecting`, `offline`, or `null`: nothing is being followed. */
+export function showLink(state) {
+  clearTimeout(breakTimer);
+  const show = () => {
+    $("link").hidden = !state;
+    $("link").dataset.link = state ?? "";
+    $("link").textContent = state ? texts[state] : "";
+  };
+  if (state === "reconnecting") breakTimer = setTimeout(show, BREAK_MS);
+  else show();
+}
+
+/** Beside the prompt, announced at once. */
+export function notice(text) {
+  $("notice").textContent = text;
+}
+
+/** On a phone what happens is below what was typed. */
+export function reveal(element) {
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "nearest", behavior: isCalm ? "auto" : "smooth" });
+}
+
+/** For those who listen; nobody sees it. */
+export function say(text) {
+  $("said").textContent = text;
+}
+
+/** A `Problem` in words: what happened and what to do. */
+export function sentence({ status, code, retryAfterS, requestId }) {
+  if (status === 401 || code === "email_unverified") return status === 401 ? texts.signed_out : texts.unverified;
+  const name = UPLOAD_ERRORS[code] ?? code;
+  const text = Object.hasOwn(texts, name) ? texts[name] : status === 503 ? texts.unavailable : texts.unknown;
+  return text.replace("{seconds}", retryAfterS ?? 10).replace("{id}", requestId ?? status);
+}
