@@ -9,7 +9,9 @@ from nanohook.tables import metadata
 def migrate(connection: Connection) -> None:
     """Run the migrations asked for, in one transaction."""
     # SQLite cannot change a constraint in place: batch mode rebuilds the table.
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+    context.configure(
+        connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -2,18 +2,16 @@
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import pathlib
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 
 from nanohook import clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
@@ -92,15 +90,15 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
     made = Starlette(
         routes=routes.table(settings),
         lifespan=lifespan,
-        middleware=[Middleware(Edge, metrics=metrics)],
         exception_handlers={
             errors.NanohookError: failures.on_ours,
             HTTPException: failures.on_http,
-            Exception: failures.on_bug,
         },
     )
     # A slash too many is an unknown path, not an answer built from the caller's own Host.
     made.router.redirect_slashes = False
+    # Around all of it, Starlette's own outermost layer included: a crash, too, has its line and its id.
+    made.middleware_stack = Edge(made.build_middleware_stack(), lane=routes.lane(), metrics=metrics)
     return made
 
 
@@ -108,7 +106,7 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
 async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bool) -> AsyncIterator[Running]:
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.to_thread(migrations.upgrade, database_path(settings))
-        stack.enter_context(_alone(settings.data_dir))
+        stack.enter_context(migrations.alone(settings.data_dir))
         opened = await stack.enter_async_context(database.open_database(database_path(settings)))
         tokens = signing.Tokens(await keys(settings, opened))
         storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
@@ -241,24 +239,6 @@ async def keys(settings: Settings, opened: Database) -> list[str]:
             "NANOHOOK_SECRET_KEYS: none of the keys is one this database was used with; add the former key"
         )
     return keys
-
-
-@contextlib.contextmanager
-def _alone(data_dir: pathlib.Path) -> Iterator[None]:
-    """
-    Hold the data dir: one process does its work, so whatever a former one held is free at once.
-
-    Raises:
-        ConfigError: Another process holds it.
-    """
-    with (data_dir / "work.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise errors.ConfigError(
-                f"NANOHOOK_DATA_DIR: another nanohook serves from {data_dir}; stop it, or choose another folder"
-            ) from None
-        yield
 
 
 def _generated(data_dir: pathlib.Path) -> str:

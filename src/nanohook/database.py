@@ -6,8 +6,11 @@ its statements. One writer takes all units that wait, in the order they came, an
 one ``BEGIN IMMEDIATE``, a SAVEPOINT each, one COMMIT, so a full fsync is shared by everybody who waited for it.
 A unit's result is handed over only after the commit.
 
-On SQLite a unit is driven to its end inside the connection's own thread: its awaits return at once, and a whole
-batch costs one change of threads. Reads go the same way, over a few held connections.
+On SQLite what may wait runs in the connection's own thread: BEGIN, which waits for another process's lock, and
+COMMIT, which waits for the disk. Between the two the lock is ours and every statement is work in memory, some
+microseconds each: a unit is driven to its end on the event loop, its awaits return at once. In a thread the same
+statements would fight the loop for the interpreter, at a seventh of the whole cost. Reads, which may be long,
+run in threads, over a few held connections.
 """
 
 import asyncio
@@ -216,11 +219,18 @@ class Database:
 
     async def _commit(self, batch: Sequence[_Waiting[Any]]) -> "_Done":
         try:
-            return await _inside(self._writer, _commit, [waiting.unit for waiting in batch])
+            await _inside(self._writer, _execute, "BEGIN IMMEDIATE")
+            try:
+                done = _run(self._writer._conn, [waiting.unit for waiting in batch])  # noqa: SLF001
+                await _inside(self._writer, _execute, "COMMIT")
+            except BaseException:
+                await _inside(self._writer, _roll_back, None)
+                raise
         except (sqlite3.Error, ValueError) as exc:
             # Nothing of the batch was kept; each caller may ask again. The writer lives on.
             logger.warning("database.commit_failed", extra={"units": len(batch), "reason": str(exc)})
             return _Done(results=[_refusal(exc) for _ in batch])
+        return done
 
 
 @contextlib.asynccontextmanager
@@ -250,7 +260,10 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _hold(path: pathlib.Path) -> AsyncIterator[aiosqlite.Connection]:
-    async with databases.Database(_url(path), factory=_Connection) as opened, opened.connection() as connection:
+    async with (
+        databases.Database(_url(path), factory=_Connection, check_same_thread=False) as opened,
+        opened.connection() as connection,
+    ):
         raw = connection.raw_connection
         if not isinstance(raw, aiosqlite.Connection):
             raise errors.ConfigError("the installed version of databases is not the one this was built for")
@@ -299,32 +312,41 @@ class _Done:
     after_commit: list[Callable[[], None]] = field(default_factory=list)
 
 
-def _commit(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done:
-    """Run *units* in one transaction; an error of one undoes that one alone and becomes its result."""
+def _run(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done:
+    """
+    Run *units* in the open transaction; an error of one undoes that one alone and becomes its result.
+
+    Raises:
+        OperationalError: SQLite has ended the whole transaction by itself, as it does when the disk is full.
+    """
     done = _Done()
     execute = connection.execute
-    execute("BEGIN IMMEDIATE")
-    try:
-        for unit in units:
-            execute("SAVEPOINT unit")
-            transaction = Transaction(connection)
-            try:
-                done.results.append(_drive(unit, transaction))
-            except Exception as exc:
-                if not connection.in_transaction:
-                    raise  # a full disk ends the whole transaction by itself
-                execute("ROLLBACK TO unit")
-                done.results.append(_Failed(exc))
-            else:
+    for unit in units:
+        execute("SAVEPOINT unit")
+        transaction = Transaction(connection)
+        try:
+            done.results.append(_drive(unit, transaction))
+        except Exception as exc:
+            if not connection.in_transaction:
+                raise sqlite3.OperationalError(f"the transaction was lost: {exc}") from exc
+            execute("ROLLBACK TO unit")
+            done.results.append(_Failed(exc))
+        else:
+            if transaction.topics:
                 done.topics |= transaction.topics
+            if transaction.after_commit:
                 done.after_commit += transaction.after_commit
-            execute("RELEASE unit")
-        execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            execute("ROLLBACK")
-        raise
+        execute("RELEASE unit")
     return done
+
+
+def _execute(connection: sqlite3.Connection, sql: str) -> None:
+    connection.execute(sql)
+
+
+def _roll_back(connection: sqlite3.Connection, _nothing: None) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 class _Failed:

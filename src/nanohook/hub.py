@@ -44,12 +44,20 @@ class Stream:
 
     __slots__ = ("behind", "cursor", "ends_at", "ids", "is_live", "jobs", "owner_id", "send")
 
-    def __init__(self, *, owner_id: str, jobs: Collection[str] | None, cursor: int, send: Send) -> None:
+    def __init__(
+        self,
+        *,
+        owner_id: str,
+        jobs: Collection[str] | None,
+        waited_for: Collection[str],
+        cursor: int,
+        send: Send,
+    ) -> None:
         self.owner_id = owner_id
         self.jobs = None if jobs is None else tuple(jobs)
         """The jobs it is about; ``None``: all of its owner's."""
-        self.ids = None if jobs is None else set(jobs)
-        """Those of its jobs that have not ended; when empty, the stream ends."""
+        self.ids = None if jobs is None else set(waited_for)
+        """Those of its jobs whose end is yet to be told; when empty, the stream ends."""
         self.cursor = cursor
         self.send = send
         self.is_live = False
@@ -97,29 +105,35 @@ class Hub:
         """There may be new events."""
         self._woken.set()
 
-    def is_full(self, owner_id: str) -> bool:
-        """Tell whether another stream of *owner_id* would be too much, or the service is going down."""
-        return self._draining or self._count[owner_id] >= self._streams_per_user
+    def enter(self, owner_id: str) -> bool:
+        """Take a place for a stream of *owner_id*; ``False``: they have all theirs, or the service goes down."""
+        if self._draining or self._count[owner_id] >= self._streams_per_user:
+            return False
+        self._count[owner_id] += 1
+        return True
+
+    def leave(self, owner_id: str) -> None:
+        """Give a place back."""
+        self._count[owner_id] -= 1
+        if not self._count[owner_id]:
+            del self._count[owner_id]
 
     def add(self, stream: Stream) -> None:
-        """Take in a stream; it is catching up until its pump says otherwise."""
+        """Take in a stream that has its place; it is catching up until its pump says otherwise."""
         stream.ends_at = asyncio.get_running_loop().time() + LIFE_S * random.uniform(0.8, 1.0)  # noqa: S311
         for index, key in self._places(stream):
             index.setdefault(key, set()).add(stream)
         self._slots[hash(stream) // 16 % HEARTBEAT_S].add(stream)
-        self._count[stream.owner_id] += 1
 
     def remove(self, stream: Stream) -> None:
-        """Let go of a stream."""
+        """Let go of a stream and its place."""
         for index, key in self._places(stream):
             if group := index.get(key):
                 group.discard(stream)
                 if not group:
                     del index[key]
         self._slots[hash(stream) // 16 % HEARTBEAT_S].discard(stream)
-        self._count[stream.owner_id] -= 1
-        if not self._count[stream.owner_id]:
-            del self._count[stream.owner_id]
+        self.leave(stream.owner_id)
 
     async def catch_up(self, stream: Stream) -> None:
         """Send *stream* what it missed, page by page; returns when it is live or closed."""

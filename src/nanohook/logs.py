@@ -9,6 +9,7 @@ import contextvars
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 import orjson
@@ -32,10 +33,8 @@ _NEVER_BELOW_WARNING: Final = (
 def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send every line to standard error, as JSON or as text for people."""
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Text() if as_text else _Json())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    # None of these is printed, and each costs a system call, a lock or a walk up the stack a line.
+    logging.basicConfig(level=level, handlers=[_Lines(_as_text if as_text else _as_json)], force=True)
+    # Neither is printed, and each costs a system call or a walk up the stack a line.
     logging._srcfile = ""  # noqa: SLF001 - as the logging HOWTO recommends
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in _NEVER_BELOW_WARNING:
@@ -50,45 +49,63 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
+class _Lines(logging.Handler):
+    """Writes each record as one line, by one system call: nothing waits in a buffer when the process dies."""
+
+    def __init__(self, form: Callable[[logging.LogRecord], bytes]) -> None:
+        super().__init__()
+        self._form = form
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            out = sys.stderr.buffer
+            out.write(self._form(record))
+            out.flush()
+        except Exception:  # noqa: BLE001 - as every handler of the library: a log never breaks what it tells of
+            self.handleError(record)
+
+
 def _is_wanted(record: logging.LogRecord) -> bool:
     """Drop the server's own account of a refused start: the command line says it in one sentence."""
     return not record.getMessage().startswith(("Traceback", "Application startup failed"))
 
 
-def _extras(record: logging.LogRecord) -> dict[str, object]:
-    found = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
-    request = request_id.get()
-    if request is not None and "request_id" not in found:
-        found["request_id"] = request
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """Collect what belongs to a line: ``extra``, or ``extra={"fields": …}`` where a line must be cheap."""
+    found = getattr(record, "fields", None)
+    if found is None:
+        found = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
     return found
 
 
-class _Json(logging.Formatter):
-    """One JSON object a line."""
+def _as_json(record: logging.LogRecord) -> bytes:
+    """One JSON object."""
+    line = {
+        "at": _at(record.created),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": record.getMessage(),
+        **_fields(record),
+    }
+    request = request_id.get()
+    if request is not None:
+        line["request_id"] = request
+    if record.exc_info:
+        line["exception"] = _FORMATTER.formatException(record.exc_info)
+    return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at": _at(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_extras(record),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
-
-class _Text(logging.Formatter):
+def _as_text(record: logging.LogRecord) -> bytes:
     """A line for people: time, level, message, then what belongs to it."""
+    fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+    text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname:<7} "
+    text += f"{record.getMessage()} {fields}".rstrip()
+    if record.exc_info:
+        text += f"\n{_FORMATTER.formatException(record.exc_info)}"
+    return f"{text}\n".encode(errors="backslashreplace")
 
-    def format(self, record: logging.LogRecord) -> str:
-        extras = " ".join(f"{key}={value}" for key, value in _extras(record).items() if key != "request_id")
-        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname:<7} "
-        text += f"{record.getMessage()} {extras}".rstrip()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
-
+_FORMATTER: Final = logging.Formatter()
 _second: tuple[int, str] = (0, "")
 
 

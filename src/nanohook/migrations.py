@@ -48,10 +48,28 @@ def upgrade(path: pathlib.Path) -> str | None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path), _connection(path) as connection:
+        with _in_turn(path), _connection(path) as connection:
             return _upgrade(path, connection)
     except (OSError, sqlalchemy.exc.DBAPIError) as exc:
         raise errors.ConfigError(f"the database at {path} cannot be brought up: {exc}") from exc
+
+
+@contextlib.contextmanager
+def alone(data_dir: pathlib.Path) -> Iterator[None]:
+    """
+    Hold the data dir: one process does its work, so whatever a former one held is free at once.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    with (data_dir / "work.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.ConfigError(
+                f"NANOHOOK_DATA_DIR: another nanohook serves from {data_dir}; stop it, or choose another folder"
+            ) from None
+        yield
 
 
 def config(connection: sqlalchemy.Connection | None = None) -> alembic.config.Config:
@@ -70,19 +88,22 @@ def _upgrade(path: pathlib.Path, connection: sqlalchemy.Connection) -> str | Non
     newest = script.get_current_head()
     if present == newest:
         return None
-    if present is not None:
-        if present not in {revision.revision for revision in script.walk_revisions()}:
-            raise errors.ConfigError(f"the database at {path} is of a newer nanohook: revision {present}")
-        _copy(path, revision=present)
-    connection.commit()
-    alembic.command.upgrade(settings, "head")
-    connection.commit()
+    if present is not None and present not in {revision.revision for revision in script.walk_revisions()}:
+        raise errors.ConfigError(f"the database at {path} is of a newer nanohook: revision {present}")
+    with contextlib.ExitStack() as stack:
+        if present is not None:
+            # Nobody serves from it, and nobody starts to: an older service would meet a newer schema.
+            stack.enter_context(alone(path.parent))
+            _copy(path, revision=present)
+        connection.commit()
+        alembic.command.upgrade(settings, "head")
+        connection.commit()
     logger.info("database.upgraded", extra={"from_revision": present, "to_revision": newest})
     return newest
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
+def _in_turn(path: pathlib.Path) -> Iterator[None]:
     """Hold a lock beside the file: a second process waits, then finds nothing to do."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,6 +113,9 @@ def _alone(path: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _connection(path: pathlib.Path) -> Iterator[sqlalchemy.Connection]:
     engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    # Left to itself the driver commits before every CREATE: a revision that fails would stay half done.
+    sqlalchemy.event.listen(engine, "connect", lambda raw, _record: setattr(raw, "isolation_level", None))
+    sqlalchemy.event.listen(engine, "begin", lambda begun: begun.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
         with engine.connect() as connection:
             yield connection

@@ -23,7 +23,7 @@ GRACE_S: Final = 10
 """How long open requests are given after the drain."""
 UNSENT_BYTES: Final = 16 * 1024
 UNACKED_MS: Final = 30_000
-GC_THRESHOLDS: Final = (10_000, 20, 20)
+GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
 
 

@@ -13,20 +13,29 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import limits
-import pydantic
 import pydantic_settings
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nanohook import errors
 from nanohook.rules import signing, wishes
 
+MIN_KEY_CHARS = 16
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LATER = {
-    "NANOHOOK_DATABASE_URL": "PostgreSQL is not supported yet: leave it unset, SQLite lives in the data dir",
-    "NANOHOOK_STORAGE_URL": "buckets are not supported yet: leave it unset, media lives in the data dir",
-    "NANOHOOK_REDIS_URL": "Redis is not supported yet: leave it unset, one process needs none",
+    "database_url": "PostgreSQL is not supported yet: leave it unset, SQLite lives in the data dir",
+    "storage_url": "buckets are not supported yet: leave it unset, media lives in the data dir",
+    "redis_url": "Redis is not supported yet: leave it unset, one process needs none",
 }
 
 
@@ -56,6 +65,18 @@ def _off(value: object) -> object:
     return None if value == "off" else value
 
 
+def _a_path_each(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) != len(wishes.MODELS):
+        raise ValueError(f"needs {len(wishes.MODELS)} paths, one for each model")
+    return value
+
+
+def _long_enough(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(len(key.get_secret_value()) < MIN_KEY_CHARS for key in value):
+        raise ValueError(f"every key needs at least {MIN_KEY_CHARS} characters")
+    return value
+
+
 def _whsec(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in value:
         signing.parse_secret(secret.get_secret_value())
@@ -64,8 +85,8 @@ def _whsec(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
-HttpUrl = Annotated[str, pydantic.AfterValidator(_http_url)]
-Rate = Annotated[str, pydantic.AfterValidator(_rate)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Rate = Annotated[str, AfterValidator(_rate)]
 
 
 class Settings(pydantic_settings.BaseSettings):
@@ -83,14 +104,14 @@ class Settings(pydantic_settings.BaseSettings):
 
     nanobanana_api_key: SecretStr | None = Field(default=None, validation_alias="NANOBANANA_API_KEY")
     nanobanana_url: HttpUrl = "https://api.nanobananaapi.ai"
-    nanobanana_paths: Names = ("generate", "generate-pro", "generate-2")
+    nanobanana_paths: Annotated[Names, AfterValidator(_a_path_each)] = ("generate", "generate-pro", "generate-2")
     public_url: HttpUrl | None = None
     data_dir: pathlib.Path = pathlib.Path("var")
     database_url: str | None = None
     storage_url: str | None = None
     redis_url: SecretStr | None = None
-    secret_keys: Secrets = ()
-    webhook_secrets: Annotated[Secrets, pydantic.AfterValidator(_whsec)] = ()
+    secret_keys: Annotated[Secrets, AfterValidator(_long_enough)] = ()
+    webhook_secrets: Annotated[Secrets, AfterValidator(_whsec)] = ()
     result_hosts: Names = ("tempfile.aiquickdraw.com",)
     download_hosts: Names = ()
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
@@ -108,17 +129,17 @@ class Settings(pydantic_settings.BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = "auto"
 
+    @field_validator("database_url", "storage_url", "redis_url")
+    @classmethod
+    def _later(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None:
+            raise ValueError(_LATER[info.field_name or ""])
+        return value
+
     @model_validator(mode="after")
     def _together(self) -> Self:
-        problems = [f"{name}: {why}" for name, why in _LATER.items() if getattr(self, _field(name)) is not None]
-        if len(self.nanobanana_paths) != len(wishes.MODELS):
-            problems.append(f"NANOHOOK_NANOBANANA_PATHS: needs {len(wishes.MODELS)} paths, one for each model")
         if self.reconcile_after_s is None and self.public_url is None:
-            problems.append("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
-        if any(len(key.get_secret_value()) < 16 for key in self.secret_keys):  # noqa: PLR2004
-            problems.append("NANOHOOK_SECRET_KEYS: every key needs at least 16 characters")
-        if problems:
-            raise ValueError("\n".join(problems))
+            raise ValueError("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
         return self
 
     @property
@@ -178,10 +199,6 @@ def unknown_names(env_file: pathlib.Path | None = pathlib.Path(".env")) -> list[
     names = {*os.environ, *(dotenv_values(env_file) if env_file and env_file.is_file() else ())}
     known = {f"NANOHOOK_{field}".upper() for field in Settings.model_fields}
     return sorted(name for name in names if name.startswith("NANOHOOK_") and name not in known)
-
-
-def _field(name: str) -> str:
-    return name.removeprefix("NANOHOOK_").lower()
 
 
 def _name(location: Sequence[int | str]) -> str:

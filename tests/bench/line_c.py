@@ -101,9 +101,7 @@ def _fan_out_in(run: Run, module: str, seeded: Seeded, readers: int, events: int
     return rate
 
 
-async def _burst(
-    run: Run, address: Address, job_id: str, api_key: str, *, readers: int, events: int
-) -> float:
+async def _burst(run: Run, address: Address, job_id: str, api_key: str, *, readers: int, events: int) -> float:
     """Write *events* at once; messages per second from then until the last reader has the last."""
     expected = events + 1  # each stream begins with the present state
     waiting = readers

@@ -23,9 +23,15 @@ T = TypeVar("T")
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length: "
+_CUT = b"HTTP/1.1 cut"
 _ANSWER_S = 120.0
 _OPENING_AT_ONCE = 100
 _PORTS_A_SOURCE = 5_000
+
+_CHROME = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/142.0.0.0 Safari/537.36"
+)
 
 _sources = itertools.cycle(f"127.0.0.{number}" for number in range(2, 252))
 
@@ -104,7 +110,7 @@ class Caller(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.sent:
-            self._answered(self, b"HTTP/1.1 cut")
+            self._answered(self, _CUT)
 
 
 async def call_all(address: Address, requests: Iterable[bytes], *, connections: int) -> Result:
@@ -118,7 +124,7 @@ async def call_all(address: Address, requests: Iterable[bytes], *, connections: 
         result.sent.append(caller.sent)
         result.statuses[answer[9:12]] += 1
         caller.sent = 0.0
-        request = next(waiting, None)
+        request = None if answer is _CUT else next(waiting, None)
         if request is None:
             open_calls -= 1
             if not open_calls:
@@ -149,7 +155,8 @@ async def call_paced(
         result.sent.append(caller.sent)
         result.statuses[answer[9:12]] += 1
         caller.sent = 0.0
-        idle.append(caller)
+        if answer is not _CUT:
+            idle.append(caller)
         if len(result.took) == len(requests):
             ended.set()
 
@@ -286,8 +293,7 @@ def browser_get(address: Address, path: str, api_key: str) -> bytes:
         'sec-ch-ua: "Chromium";v="142", "Google Chrome";v="142", "Not_A Brand";v="99"',
         "sec-ch-ua-mobile: ?0",
         'sec-ch-ua-platform: "Windows"',
-        "User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
-        "Chrome/142.0.0.0 Safari/537.36",
+        f"User-Agent: {_CHROME}",
         "Accept: text/event-stream",
         "Cache-Control: no-cache",
         "DNT: 1",
@@ -314,8 +320,7 @@ def blocks(text: bytes) -> Iterator[dict[str, str]]:
 async def _callers(address: Address, count: int, answered: Callable[[Caller, bytes], None]) -> list[Caller]:
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(lambda: Caller(answered), address.host, address.port)
-        for _ in range(count)
+        await loop.create_connection(lambda: Caller(answered), address.host, address.port) for _ in range(count)
     ]
     return [caller for _, caller in pairs]
 

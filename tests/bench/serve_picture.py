@@ -1,7 +1,7 @@
 """NanoBanana's file host: every GET gets the same bytes, without a framework around it."""
 
 import asyncio
-import base64
+import pathlib
 import signal
 
 import uvloop
@@ -37,7 +37,7 @@ async def _serve(body: bytes) -> None:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    body = base64.b64decode(figures.options()["body"])
+    body = pathlib.Path(figures.options()["picture"]).read_bytes()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(body))
 

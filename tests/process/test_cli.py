@@ -42,13 +42,15 @@ def size_of(path: pathlib.Path) -> tuple[int, int]:
 
 async def test_the_demo_runs_in_an_empty_environment_and_reads_no_settings(tmp_path):
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in FOREIGN.items()))
-    demo = await child.ran("demo", "--out", "winter.jpg", folder=tmp_path / "logs", cwd=tmp_path)
+    result = tmp_path / "[red]" / "winter.jpg"
+    result.parent.mkdir()
+    demo = await child.ran("demo", "--out", "[red]/winter.jpg", folder=tmp_path / "logs", cwd=tmp_path)
     assert demo.code == 0, demo.printed + demo.said
     lines = demo.printed.splitlines()
     assert "original 1024x576  result 1024x576" in lines
-    assert str(tmp_path / "winter.jpg") == lines[-1]
-    assert size_of(tmp_path / "winter.jpg") == (1024, 576)
-    assert {path.name for path in tmp_path.iterdir()} == {".env", "logs", "winter.jpg"}
+    assert str(result) == lines[-1]
+    assert size_of(result) == (1024, 576)
+    assert {path.name for path in tmp_path.iterdir()} == {".env", "logs", "[red]"}
 
 
 async def test_the_demo_takes_a_picture_of_ones_own_and_no_proxy(tmp_path):

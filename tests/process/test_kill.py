@@ -7,7 +7,9 @@ The scenes mostly wait, so they run side by side, once for the whole module; eac
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -24,7 +26,7 @@ from tests import live, rig
 from tests.process import child, post_mortem
 from tests.process.upstream import Patient
 
-AT_ONCE = 3
+AT_ONCE = 4
 END_S = 20.0
 """A killed claim may not make the restarted service wait for the end of a lease, which is 30 s."""
 
@@ -36,11 +38,13 @@ class Scene:
     point: str
     prompt: str = "a kite"
     has_original: bool = True
+    num_images: int = 1
     given: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Settings."""
     error: str | None = None
     """The job ends with this error instead of a picture."""
-    submitted: int = 1
+    submitted: int | None = None
+    """Tasks that NanoBanana was asked for, where that is not one an image."""
     orphans: int = 0
     """Files without a row: the dead claim's own, which nobody will ever show."""
 
@@ -73,6 +77,9 @@ SCENES = [
     Scene(point="finish.half_stored", orphans=1),
     Scene(point="finish.stored", orphans=2),
     Scene(point="finish.settled"),
+    # In the middle of several: what is stored stays, what is bought is not bought again.
+    Scene(point="submit.answered:2", num_images=3),
+    Scene(point="finish.stored:2", num_images=3, given={"finish_concurrency": 1}, orphans=2),
 ]
 
 
@@ -105,7 +112,7 @@ class Person:
     async def asks(self, scene: Scene) -> str:
         """Upload and ask for a picture; return the job's id."""
         async with self._client() as client:
-            body: dict[str, Any] = {"prompt": scene.prompt}
+            body: dict[str, Any] = {"prompt": scene.prompt, "numImages": scene.num_images}
             if scene.has_original:
                 answer = await client.post("/api/images", files={"file": ("x.png", rig.picture())})
                 body["imageId"] = answer.raise_for_status().json()["job_id"]
@@ -150,12 +157,12 @@ class Person:
 
 async def play(scene: Scene, data_dir: pathlib.Path, key: str) -> Outcome:
     """Let the service die in *scene*, start it again, and wait for the job's end."""
-    # Its callback comes after the restart where it is not acknowledged: 0.6, 1.2 and 2.4 s between the tries.
+    # Its callback comes after the restart where it is not acknowledged: 1.2, 2.4 and 4.8 s between the tries.
     upstream = Patient(
-        Options(latency_s=0.02, late_s=0.05, callback_pause_s=0.6),
+        Options(latency_s=0.02, late_s=0.3 * scene.num_images, callback_pause_s=1.2),
         # It fetches the original from the service, and one that dies at the answer could not give it any more.
         held=("POST", "/"),
-        until=lambda tasks: all(task.outcome for task in tasks.by_id.values()),
+        until=lambda tasks: [bool(task.outcome) for task in tasks.by_id.values()] == [True] * scene.num_images,
     )
     async with contextlib.AsyncExitStack() as stack:
         where = {"port": live.closed_port(), "upstream": await stack.enter_async_context(live.serve(upstream))}
@@ -198,7 +205,7 @@ async def play_all(scenes: list[Scene], folder: pathlib.Path) -> dict[str, Outco
 
     async def one(scene: Scene) -> Outcome:
         async with gate:
-            return await play(scene, shutil.copytree(ready, folder / str(scene).replace(" ", "-")), key)
+            return await play(scene, shutil.copytree(ready, folder / re.sub(r"\W", "-", str(scene))), key)
 
     outcomes = await asyncio.gather(*map(one, scenes), return_exceptions=True)
     return dict(zip(map(str, scenes), outcomes, strict=True))
@@ -225,18 +232,22 @@ def test_a_job_survives_a_kill(outcomes: dict[str, Outcome | BaseException], sce
     [job] = outcome.rows("SELECT * FROM jobs WHERE id = ?")
     assert ("COMPLETED" if scene.error is None else "FAILED", scene.error) == (job["status"], job["error_code"])
     # Paid once: no task was submitted twice, and none is still due for anything.
-    assert outcome.submitted == scene.submitted
-    assert [(task["step"], task["due_at"]) for task in outcome.rows("SELECT * FROM tasks WHERE job_id = ?")] == [
-        (None, None)
-    ]
+    assert outcome.submitted == (scene.num_images if scene.submitted is None else scene.submitted)
+    tasks = outcome.rows("SELECT * FROM tasks WHERE job_id = ?")
+    assert [(task["step"], task["due_at"]) for task in tasks] == [(None, None)] * scene.num_images
+    callbacks = outcome.rows("SELECT * FROM deliveries WHERE job_id = ? AND source = 'token'")
+    assert len(callbacks) <= scene.num_images
 
     # Stored once.
     pictures = outcome.rows("SELECT * FROM pictures WHERE job_id = ?")
-    assert len(pictures) == (scene.error is None)
+    assert len(pictures) == (scene.num_images if scene.error is None else 0)
     if scene.has_original:
         assert all((picture["width_px"], picture["height_px"]) == (320, 180) for picture in pictures)
     files, named = post_mortem.files(outcome.data_dir), post_mortem.named_files(outcome.data_dir)
     assert named <= files
+    for picture in pictures:
+        body = (outcome.data_dir / "media" / picture["key"]).read_bytes()
+        assert (len(body), hashlib.sha256(body).digest()) == (picture["bytes"], picture["sha256"])
     assert len(files - named) == scene.orphans, sorted(files - named)
 
     # Told once: ids grow, the last event is the job's state, and the browser saw just that.

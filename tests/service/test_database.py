@@ -376,9 +376,12 @@ async def test_a_read_whose_caller_left_gives_its_connection_back(base):
 async def test_a_file_that_is_no_database_is_told_by_name(tmp_path):
     path = tmp_path / "test.db"
     path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    before = set(threading.enumerate())
     with pytest.raises(errors.ConfigError, match=r"test\.db"):
         async with database.open_database(path):
             pass
+    # The library's thread says goodbye to this event loop, which must still be there.
+    await live.until(lambda: set(threading.enumerate()) <= before)
 
 
 async def test_a_path_may_hold_anything_a_path_may_hold(tmp_path):

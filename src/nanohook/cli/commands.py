@@ -6,7 +6,6 @@ import time
 from typing import Annotated, Literal
 
 import typer
-from rich import print as show
 
 from nanohook import app, errors, logs, migrations, server
 from nanohook.cli import demo as demo_run
@@ -109,7 +108,7 @@ def sandbox(  # noqa: PLR0917 - every one is a switch of its own
 def migrate() -> None:
     """Bring the database to the newest schema."""
     revision = migrations.upgrade(app.database_path(serving.configured()))
-    show("the schema is the newest" if revision is None else f"the schema is now {revision}")
+    typer.echo("the schema is the newest" if revision is None else f"the schema is now {revision}")
 
 
 @commands.command()
@@ -135,5 +134,5 @@ def user_create(
 ) -> None:
     """Make an account; its API key is printed once, alone on the last line."""
     key = asyncio.run(people.create(serving.configured(), email=email, is_verified=verified, is_admin=admin))
-    show(f"account {email} created; its API key, shown this once:")
+    typer.echo(f"account {email} created; its API key, shown this once:")
     typer.echo(key)

@@ -63,8 +63,8 @@ async def run(*, image: pathlib.Path | None, out: pathlib.Path | None) -> int:
     for name, seconds in steps.done:
         table.add_row(name, f"{seconds:.2f}")
     console.print(table)
-    console.print(summary, highlight=False)
-    console.print(str(path), highlight=False)
+    console.print(summary, highlight=False, markup=False)
+    console.print(str(path), highlight=False, markup=False)
     return 0
 
 

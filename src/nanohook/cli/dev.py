@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Final
 
-from rich import print as show
+import typer
 
 from nanohook import app, logs, server, settings
 from nanohook.cli import people, serving
@@ -35,8 +35,10 @@ async def run(*, port: int, live: bool) -> None:
         person = await people.person(parts.database, EMAIL)
         expires = int(time.time()) + pages.LOGIN_S
         token = parts.tokens.sign_purpose(pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", expires)
-        show(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
-        show(f"open this once to log in: {here}/login?token={token}", flush=True)
+        # Plain lines: whatever folds or colours them breaks the link.
+        typer.echo(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
+        typer.echo("open this once to log in:")
+        typer.echo(f"{here}/login?token={token}")
         await stop.wait()
 
 

@@ -43,7 +43,7 @@ async def delete(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) ->
     if job is None:
         raise errors.NotFound("no such image")
     if job.is_open:
-        job = await _stop(tx, job, now_us=now_us)
+        job = await _stop(tx, job, more_follows=True, now_us=now_us)
     event_id = await events.append(
         tx,
         owner_id=owner_id,
@@ -57,7 +57,7 @@ async def delete(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) ->
     history.announce(tx, replace(job, last_event_id=event_id))
 
 
-async def _stop(tx: Transaction, job: Job, *, now_us: int) -> Job:
+async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us: int) -> Job:
     group = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
     stopped = []
     for task in group:
@@ -65,4 +65,4 @@ async def _stop(tx: Transaction, job: Job, *, now_us: int) -> Job:
         if ended is not None:
             await tasks.update(tx, ended)
         stopped.append(ended or task)
-    return await history.record(tx, job, rules.summarise(job, stopped), now_us=now_us)
+    return await history.record(tx, job, rules.summarise(job, stopped), more_follows=more_follows, now_us=now_us)

@@ -1,11 +1,10 @@
 """From an upload or a wish to a job."""
 
-import uuid
 from dataclasses import replace
 from typing import Final
 
 import orjson
-import uuid_utils.compat
+import uuid_utils
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
@@ -21,8 +20,7 @@ _NO_JOB: Final = "no such image"
 
 def new_id() -> str:
     """Make a UUIDv7: ids sort by the time they were made."""
-    made: uuid.UUID = uuid_utils.compat.uuid7()
-    return str(made)
+    return str(uuid_utils.uuid7())
 
 
 async def upload(

@@ -14,9 +14,12 @@ from nanohook.stores import events, jobs, pictures, tasks
 logger = logging.getLogger(__name__)
 
 
-async def record(tx: Transaction, before: Job, after: Job, *, now_us: int) -> Job:
+async def record(tx: Transaction, before: Job, after: Job, *, more_follows: bool = False, now_us: int) -> Job:
     """
     Store that *before* became *after*, with its event; nothing at all if nobody would see a difference.
+
+    Args:
+        more_follows: Another event of the job comes in this transaction: streams shall not end at this one.
 
     Returns:
         The job as stored, with the event's id.
@@ -31,7 +34,7 @@ async def record(tx: Transaction, before: Job, after: Job, *, now_us: int) -> Jo
         owner_id=after.owner_id,
         job_id=after.id,
         name="status",
-        is_last=ended,
+        is_last=ended and not more_follows,
         payload=payload,
         now_us=now_us,
     )

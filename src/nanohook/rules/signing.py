@@ -292,8 +292,10 @@ def _opened(
 def _is_signed(signers: _Signers, text: str, signature: str) -> bool:
     # Compared as text: decoding would take several spellings of one signature, and time.
     signed, given = text.encode(errors="surrogatepass"), signature.encode()
-    for signer in signers:  # noqa: SIM110 - a generator would cost a tenth of the whole check
-        if hmac.compare_digest(signer.get_signature(signed), given):
+    for signer in signers:
+        # What the signer's ``get_signature`` does, in one call of C: a third of the whole check.
+        made = base64.urlsafe_b64encode(hmac.digest(signer.secret_key, signed, "sha256")).rstrip(b"=")
+        if hmac.compare_digest(made, given):
             return True
     return False
 

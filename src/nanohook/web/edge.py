@@ -4,11 +4,14 @@ import logging
 import os
 import re
 import time
+from dataclasses import dataclass
 from typing import Final, cast
 
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanohook import hub, logs
+from nanohook.web import failures
 from nanohook.web.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -22,30 +25,51 @@ NOTE: Final = "nanohook.note"
 
 
 class Note:
-    """What is noted of a request on its way, for its access line."""
+    """What is noted of a request on its way."""
 
-    __slots__ = ("is_stream", "line", "request_id", "send", "status")
+    __slots__ = ("line", "request_id", "send", "status", "stream")
 
     def __init__(self, request_id: bytes, send: Send) -> None:
         self.request_id = request_id
         self.send = cast("hub.Send", send)
-        """The server's own ``send``: for streams, which are driven step by step, and for short answers."""
-        self.status = 500
-        self.is_stream = False
+        """The server's own: for streams, which are driven step by step, and for short answers."""
+        self.status: int | None = None
+        """Of the answer, once it has begun."""
         self.line: dict[str, object] = {}
-        """What the endpoint adds to the line."""
+        """What the endpoint adds to the access line."""
+        self.stream: tuple[hub.Hub, hub.Stream] | None = None
+        """A stream that has begun: it waits here, when every layer above has returned and is freed."""
+
+    async def send_marked(self, message: Message) -> None:
+        """Send, with the request's id on the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
+        await self.send(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A path of one variable at its end that is found without the router: thousands a second come to it."""
+
+    route: Route
+    prefix: str
+    variable: str
+    endpoint: ASGIApp
 
 
 class Edge:
     """
-    Wraps the whole service.
+    Wraps the whole service, and is the last to catch an error.
 
     Args:
+        lane: The path that does not go through *app*.
         metrics: Where answers are counted.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, lane: Lane, metrics: Metrics) -> None:
         self._app = app
+        self._lane = lane
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,25 +79,38 @@ class Edge:
         started = time.perf_counter()
         note = scope[NOTE] = Note(_request_id(scope), send)
         token = logs.request_id.set(note.request_id.decode())
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                note.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", note.request_id)]
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_marked)
+            await self._way(scope)(scope, receive, note.send_marked)
+            if note.stream is not None:
+                await _wait(note.stream, receive)
+        except Exception:
+            logger.exception("request.crashed")
+            if note.status is None:
+                await failures.bug()(scope, receive, note.send_marked)
         finally:
             self._finish(scope, note, seconds=time.perf_counter() - started)
             logs.request_id.reset(token)
+
+    def _way(self, scope: Scope) -> ASGIApp:
+        lane, path = self._lane, scope["path"]
+        if scope["method"] != "POST" or not path.startswith(lane.prefix):
+            return self._app
+        value = path[len(lane.prefix) :]
+        if not value or "/" in value:
+            return self._app
+        scope["path_params"] = {lane.variable: value}
+        scope["route"] = lane.route
+        return lane.endpoint
 
     def _finish(self, scope: Scope, note: Note, *, seconds: float) -> None:
         # The template, never the path: a callback's address is a secret.
         route = getattr(scope.get("route"), "path", "(none)")
         method = scope["method"] if route != "(none)" else "(any)"
         self._metrics.request(
-            method=method, route=route, status=note.status, seconds=None if note.is_stream else seconds
+            method=method,
+            route=route,
+            status=note.status or 0,
+            seconds=None if note.stream else seconds,
         )
         level = logging.DEBUG if route in _QUIET else logging.INFO
         if logger.isEnabledFor(level):
@@ -84,7 +121,7 @@ class Edge:
                 "duration_ms": round(seconds * 1_000, 2),
                 **note.line,
             }
-            logger.log(level, "http.request", extra=line)
+            logger.log(level, "http.request", extra={"fields": line})
 
 
 async def answer(scope: Scope, *, content_type: bytes, body: bytes) -> None:
@@ -98,6 +135,17 @@ async def answer(scope: Scope, *, content_type: bytes, body: bytes) -> None:
     ]
     await note.send({"type": "http.response.start", "status": 200, "headers": headers})
     await note.send({"type": "http.response.body", "body": body})
+
+
+async def _wait(stream: tuple[hub.Hub, hub.Stream], receive: Receive) -> None:
+    """Stay until the reader leaves or the hub ends the stream."""
+    of, reader = stream
+    try:
+        await of.catch_up(reader)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        of.remove(reader)
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -216,7 +216,7 @@ async def _store(parts: Parts, normalised: imaging.Normalised) -> Stored:
 
 async def _picture_of(request: Request, *, most_bytes: int) -> tuple[bytes, str | None]:
     """Read the ``file`` of a multipart body, and ``project_id`` if it is there."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise errors.UnknownMediaType("send the picture as multipart/form-data, field: file")
     too_large = errors.TooLarge(f"a picture has at most {most_bytes} bytes")
     try:
@@ -225,11 +225,16 @@ async def _picture_of(request: Request, *, most_bytes: int) -> tuple[bytes, str 
             if not isinstance(file, UploadFile):
                 raise errors.Invalid("no picture came", fields={"file": "is needed"})
             body = await file.read(most_bytes + 1)
-    except MultiPartException:
+    except (HTTPException, UnicodeError):
+        # The parser's own refusals, and what a form may name as its character set.
         raise errors.Rejected("the multipart body cannot be read", code="bad_multipart") from None
     if len(body) > most_bytes:
         raise too_large
-    return body, project_id if isinstance(project_id, str) and project_id else None
+    if not project_id:
+        return body, None
+    if not isinstance(project_id, str) or len(project_id) > wire.MOST_ID_CHARS or not project_id.isascii():
+        raise errors.Invalid("project_id cannot be used", fields={"project_id": "is not an id"})
+    return body, project_id
 
 
 def _limit(text: str | None) -> int:

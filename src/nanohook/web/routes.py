@@ -4,7 +4,7 @@ The route table: path, methods, endpoint, who may, body limit. Read this first.
     routes → webhook → signing → callbacks → flow.receive → stores → hub → stream
     loop → finish → flow.settle
 
-The webhook comes first: every route before it would be tried for each callback.
+The signed callback has a lane of its own, past the router; it stands in the table all the same, for its refusals.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nanohook.settings import Settings
-from nanohook.web import generate, guard, images, media, ops, pages, streams, wire
+from nanohook.web import edge, generate, guard, images, media, ops, pages, streams, wire
 from nanohook.web.guard import PersonalEndpoint, PublicEndpoint, Who
 from nanohook.web.parts import Call, parts_of
 from nanohook.web.webhook import Webhook
@@ -50,11 +50,20 @@ class _Theirs:
     who: Who = Who.PERSON
 
 
+_CALLBACK: Final = "/api/webhooks/image-completion"
+
+
+def lane() -> edge.Lane:
+    """The signed callback: the busiest path goes straight from the edge to its endpoint."""
+    endpoint = Webhook(is_signed_by_headers=False)
+    route = Route(f"{_CALLBACK}/{{token}}", endpoint, methods=["POST"])
+    return edge.Lane(route, prefix=f"{_CALLBACK}/", variable="token", endpoint=endpoint)
+
+
 def table(settings: Settings) -> list[BaseRoute]:
     """Build every route of the service."""
     raw: list[tuple[str, str, ASGIApp]] = [
-        ("/api/webhooks/image-completion/{token}", "POST", Webhook(is_signed_by_headers=False)),
-        ("/api/webhooks/image-completion", "POST", Webhook(is_signed_by_headers=True)),
+        (_CALLBACK, "POST", Webhook(is_signed_by_headers=True)),
         ("/api/images/{job_id}/events", "GET", streams.Streams(of_one_job=True)),
         ("/api/events", "GET", streams.Streams(of_one_job=False)),
     ]
@@ -77,10 +86,19 @@ def table(settings: Settings) -> list[BaseRoute]:
         _Open("/generate-images", "GET", pages.studio),
     ]
     return [
+        lane().route,
         *(Route(path, endpoint, methods=[method]) for path, method, endpoint in raw),
         *(_route(line) for line in rest),
-        Mount("/static", StaticFiles(directory=pages.STATIC)),
+        Mount("/static", _Static(directory=pages.STATIC)),
     ]
+
+
+class _Static(StaticFiles):
+    """Our own scripts, styles and icons; kept by browsers for as long as they do not change."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard.check_host(Request(scope), parts_of(scope))
+        await super().__call__(scope, receive, send)
 
 
 def _route(line: _Open | _Theirs) -> Route:

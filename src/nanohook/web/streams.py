@@ -10,7 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
 from nanohook.database import Transaction
-from nanohook.hub import Hub, Stream, retry
+from nanohook.hub import Send as WireSend
+from nanohook.hub import Stream, retry
 from nanohook.rules import sse, views
 from nanohook.rules.job import Job
 from nanohook.stores import events, jobs, pictures
@@ -33,10 +34,17 @@ class _Opening:
     cursor: int
     """What comes after this id follows."""
     jobs: tuple[str, ...] | None
+    """The jobs it is about; ``None``: all of the person's."""
+    waited_for: frozenset[str] = frozenset()
+    """Those of the jobs whose end is yet to be told."""
     is_over: bool = False
     """There is nothing to wait for: the text, then the end."""
     is_nothing_new: bool = False
     """The reader has everything and should not come back: 204."""
+
+    def stream(self, owner_id: str, send: WireSend) -> Stream:
+        """Make the stream that goes on from here."""
+        return Stream(owner_id=owner_id, jobs=self.jobs, waited_for=self.waited_for, cursor=self.cursor, send=send)
 
 
 class Streams:
@@ -46,40 +54,36 @@ class Streams:
         self._of_one_job = of_one_job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = await self._begin(scope, receive, send)
-        if stream is not None:
-            # Whatever is not needed to wait goes: the headers alone are a kilobyte each.
-            hub = parts_of(scope).hub
-            scope["headers"].clear()
-            await _wait(hub, stream, receive)
-
-    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Stream | None:
-        """Answer with what the stream begins with; return it if there is more to come."""
         parts = parts_of(scope)
         request = Request(scope)
         guard.check_host(request, parts)
         person = await guard.require(request, parts, guard.Who.PERSON)
-        cursor = sse.read_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
         names = tuple(dict.fromkeys(self._names(request)))
-        is_full = parts.hub.is_full(person.id)
-        opening = await parts.database.read(
-            lambda tx: _open(tx, parts, owner_id=person.id, names=names, cursor=cursor)
-        )
-        if opening.is_nothing_new or scope["method"] == "HEAD":
-            answer = Response(status_code=204 if opening.is_nothing_new else 200)
-            answer.raw_headers.extend(_HEADERS)
-            await answer(scope, receive, send)
-            return None
-        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        has_place = parts.hub.enter(person.id)
         note: edge.Note = scope[edge.NOTE]
-        note.is_stream = True
-        # An event source that is refused by status never comes back: it is told when to, instead.
-        text = retry() if is_full else retry() + opening.text
-        is_over = is_full or opening.is_over
-        await note.send({"type": "http.response.body", "body": text, "more_body": not is_over})
-        if is_over:
-            return None
-        return Stream(owner_id=person.id, jobs=opening.jobs, cursor=opening.cursor, send=note.send)
+        try:
+            opening = await parts.database.read(
+                lambda tx: _open(tx, parts, owner_id=person.id, names=names, cursor=_cursor(request))
+            )
+            if opening.is_nothing_new or scope["method"] == "HEAD":
+                answer = Response(status_code=204 if opening.is_nothing_new else 200)
+                answer.raw_headers.extend(_HEADERS)
+                await answer(scope, receive, send)
+            else:
+                await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+                # An event source that is refused by status never comes back: it is told when to, instead.
+                text = retry() + opening.text if has_place else retry()
+                is_over = opening.is_over or not has_place
+                await note.send({"type": "http.response.body", "body": text, "more_body": not is_over})
+                if not is_over:
+                    stream = opening.stream(person.id, note.send)
+                    parts.hub.add(stream)
+                    note.stream = (parts.hub, stream)
+        finally:
+            if has_place and note.stream is None:
+                parts.hub.leave(person.id)
+        # Whatever is not needed to wait goes: the headers alone are a kilobyte each.
+        scope["headers"].clear()
 
     def _names(self, request: Request) -> list[str]:
         if self._of_one_job:
@@ -90,15 +94,8 @@ class Streams:
         return names
 
 
-async def _wait(of: Hub, stream: Stream, receive: Receive) -> None:
-    """Stay until the reader leaves or the hub ends the stream."""
-    of.add(stream)
-    try:
-        await of.catch_up(stream)
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    finally:
-        of.remove(stream)
+def _cursor(request: Request) -> int | sse.BadCursor | None:
+    return sse.read_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
 
 
 async def _open(
@@ -125,14 +122,18 @@ async def _open(
     is_over = all(job.status.is_final for job in known)
     newest = max(job.last_event_id for job in known)
     if isinstance(cursor, int):
-        return _Opening(
-            text=b"",
-            cursor=cursor,
-            jobs=names,
-            is_nothing_new=is_over and cursor >= newest,
-        )
-    text = await _states(tx, parts, known, cursor=newest if len(known) == 1 else head)
-    return _Opening(text=reset + text, cursor=newest if len(known) == 1 else head, jobs=names, is_over=is_over)
+        at, text = cursor, b""
+    else:
+        at = newest if len(known) == 1 else head
+        text = reset + await _states(tx, parts, known, cursor=at)
+    return _Opening(
+        text=text,
+        cursor=at,
+        jobs=names,
+        waited_for=frozenset(job.id for job in known if not job.status.is_final or job.last_event_id > at),
+        is_over=is_over and not isinstance(cursor, int),
+        is_nothing_new=is_over and isinstance(cursor, int) and cursor >= newest,
+    )
 
 
 def _leads_somewhere(cursor: int, *, head: int, oldest: int | None) -> bool:

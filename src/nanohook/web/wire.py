@@ -14,6 +14,7 @@ from nanohook.rules.wishes import Wish
 
 JSON_BYTES: Final = 256 * 1024
 """A prompt of 20,000 characters fits however it is escaped."""
+MOST_ID_CHARS: Final = 64
 
 M = TypeVar("M", bound=BaseModel)
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -48,8 +49,8 @@ Text = Annotated[str, Field(min_length=1, max_length=64)]
 class Generate(_BothCases):
     """Body of ``POST /api/generate-image``."""
 
-    image_id: Annotated[str, Field(max_length=64)] | None = None
-    project_id: Annotated[str, Field(max_length=64)] | None = None
+    image_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
+    project_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
     prompt: Annotated[str, Field(max_length=wishes.MOST_PROMPT_CHARS)] | None = None
     transformation_type: Literal["custom", "enhance", "restyle", "background", "remove"] = "custom"
     model: Literal["nano-banana", "nano-banana-pro", "nano-banana-2"] = "nano-banana"
