@@ -149,7 +149,7 @@ class Hub:
                 if ended:
                     return
             elif self._draining or asyncio.get_running_loop().time() > stream.ends_at:
-                await stream.send(_body(retry(), more=False))
+                await stream.send(ending())
                 return
             elif not stream.behind:
                 stream.is_live = True
@@ -171,7 +171,7 @@ class Hub:
         for slot in self._slots:
             for stream in list(slot):
                 if stream.is_live:
-                    self._offer(stream, _body(retry(), more=False))
+                    self._offer(stream, ending())
                     stream.is_live = False
             await asyncio.sleep(0)
 
@@ -262,7 +262,7 @@ class Hub:
                 if not stream.is_live:
                     continue
                 over = now > stream.ends_at
-                if not self._offer(stream, _body(retry(), more=False) if over else heartbeat):
+                if not self._offer(stream, ending() if over else heartbeat):
                     self._fall_back(stream)
                 elif over:
                     stream.is_live = False
@@ -301,6 +301,11 @@ def shown(payload: str, sign: views.Sign) -> str | bytes:
 def retry() -> bytes:
     """Tell a reader when to come back: jittered, so that not all come at once."""
     return sse.retry(random.randint(*RETRY_MS))  # noqa: S311 - spreads load, keeps no secret
+
+
+def ending() -> Message:
+    """Say when to come back, and end the stream."""
+    return _body(retry(), more=False)
 
 
 def _body(data: bytes, *, more: bool = True) -> Message:

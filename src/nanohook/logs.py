@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -34,9 +34,9 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send every line to standard error, as JSON or as text for people."""
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     logging.basicConfig(level=level, handlers=[_Lines(_as_text if as_text else _as_json)], force=True)
-    # Neither is printed, and each costs a system call or a walk up the stack a line.
+    # Where a line came from is not printed, and finding out costs a walk up the stack, or a call, each time.
     logging._srcfile = ""  # noqa: SLF001 - as the logging HOWTO recommends
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.setLogRecordFactory(_Record)
     for name in _NEVER_BELOW_WARNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
@@ -47,6 +47,35 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_wanted)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class _Record(logging.LogRecord):
+    """A record of what is printed: the rest, found out anew for each, costs more than the line itself."""
+
+    pathname = filename = module = ""
+    lineno = process = thread = 0
+    msecs = 0.0
+    exc_text = stack_info = None
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        _pathname: str,
+        _lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        *_rest: object,
+        **_others: object,
+    ) -> None:
+        self.name = name
+        self.levelno = level
+        self.levelname = logging.getLevelName(level)
+        self.msg = str(msg)
+        self.args = args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args
+        self.exc_info = exc_info
+        self.created = time.time()
 
 
 class _Lines(logging.Handler):

@@ -8,6 +8,7 @@ itself. So the drain starts in the signal handler.
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -74,7 +75,7 @@ class Server(uvicorn.Server):
         self._serving = asyncio.get_running_loop()
         await super().serve(sockets)
         if self._draining is not None:
-            await asyncio.gather(self._draining, return_exceptions=True)
+            await self._draining
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -86,20 +87,15 @@ class Server(uvicorn.Server):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start the drain at the first signal; the second ends everything at once."""
-        if self._serving is None or self._draining is not None:
+        """Start the drain at the first signal; the second ends the process at once, as kill -9 would."""
+        if self._draining is not None:
+            os._exit(128 + sig)
+        if self._serving is None:
             super().handle_exit(sig, frame)
-            self._end_now()
-        else:
-            self._serving.call_soon_threadsafe(self.stop)
+            return
+        self._serving.call_soon_threadsafe(self.stop)
         if sig == signal.SIGINT:
             self._captured_signals.clear()  # the way down is an orderly end, not an interrupt
-
-    def _end_now(self) -> None:
-        """Wait for nobody: what is left is canceled, and gives its claims back."""
-        if self._draining is not None and self._serving is not None:
-            self.force_exit = True
-            self._serving.call_soon_threadsafe(self._draining.cancel)
 
     def stop(self) -> None:
         """Drain, then stop serving."""

@@ -227,7 +227,7 @@ def _id(what: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Unreadable(f"the {what} id is neither text nor a whole number")
     text = str(value).strip()
-    if len(text) > MAX_ID_CHARS or _UNPRINTABLE.search(text):
+    if len(text) > MAX_ID_CHARS or not (text.isprintable() or _UNPRINTABLE.search(text) is None):
         raise Unreadable(f"the {what} id is longer than {MAX_ID_CHARS} characters or not printable")
     return text
 
@@ -309,6 +309,8 @@ def _text(value: object, *, limit: int) -> str | None:
         value = str(value)
     if not isinstance(value, str):
         return None
+    if len(value) <= limit and value.isprintable():
+        return value.strip()
     line = " ".join(value[: limit * 4].split())
     return _UNPRINTABLE.sub("", line).strip()[:limit]
 

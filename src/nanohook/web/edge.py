@@ -10,7 +10,7 @@ from typing import Final, cast
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanohook import hub, logs
+from nanohook import errors, hub, logs
 from nanohook.web import failures
 from nanohook.web.metrics import Metrics
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 _KEPT_ID: Final = re.compile(rb"[A-Za-z0-9-]{8,64}")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics", "/static"})
 """Routes that machines ask every few seconds: their lines are for debugging."""
+
+OpenStream = tuple[hub.Hub, hub.Stream]
 
 NOTE: Final = "nanohook.note"
 """Scope entry: the request's ``Note``."""
@@ -37,7 +39,7 @@ class Note:
         """Of the answer, once it has begun."""
         self.line: dict[str, object] = {}
         """What the endpoint adds to the access line."""
-        self.stream: tuple[hub.Hub, hub.Stream] | None = None
+        self.stream: OpenStream | None = None
         """A stream that has begun: it waits here, when every layer above has returned and is freed."""
 
     async def send_marked(self, message: Message) -> None:
@@ -76,13 +78,18 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        stream = await self._serve(scope, receive, send)
+        if stream is not None:
+            await _wait(stream, receive)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> OpenStream | None:
+        """Answer a request; return the stream, if it has begun one."""
         started = time.perf_counter()
+        headers = scope["headers"]
         note = scope[NOTE] = Note(_request_id(scope), send)
         token = logs.request_id.set(note.request_id.decode())
         try:
             await self._way(scope)(scope, receive, note.send_marked)
-            if note.stream is not None:
-                await _wait(note.stream, receive)
         except Exception:
             logger.exception("request.crashed")
             if note.status is None:
@@ -90,6 +97,14 @@ class Edge:
         finally:
             self._finish(scope, note, seconds=time.perf_counter() - started)
             logs.request_id.reset(token)
+        if note.stream is not None:
+            # A stream waits for minutes, thousands of them beside each other: what is not needed to wait goes,
+            # the server's own list of headers first, a kilobyte or three each.
+            headers.clear()
+            method = scope["method"]
+            scope.clear()
+            scope.update(type="http", method=method)
+        return note.stream
 
     def _way(self, scope: Scope) -> ASGIApp:
         lane, path = self._lane, scope["path"]
@@ -137,11 +152,14 @@ async def answer(scope: Scope, *, content_type: bytes, body: bytes) -> None:
     await note.send({"type": "http.response.body", "body": body})
 
 
-async def _wait(stream: tuple[hub.Hub, hub.Stream], receive: Receive) -> None:
+async def _wait(stream: OpenStream, receive: Receive) -> None:
     """Stay until the reader leaves or the hub ends the stream."""
     of, reader = stream
     try:
-        await of.catch_up(reader)
+        try:
+            await of.catch_up(reader)
+        except errors.Unavailable:
+            await reader.send(hub.ending())
         while (await receive())["type"] != "http.disconnect":
             pass
     finally:

@@ -82,8 +82,6 @@ class Streams:
         finally:
             if has_place and note.stream is None:
                 parts.hub.leave(person.id)
-        # Whatever is not needed to wait goes: the headers alone are a kilobyte each.
-        scope["headers"].clear()
 
     def _names(self, request: Request) -> list[str]:
         if self._of_one_job:
