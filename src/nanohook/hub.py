@@ -56,8 +56,8 @@ class Stream:
         self.owner_id = owner_id
         self.jobs = None if jobs is None else tuple(jobs)
         """The jobs it is about; ``None``: all of its owner's."""
-        self.ids = None if jobs is None else set(waited_for)
-        """Those of its jobs whose end is yet to be told; when empty, the stream ends."""
+        self.ids = frozenset(waited_for) if jobs is None or len(jobs) > 1 else None
+        """Those of several jobs whose end is yet to be told; when none is left, the stream ends."""
         self.cursor = cursor
         self.send = send
         self.is_live = False
@@ -68,9 +68,10 @@ class Stream:
     def passed(self, event: Event) -> bool:
         """Note that *event* is sent; tell whether the stream has nothing more to say."""
         self.cursor = event.id
-        if self.ids is None:
-            return False
-        (self.ids.discard if event.is_last else self.ids.add)(event.job_id)
+        if self.jobs is None or self.ids is None:
+            return self.jobs is not None and event.is_last
+        if event.is_last is (event.job_id in self.ids):
+            self.ids = self.ids ^ {event.job_id}
         return not self.ids
 
 
@@ -135,8 +136,16 @@ class Hub:
         self._slots[hash(stream) // 16 % HEARTBEAT_S].discard(stream)
         self.leave(stream.owner_id)
 
-    async def catch_up(self, stream: Stream) -> None:
-        """Send *stream* what it missed, page by page; returns when it is live or closed."""
+    async def catch_up(self, stream: Stream) -> bool:
+        """Send *stream* what it missed, page by page, until it is live; ``False`` if it has ended instead."""
+        try:
+            return await self._catch_up(stream)
+        except errors.Unavailable as exc:
+            logger.warning("hub.database_away", extra={"reason": str(exc)})
+            await stream.send(ending())
+            return False
+
+    async def _catch_up(self, stream: Stream) -> bool:
         while True:
             # Whatever the hub passes from here on either shows in the page, or sets this again.
             stream.behind = False
@@ -147,13 +156,13 @@ class Hub:
                 ended = [stream.passed(event) for event in page][-1]
                 await stream.send(_body(b"".join(map(self._encoded, page)), more=not ended))
                 if ended:
-                    return
+                    return False
             elif self._draining or asyncio.get_running_loop().time() > stream.ends_at:
                 await stream.send(ending())
-                return
+                return False
             elif not stream.behind:
                 stream.is_live = True
-                return
+                return True
 
     async def start(self) -> None:
         """Find the end of the log; before the first stream is taken in."""
@@ -214,7 +223,7 @@ class Hub:
             if not stream.is_live:
                 stream.behind = True
             elif event.id > stream.cursor:
-                cursor, ids = stream.cursor, stream.ids and set(stream.ids)
+                cursor, ids = stream.cursor, stream.ids
                 ended = stream.passed(event)
                 if not self._offer(stream, last if ended else going_on):
                     stream.cursor, stream.ids = cursor, ids

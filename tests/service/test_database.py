@@ -46,21 +46,26 @@ async def texts(base):
     return [row["text"] for row in rows]
 
 
+async def nothing(_tx):
+    """A unit that does nothing."""
+
+
 @contextlib.asynccontextmanager
 async def writer_held(base):
-    """Hold the writer within a unit, so that others wait in line."""
-    let_go, holding = threading.Event(), threading.Event()
+    """
+    Let the writer wait for another process' lock, so that others wait in line.
 
-    async def hold(_tx):
-        holding.set()
-        let_go.wait(20)
-
-    held = base.offer(hold)
-    try:
-        await live.until(holding.is_set)
-        yield
-    finally:
-        let_go.set()
+    At most for a second or two: after five the writer would give up.
+    """
+    [[_, _, path]] = await base.read(lambda tx: tx.all("PRAGMA database_list"))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        held = base.offer(nothing)
+        await live.until(lambda: base.waiting == 0)
+        try:
+            yield
+        finally:
+            lock.execute("ROLLBACK")
     await held
 
 
@@ -267,10 +272,6 @@ async def test_a_disk_error_within_a_unit_is_everybodys(base):
 
 
 # The line.
-
-
-async def nothing(_tx):
-    """A unit that does nothing."""
 
 
 async def test_a_full_line_refuses_whoever_cannot_wait_and_makes_room_for_who_can(base):

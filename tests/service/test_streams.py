@@ -636,7 +636,7 @@ async def test_a_reader_who_never_reads_costs_nobody_else_anything(tmp_path_fact
                 f"Authorization: {service.client.headers['authorization']}\r\n\r\n"
             )
             await loop.sock_sendall(deaf, request.encode())
-            await live.until(lambda: len(service.parts.hub) == 1)
+            await live.until(lambda: streams(service))
             [stalled] = streams(service)
             async with reading(service, of(job_id)) as one, reading(service, "/api/events") as all_:
                 await one.block()

@@ -9,7 +9,7 @@ import base64
 import contextlib
 import datetime as dt
 import logging
-import threading
+import sqlite3
 import time
 import urllib.parse
 
@@ -647,19 +647,20 @@ async def test_a_unit_that_ends_the_whole_transaction_is_no_answer_200(service):
 
 @contextlib.asynccontextmanager
 async def writer_held(base):
-    """Hold the database's one writer within a unit; yields a list for futures that are awaited afterwards."""
-    let_go, holding = threading.Event(), threading.Event()
+    """
+    Let the writer wait for another process' lock, so that others wait in line; yields a list for their futures.
 
-    async def hold(_tx):
-        holding.set()
-        let_go.wait(20)
-
-    waiting = [base.offer(hold)]
-    try:
-        await live.until(holding.is_set)
-        yield waiting
-    finally:
-        let_go.set()
+    At most for a second or two: after five the writer would give up.
+    """
+    [[_, _, path]] = await base.read(lambda tx: tx.all("PRAGMA database_list"))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        waiting = [base.offer(nothing)]
+        await live.until(lambda: base.waiting == 0)
+        try:
+            yield waiting
+        finally:
+            lock.execute("ROLLBACK")
     await asyncio.gather(*waiting)
 
 

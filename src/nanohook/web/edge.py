@@ -10,7 +10,7 @@ from typing import Final, cast
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanohook import errors, hub, logs
+from nanohook import hub, logs
 from nanohook.web import failures
 from nanohook.web.metrics import Metrics
 
@@ -78,9 +78,18 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        stream = await self._serve(scope, receive, send)
-        if stream is not None:
-            await _wait(stream, receive)
+        opened = await self._serve(scope, receive, send)
+        if opened is None:
+            return
+        # A stream stays here until its reader leaves or the hub ends it. No function of its own: a frame would
+        # be kept for each of thousands.
+        streams, stream = opened
+        try:
+            if await streams.catch_up(stream):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        finally:
+            streams.remove(stream)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> OpenStream | None:
         """Answer a request; return the stream, if it has begun one."""
@@ -150,20 +159,6 @@ async def answer(scope: Scope, *, content_type: bytes, body: bytes) -> None:
     ]
     await note.send({"type": "http.response.start", "status": 200, "headers": headers})
     await note.send({"type": "http.response.body", "body": body})
-
-
-async def _wait(stream: OpenStream, receive: Receive) -> None:
-    """Stay until the reader leaves or the hub ends the stream."""
-    of, reader = stream
-    try:
-        try:
-            await of.catch_up(reader)
-        except errors.Unavailable:
-            await reader.send(hub.ending())
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    finally:
-        of.remove(reader)
 
 
 def _request_id(scope: Scope) -> bytes:
