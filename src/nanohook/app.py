@@ -93,6 +93,7 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
         exception_handlers={
             errors.NanohookError: failures.on_ours,
             HTTPException: failures.on_http,
+            Exception: failures.on_bug,
         },
     )
     # A slash too many is an unknown path, not an answer built from the caller's own Host.

@@ -126,6 +126,11 @@ def _allowed(request: Request) -> list[str]:
     return sorted({m for route in lines if route.path_regex.match(path) for m in route.methods or ()})
 
 
+async def on_bug(_request: Request, _exc: Exception) -> Response:
+    """Answer a crash inside the router."""
+    return bug()
+
+
 def bug() -> Response:
     """Answer what nobody expected; the log has the exception, the caller only its request id."""
     return problem(500, code="internal", detail="Something went wrong on our side")
