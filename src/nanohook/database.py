@@ -45,6 +45,7 @@ BUSY_MS: Final = 5_000
 
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
+Values = Mapping[str, Value] | Sequence[Value]
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -60,7 +61,8 @@ class Transaction:
     """
     Statements of one unit.
 
-    Every call takes a statement with ``:name`` parameters and their values. Nothing else may be awaited in a unit.
+    Every call takes a statement and its values: by name for ``:name`` parameters, by place for ``?``. Nothing else
+    may be awaited in a unit.
     """
 
     __slots__ = ("_connection", "after_commit", "topics")
@@ -71,18 +73,18 @@ class Transaction:
         self.after_commit: list[Callable[[], None]] = []
         """Called on the event loop once this is committed, for lines in the log."""
 
-    async def all(self, sql: str, values: Mapping[str, Value] | None = None) -> list[Row]:
+    async def all(self, sql: str, values: Values = ()) -> list[Row]:
         """Return every row."""
-        return self._connection.execute(sql, values or {}).fetchall()
+        return self._connection.execute(sql, values).fetchall()
 
-    async def one(self, sql: str, values: Mapping[str, Value] | None = None) -> Row | None:
+    async def one(self, sql: str, values: Values = ()) -> Row | None:
         """Return the first row, or ``None``."""
-        row: Row | None = self._connection.execute(sql, values or {}).fetchone()
+        row: Row | None = self._connection.execute(sql, values).fetchone()
         return row
 
-    async def run(self, sql: str, values: Mapping[str, Value] | None = None) -> int:
+    async def run(self, sql: str, values: Values = ()) -> int:
         """Execute and return the number of rows changed."""
-        return self._connection.execute(sql, values or {}).rowcount
+        return self._connection.execute(sql, values).rowcount
 
     def wake(self, topic: Topic) -> None:
         """Tell those who wait for *topic*, once this is committed."""

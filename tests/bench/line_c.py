@@ -19,7 +19,8 @@ def measure(run: Run) -> None:
     count, readers, events = (2_000, 1_000, 20) if run.is_quick else (10_000, 3_000, 30)
     seeded = seed.seed(run.folder / "c", count=count)
     _idle(run, seeded, count)
-    _fan_out(run, seeded, readers, events)
+    _fan_out(run, seeded, readers, events, at_once=events)
+    _fan_out(run, seeded, readers, events, at_once=1)
     seeded.remove()
 
 
@@ -49,15 +50,19 @@ def _idle(run: Run, seeded: Seeded, count: int) -> None:
     )
 
 
-def _fan_out(run: Run, seeded: Seeded, readers: int, events: int) -> None:
+def _fan_out(run: Run, seeded: Seeded, readers: int, events: int, *, at_once: int) -> None:
     ours, theirs = [], []
     for pair in range(run.pairs):
-        theirs.append(_fan_out_in(run, "serve_sse", seeded, readers, events))
-        ours.append(_fan_out_in(run, "serve_nanohook", seeded.copy(str(pair)), readers, events))
+        theirs.append(_fan_out_in(run, "serve_sse", seeded, readers=readers, events=events, at_once=at_once))
+        ours.append(
+            _fan_out_in(
+                run, "serve_nanohook", seeded.copy(str(pair)), readers=readers, events=events, at_once=at_once
+            )
+        )
         run.say(f"c: {ours[-1]:,.0f}/s beside {theirs[-1]:,.0f}/s")
     ratio = median([mine / its for mine, its in zip(ours, theirs, strict=True)])
     run.add(
-        f"c  {events} events to {readers:,} streams",
+        f"c  {events} events to {readers:,} streams, {'one by one' if at_once == 1 else 'at once'}",
         f"{median(ours):,.0f} messages/s",
         yardstick=f"sse-starlette {median(theirs):,.0f}/s",
         ratio=f"{ratio:.1f}",
@@ -92,19 +97,23 @@ def _idle_in(run: Run, module: str, seeded: Seeded, count: int) -> tuple[float, 
     return figures
 
 
-def _fan_out_in(run: Run, module: str, seeded: Seeded, readers: int, events: int) -> float:
+def _fan_out_in(run: Run, module: str, seeded: Seeded, *, readers: int, events: int, at_once: int) -> float:
     job_id = seeded.job_ids[0]
     with _serving(run, module, seeded) as address:
-        rate = load.run(_burst(run, address, job_id, seeded.api_key, readers=readers, events=events))
+        rate = load.run(
+            _burst(run, address, job_id, seeded.api_key, readers=readers, events=events, at_once=at_once)
+        )
     if module == "serve_nanohook":
         seeded.remove()
     return rate
 
 
-async def _burst(run: Run, address: Address, job_id: str, api_key: str, *, readers: int, events: int) -> float:
-    """Write *events* at once; messages per second from then until the last reader has the last."""
-    expected = events + 1  # each stream begins with the present state
-    waiting = readers
+async def _burst(
+    run: Run, address: Address, job_id: str, api_key: str, *, readers: int, events: int, at_once: int
+) -> float:
+    """Write *events*, the next ones when everybody has the last; messages per second until then."""
+    expected = 1  # each stream begins with the present state
+    waiting = 0
     all_came = asyncio.Event()
 
     def came(reader: Reader, _data: bytes) -> None:
@@ -118,17 +127,25 @@ async def _burst(run: Run, address: Address, job_id: str, api_key: str, *, reade
     request = load.browser_get(address, f"/api/images/{job_id}/events", api_key)
     streams = await load.open_streams(address, [request] * readers, mark=_MARK, came=came)
     await asyncio.sleep(1)
-    burst = load.post(address, f"/bench/burst?job={job_id}&n={events}", _PAYLOAD)
+    burst = load.post(address, f"/bench/burst?job={job_id}&n={at_once}", _PAYLOAD)
+    wanted: list[str] = []
     began = time.perf_counter()
-    told = await load.ask(address, burst)
-    try:
-        async with asyncio.timeout(60):
-            await all_came.wait()
-    except TimeoutError:
-        run.check(False, f"{waiting} of {readers} streams did not get every event")
+    for _ in range(0, events, at_once):
+        expected += at_once
+        waiting = readers
+        all_came.clear()
+        for stream in streams:
+            stream.is_done = False
+        told = await load.ask(address, burst)
+        wanted += map(str, told["ids"])
+        try:
+            async with asyncio.timeout(60):
+                await all_came.wait()
+        except TimeoutError:
+            run.check(False, f"{waiting} of {readers} streams did not get every event")
+            break
     took = time.perf_counter() - began
     load.close_streams(streams)
-    wanted = [str(number) for number in told["ids"]]
     wrong = sum(
         [block["id"] for block in load.blocks(stream.text()) if "id" in block][-events:] != wanted
         for stream in streams

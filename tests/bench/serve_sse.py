@@ -13,6 +13,7 @@ from starlette.routing import Route
 from tests.bench import figures
 
 _PING_S = 15
+_last_id = 0
 _queues: set[asyncio.Queue[ServerSentEvent]] = set()
 
 
@@ -33,12 +34,14 @@ async def _stream(request: Request) -> EventSourceResponse:
 
 async def _burst(request: Request) -> JSONResponse:
     """Give every client the same events: the text is made once, framing is the library's."""
+    global _last_id
     data, count = (await request.body()).decode(), int(request.query_params["n"])
-    for number in range(1, count + 1):
+    first, _last_id = _last_id + 1, _last_id + count
+    for number in range(first, _last_id + 1):
         event = ServerSentEvent(data=data, event="status", id=str(number))
         for queue in list(_queues):
             queue.put_nowait(event)
-    return JSONResponse({"ids": list(range(1, count + 1))})
+    return JSONResponse({"ids": list(range(first, _last_id + 1))})
 
 
 async def _figures(request: Request) -> JSONResponse:

@@ -604,7 +604,7 @@ async def test_a_delivery_keeps_its_bytes_and_headers_but_no_credentials(service
     assert (await service.client.post(path, content=body, headers=secret)).status_code == 200
     [row] = await delivered(service, job["job_id"])
     assert row["body"] == body
-    assert ["x-sent-by", "a test"] in orjson.loads(row["headers"])
+    assert "x-sent-by: a test" in row["headers"].splitlines()
     for part in ("secret", service.client.headers["authorization"], service.token(job["job_id"])):
         assert part not in row["headers"]
 
@@ -708,7 +708,7 @@ async def test_what_was_refused_is_kept_within_bounds(service):
     # Counters of our own: the service's may have no room left in this minute.
     kept = rejections.Rejections(service.parts.database)
     for _ in range(40):
-        kept.add(reason="not_json", peer="192.0.2.255", headers="[]", body=b"x" * 10_000)
+        kept.add(reason="not_json", peer="192.0.2.255", headers="", body=b"x" * 10_000)
     for number in range(200):
         kept.add(reason="not_json", peer=f"192.0.2.{number}", headers="y" * 10_000, body=b"")
     await kept.flush()
@@ -742,7 +742,7 @@ async def test_rejected_callbacks_are_stored_from_the_door(tmp_path_factory):
             assert row["reason"] == "not_json"
             assert row["body"].startswith(b"not json ")
             assert len(row["body"]) <= 4_096
-            assert ["x-mark", "kept"] in orjson.loads(row["headers"])
+            assert "x-mark: kept" in row["headers"].splitlines()
             assert "very-secret" not in row["headers"]
             assert token not in row["headers"]
         assert await delivered(service, job["job_id"]) == []

@@ -6,8 +6,8 @@ moment between accepted and applied.
 """
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
@@ -21,6 +21,7 @@ from nanohook.rules.status import Stage
 from nanohook.stores import deliveries, jobs, tasks
 from nanohook.stores.deliveries import Delivery, Effect
 from nanohook.stores.tasks import Standing
+from nanohook.values import frozen
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _NOT_FOUND: Final = 404
 """The one answer of ``record-info`` that firmly says "no such task"; others may only be too early."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Receipt:
     """What became of a delivery."""
 
@@ -41,8 +42,7 @@ class Receipt:
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(NamedTuple):
     """What a reading means for a task: the task after it, or why there is nothing to do."""
 
     task: Task | None

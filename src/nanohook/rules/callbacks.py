@@ -13,13 +13,13 @@ Source: docs.nanobananaapi.ai, callback pages of ``generate`` and ``generate-2``
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import orjson
 
 from nanohook import errors
 from nanohook.rules import status
+from nanohook.values import frozen
 
 MAX_ID_CHARS: Final = 200
 MAX_WORD_CHARS: Final = 64
@@ -61,7 +61,7 @@ class Unreadable(errors.Invalid):
     code = "unreadable_callback"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Reading:
     """What one body says about one task."""
 
@@ -103,7 +103,7 @@ class Reading:
         return self.stage is status.Stage.COMPLETED and not self.urls
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Record:
     """An answer of ``record-info``."""
 

@@ -7,10 +7,11 @@ or unknown word plans nothing.
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from nanohook.rules.status import ImageJobStatus, Stage
+from nanohook.values import frozen
 
 
 class Step(enum.StrEnum):
@@ -21,7 +22,7 @@ class Step(enum.StrEnum):
     FINISH = "finish"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Fault:
     """Why a task or job ended without a picture."""
 
@@ -31,7 +32,7 @@ class Fault:
     """What the other side said, for the log of the job; never shown as the message."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Task:
     """One NanoBanana task of one attempt."""
 
@@ -70,7 +71,7 @@ class Task:
         return self.stage.is_final
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Stored:
     """A picture of ours: where its bytes and its thumbnail are, and what they are."""
 
@@ -82,7 +83,7 @@ class Stored:
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class ResultPicture:
     """A finished picture of a job."""
 
@@ -91,7 +92,7 @@ class ResultPicture:
     stored: Stored
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Job:
     """One request for images, from upload to a final status. Times are µs since the epoch, UTC."""
 

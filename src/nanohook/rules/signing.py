@@ -12,12 +12,12 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import itsdangerous
 
 from nanohook import errors
+from nanohook.values import frozen
 
 MAX_TOKEN_CHARS: Final = 1024
 """Longest token that is made or looked at."""
@@ -43,7 +43,7 @@ _WEBHOOK_ID: Final = re.compile(r"[!-\-/-~]{1,255}")
 _Signers = tuple[itsdangerous.Signer, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class CallbackToken:
     """Whose callback an address is for."""
 

@@ -1,7 +1,6 @@
 """Tasks in SQL: what NanoBanana was asked for, and the step of the work loop that is due for each."""
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from nanohook.database import Row, Transaction, Value
 from nanohook.rules.job import Fault, Step, Task
@@ -66,8 +65,7 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
     return [_task(row) for row in await tx.all(_LOAD, {"job_id": job_id, "attempt": attempt})]
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A task, and what a delivery for it must know of its job."""
 
     task: Task

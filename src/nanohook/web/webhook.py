@@ -12,7 +12,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final, cast
 
-import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from nanohook import clock, errors
@@ -184,12 +183,8 @@ def _declared_length(scope: Scope) -> int:
 
 
 def _kept_headers(scope: Scope) -> str:
-    kept = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in scope["headers"]
-        if name not in _NEVER_KEPT
-    ]
-    return orjson.dumps(kept).decode()
+    lines = [name + b": " + value for name, value in scope["headers"] if name not in _NEVER_KEPT]
+    return b"\n".join(lines).decode("latin-1")
 
 
 def _peer(scope: Scope) -> str:

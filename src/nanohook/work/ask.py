@@ -59,7 +59,7 @@ class Asker:
             attempt=claimed.attempt,
             index=claimed.index,
             webhook_id=None,
-            headers="[]",
+            headers="",
             body=answer.body,
             # Apart from a callback of the very same bytes: this one is believed.
             body_sha256=hashlib.sha256(b"record-info:" + answer.body).digest(),
