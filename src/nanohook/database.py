@@ -21,7 +21,7 @@ import logging
 import pathlib
 import sqlite3
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -133,6 +133,7 @@ class Database:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
+        self._begun = False
         self._listeners: dict[Topic, list[Callable[[], None]]] = {topic: [] for topic in Topic}
 
     def listen(self, topic: Topic, wake: Callable[[], None]) -> None:
@@ -221,10 +222,12 @@ class Database:
 
     async def _commit(self, batch: Sequence[_Waiting[Any]]) -> "_Done":
         try:
-            await _inside(self._writer, _execute, "BEGIN IMMEDIATE")
+            if not self._begun:
+                await _inside(self._writer, _execute, "BEGIN IMMEDIATE")
+            self._begun = False
             try:
                 done = _run(self._writer._conn, [waiting.unit for waiting in batch])  # noqa: SLF001
-                await _inside(self._writer, _execute, "COMMIT")
+                self._begun = await _inside(self._writer, _commit_and_go_on, self._line)
             except BaseException:
                 await _inside(self._writer, _roll_back, None)
                 raise
@@ -344,6 +347,18 @@ def _run(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done:
 
 def _execute(connection: sqlite3.Connection, sql: str) -> None:
     connection.execute(sql)
+
+
+def _commit_and_go_on(connection: sqlite3.Connection, line: Collection[object]) -> bool:
+    """Commit; if more waits in *line* by then, begin at once and say so: that saves a change of threads."""
+    connection.execute("COMMIT")
+    if not line:
+        return False
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error:
+        return False  # another process was faster: the next batch waits for its turn, and tells if it gets none
+    return True
 
 
 def _roll_back(connection: sqlite3.Connection, _nothing: None) -> None:

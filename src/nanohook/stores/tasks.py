@@ -81,7 +81,8 @@ async def count_delivery(tx: Transaction, *, job_id: str, attempt: int, index: i
     row = await tx.one(_STANDING, key)
     if row is None:
         return None
-    return Standing(_task(row), row["deliveries"], row["job_attempt"], row["deleted_at"] is not None)
+    deliveries, job_attempt, deleted_at = row[:3]
+    return Standing(_task(row, start=3), deliveries, job_attempt, deleted_at is not None)
 
 
 async def by_task_id(tx: Transaction, task_id: str) -> Task | None:
@@ -211,25 +212,48 @@ def _values(task: Task) -> dict[str, Value]:
     }
 
 
-def _task(row: Row) -> Task:
+def _task(row: Row, *, start: int = 0) -> Task:
+    """Read a task from ``_COLUMNS``, beginning at *start*: by place, a search by name costs more."""
+    (
+        job_id,
+        attempt,
+        index,
+        owner_id,
+        task_id,
+        stage,
+        progress,
+        error_code,
+        error_detail,
+        step,
+        due_at,
+        claim,
+        tries,
+        asks,
+        submit_started_at,
+        accepted_at,
+        finish_since,
+        result_url,
+        said,
+        may_buy,
+    ) = row[start:]
     return Task(
-        job_id=row["job_id"],
-        attempt=row["attempt"],
-        index=row["idx"],
-        owner_id=row["owner_id"],
-        task_id=row["task_id"],
-        stage=Stage(row["stage"]),
-        progress=row["progress"],
-        fault=None if row["error_code"] is None else Fault(code=row["error_code"], detail=row["error_detail"]),
-        step=None if row["step"] is None else Step(row["step"]),
-        due_at=row["due_at"],
-        claim=row["claim"],
-        tries=row["tries"],
-        asks=row["asks"],
-        submit_started_at=row["submit_started_at"],
-        accepted_at=row["accepted_at"],
-        finish_since=row["finish_since"],
-        result_url=row["result_url"],
-        said=row["said"],
-        may_buy=bool(row["may_buy"]),
+        job_id=job_id,
+        attempt=attempt,
+        index=index,
+        owner_id=owner_id,
+        task_id=task_id,
+        stage=Stage(stage),
+        progress=progress,
+        fault=None if error_code is None else Fault(code=error_code, detail=error_detail),
+        step=None if step is None else Step(step),
+        due_at=due_at,
+        claim=claim,
+        tries=tries,
+        asks=asks,
+        submit_started_at=submit_started_at,
+        accepted_at=accepted_at,
+        finish_since=finish_since,
+        result_url=result_url,
+        said=said,
+        may_buy=bool(may_buy),
     )

@@ -106,6 +106,8 @@ class Edge:
         finally:
             self._finish(scope, note, seconds=time.perf_counter() - started)
             logs.request_id.reset(token)
+            # Note, server and scope hold each other: untied, all of it is freed at once and not by a search.
+            del scope[NOTE]
         if note.stream is not None:
             # A stream waits for minutes, thousands of them beside each other: what is not needed to wait goes,
             # the server's own list of headers first, a kilobyte or three each.
