@@ -143,7 +143,6 @@ async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bo
         opened.listen(Topic.WORK, applier.wake)
         stack.push_async_callback(made.rejections.flush)
         stack.push_async_callback(hub.close)
-        await hub.start()
         for name, task in (
             ("hub", hub.run()),
             ("work", loop.run()),

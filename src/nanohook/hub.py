@@ -96,7 +96,8 @@ class Hub:
         self._pumps: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._draining = False
-        self._head = 0
+        self._head: int | None = None
+        """Everything up to this id has been handed out; unknown while nobody reads."""
         self.sent = 0
 
     def __len__(self) -> int:
@@ -146,6 +147,8 @@ class Hub:
             return False
 
     async def _catch_up(self, stream: Stream) -> bool:
+        if self._head is None:
+            await self._find_head()
         while True:
             # Whatever the hub passes from here on either shows in the page, or sets this again.
             stream.behind = False
@@ -163,10 +166,6 @@ class Hub:
             elif not stream.behind:
                 stream.is_live = True
                 return True
-
-    async def start(self) -> None:
-        """Find the end of the log; before the first stream is taken in."""
-        self._head = await self._database.read(events.head)
 
     async def run(self) -> None:
         """Tail the log and keep idle streams alive, until canceled."""
@@ -204,14 +203,24 @@ class Hub:
     async def _follow(self) -> None:
         """Hand out what the log has beyond the head."""
         if not self._count:
-            head = await self._database.read(events.head)
-            if not self._count:  # one that came meanwhile may have missed what lies between
-                self._head = head
+            self._head = None
+        while self._head is not None:
+            page = await self._after(self._head)
+            if not page:
                 return
-        while page := await self._database.read(lambda tx: events.after(tx, self._head)):
             for event in page:
                 await self._fan_out(event)
                 self._head = event.id
+
+    async def _after(self, head: int) -> list[Event]:
+        return await self._database.read(lambda tx: events.after(tx, head))
+
+    async def _find_head(self) -> None:
+        """Begin to follow the log, for the first reader: it reads for itself what lies before."""
+        head = await self._database.read(events.head)
+        if self._head is None:
+            self._head = head
+            self._woken.set()
 
     async def _fan_out(self, event: Event) -> None:
         readers = [*self._by_job.get(event.job_id, ()), *self._by_owner.get(event.owner_id, ())]

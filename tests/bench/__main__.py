@@ -11,6 +11,7 @@ import gc
 import pathlib
 import sys
 import tempfile
+import traceback
 
 from tests.bench import line_a, line_b, line_c, line_d, line_e
 from tests.bench.report import Run
@@ -36,7 +37,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nanohook-bench-", dir=chosen.dir) as folder:
         run = Run(folder=pathlib.Path(folder), pairs=1 if chosen.quick else 5, is_quick=chosen.quick)
         for name in sorted(set(chosen.lines)) or _LINES:
-            _LINES[name](run)
+            try:
+                _LINES[name](run)
+            except Exception as exc:  # noqa: BLE001 - the other lines are worth their figures
+                traceback.print_exc()
+                run.check(False, f"{name} was not measured to its end: {exc!r}")
             gc.collect()
     run.print_table()
     return 1 if run.wrong else 0

@@ -20,7 +20,7 @@ def _finish(body: bytes, size: tuple[int, int]) -> bytes:
     left, top = (width - used[0]) / 2, (height - used[1]) / 2
     box = (left, top, left + used[0], top + used[1])
     made = io.BytesIO()
-    picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0).save(made, "JPEG", quality=90)
+    picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0).save(made, "JPEG", quality=90)
     return made.getvalue()
 
 

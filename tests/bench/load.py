@@ -6,6 +6,7 @@ complete and good.
 """
 
 import asyncio
+import collections
 import itertools
 import resource
 import time
@@ -148,7 +149,7 @@ async def call_paced(
 ) -> tuple[list[float], Result]:
     """Send *requests* at even intervals; also returns when each was sent."""
     result, ended = Result(), asyncio.Event()
-    idle: list[Caller] = []
+    idle: collections.deque[Caller] = collections.deque()
 
     def answered(caller: Caller, answer: bytes) -> None:
         result.took.append(time.perf_counter() - caller.sent)
@@ -165,10 +166,12 @@ async def call_paced(
     began = time.perf_counter()
     for number, request in enumerate(requests):
         await asyncio.sleep(began + number / per_second - time.perf_counter())
-        while not idle:  # every connection waits for an answer: one more, as a pool would
+        while idle and idle[0].transport.is_closing():
+            idle.popleft()
+        if not idle:  # every connection waits for an answer: one more, as a pool would
             idle += await _callers(address, 1, answered)
         sent.append(time.perf_counter())
-        idle.pop().send(request)
+        idle.popleft().send(request)  # the longest idle: none is left to be closed for silence
     async with asyncio.timeout(_ANSWER_S):
         await ended.wait()
     for caller in idle:

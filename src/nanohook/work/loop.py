@@ -86,16 +86,24 @@ class Loop:
 
     async def _look(self) -> None:
         """Claim what is due, as far as there is room for it."""
-        now = clock.now_us()
-        for trade in self._trades:
-            room = trade.most - sum(1 for running, _ in self._running.values() if running is trade)
-            if room <= 0 or self._stopping:
-                continue
-            due = await self._database.read(lambda tx, step=trade.step: tasks.next_due(tx, step))  # type: ignore[misc]
-            if due is None or due > now:
-                continue
-            for task in await self._database.write(lambda tx, t=trade, r=room: self._claim(tx, t, r)):  # type: ignore[misc]
+        room = {trade: self._room(trade) for trade in self._trades}
+
+        async def due(tx: Transaction) -> list[Trade]:
+            now = clock.now_us()
+            found = {trade: await tasks.next_due(tx, trade.step) for trade, left in room.items() if left > 0}
+            return [trade for trade, due_at in found.items() if due_at is not None and due_at <= now]
+
+        async def claim(tx: Transaction) -> list[tuple[Trade, Task]]:
+            return [(trade, task) for trade in ready for task in await self._claim(tx, trade, room[trade])]
+
+        # Looked at first: most looks find nothing, and a read costs no commit.
+        ready = await self._database.read(due)
+        if ready and not self._stopping:
+            for trade, task in await self._database.write(claim):
                 self._start(trade, task)
+
+    def _room(self, trade: Trade) -> int:
+        return trade.most - sum(1 for running, _ in self._running.values() if running is trade)
 
     async def _claim(self, tx: Transaction, trade: Trade, room: int) -> list[Task]:
         most = min(room, await trade.is_open(tx))
