@@ -197,7 +197,7 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
         stop_s=SUBMIT_STOP_S,
     )
     asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, is_open=asker.is_open)
-    return Loop(made.database, [submits, asks, *trades])
+    return Loop(made.database, [submits, asks, *trades], pace=pace)
 
 
 @contextlib.asynccontextmanager

@@ -141,6 +141,11 @@ class Database:
         self._listeners[topic].append(wake)
 
     @property
+    def is_closing(self) -> bool:
+        """No write is taken any more."""
+        return self._closing
+
+    @property
     def waiting(self) -> int:
         """Units in line."""
         return len(self._line)

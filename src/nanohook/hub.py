@@ -12,7 +12,7 @@ import collections
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -208,9 +208,8 @@ class Hub:
             page = await self._after(self._head)
             if not page:
                 return
-            for event in page:
-                await self._fan_out(event)
-                self._head = event.id
+            await self._fan_out(page)
+            self._head = page[-1].id
 
     async def _after(self, head: int) -> list[Event]:
         return await self._database.read(lambda tx: events.after(tx, head))
@@ -222,25 +221,37 @@ class Hub:
             self._head = head
             self._woken.set()
 
-    async def _fan_out(self, event: Event) -> None:
-        readers = [*self._by_job.get(event.job_id, ()), *self._by_owner.get(event.owner_id, ())]
-        if not readers:
-            return
-        data = self._encoded(event)
-        going_on, last = _body(data), _body(data, more=False)
-        for number, stream in enumerate(readers, start=1):
+    async def _fan_out(self, page: Sequence[Event]) -> None:
+        """Give every reader its events of *page* in one message: a write costs more than what is in it."""
+        readers: dict[Stream, list[Event]] = {}
+        for event in page:
+            group = (*self._by_job.get(event.job_id, ()), *self._by_owner.get(event.owner_id, ()))
+            for stream in group:
+                readers.setdefault(stream, []).append(event)
+            if len(group) > _YIELD_EVERY:
+                await asyncio.sleep(0)
+        messages: dict[tuple[int, ...], Message] = {}
+        for number, (stream, missed) in enumerate(readers.items(), start=1):
             if not stream.is_live:
                 stream.behind = True
-            elif event.id > stream.cursor:
-                cursor, ids = stream.cursor, stream.ids
-                ended = stream.passed(event)
-                if not self._offer(stream, last if ended else going_on):
-                    stream.cursor, stream.ids = cursor, ids
-                    self._fall_back(stream)
-                elif ended:
-                    stream.is_live = False
+            elif news := [event for event in missed if event.id > stream.cursor]:
+                self._give(stream, news, messages)
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def _give(self, stream: Stream, news: list[Event], messages: dict[tuple[int, ...], Message]) -> None:
+        """Send a live reader its *news*; *messages* keeps what was encoded, by whether it ends and the ids."""
+        cursor, ids = stream.cursor, stream.ids
+        ended = [stream.passed(event) for event in news][-1]
+        key = (ended, *(event.id for event in news))
+        message = messages.get(key)
+        if message is None:
+            message = messages[key] = _body(b"".join(map(self._encoded, news)), more=not ended)
+        if not self._offer(stream, message):
+            stream.cursor, stream.ids = cursor, ids
+            self._fall_back(stream)
+        elif ended:
+            stream.is_live = False
 
     def _offer(self, stream: Stream, message: Message) -> bool:
         """Drive ``send`` one step: written, or not begun at all because it would wait."""

@@ -1,5 +1,7 @@
 """Settings: read once, all problems together, by name and never by value."""
 
+import os
+
 import pytest
 
 from nanohook import errors, settings
@@ -9,8 +11,9 @@ CANARY = "canary-31337"
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch):
-    for name in ("NANOBANANA_API_KEY", "NANOHOOK_PUBLIC_URL", "NANOHOOK_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("NANOHOOK_", "NANOBANANA_")):
+            monkeypatch.delenv(name)
 
 
 def problem(monkeypatch, **environment):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import orjson
 
+from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.rules import job as rules
 from nanohook.rules import views
@@ -66,7 +67,14 @@ def announce(tx: Transaction, job: Job) -> None:
 
 
 async def move(tx: Transaction, job: Job, task: Task, *, only_progress: bool = False, now_us: int) -> Job:
-    """Store *task*, which belongs to *job*'s present attempt, and let the job follow."""
+    """
+    Store *task* and let its job follow.
+
+    Raises:
+        LeaseLost: It is not of the job's present attempt.
+    """
+    if task.attempt != job.attempt:
+        raise errors.LeaseLost(f"attempt {task.attempt} of job {job.id} has ended, it is at {job.attempt}")
     await (tasks.update_progress if only_progress else tasks.update)(tx, task)
     if job.options.get("num_images") == 1:
         group = [task]

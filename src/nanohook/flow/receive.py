@@ -132,7 +132,8 @@ async def answer(
     after = plan.task or task
     if after.step is Step.ASK and after.claim == asked.claim:
         after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks))
-    await _write(tx, after, now_us=now_us)
+    if task.attempt == job.attempt:  # a retry may have come while the answer was on its way
+        await _write(tx, after, now_us=now_us)
     return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
 
 

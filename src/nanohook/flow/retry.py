@@ -69,6 +69,7 @@ def _next(job: Job, task: Task, *, now_us: int) -> Task:
         accepted_at=now_us,
         may_buy=True,
     )
-    if task.result_url is not None and task.fault is not None and task.fault.code == "storage_failed":
+    kept = task.fault is not None and task.fault.code in {"storage_failed", "canceled"}
+    if task.result_url is not None and (kept or task.task_id is None):
         return replace(resumed, step=Step.FINISH, result_url=task.result_url, finish_since=now_us)
     return replace(resumed, step=Step.ASK)

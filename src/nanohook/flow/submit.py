@@ -43,7 +43,8 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
         LeaseLost: It is no longer ours to submit.
     """
     job, task = await _held(tx, claimed)
-    if task.submit_started_at is not None:
+    if task.submit_started_at is not None or task.task_id is not None:
+        # Started and not answered; or a callback has named the task meanwhile. Either way it may be paid.
         await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
         return None
     started = replace(task, submit_started_at=now_us)
@@ -92,8 +93,9 @@ async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) 
     found = await _in_submit(tx, claimed)
     if found is not None:
         job, task = found
-        failed = rules.advance(task, Stage.FAILED, fault=fault) or task
-        await history.move(tx, job, failed, now_us=now_us)
+        # Nothing was taken, so a retry may submit without asking whether to pay again.
+        free = replace(task, submit_started_at=None)
+        await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
 
 
 async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms: Terms, now_us: int) -> None:
@@ -143,7 +145,9 @@ async def _in_submit(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:
     """The task, if it still waits for this submit's answer: a callback may have settled it meanwhile."""
     task = await tasks.held(tx, claimed, Step.SUBMIT)
     job = None if task is None else await jobs.load(tx, claimed.job_id)
-    return None if job is None or task is None else (job, task)
+    if job is None or task is None or job.attempt != task.attempt:
+        return None
+    return job, task
 
 
 async def _held(tx: Transaction, claimed: Task) -> tuple[Job, Task]:

@@ -250,7 +250,10 @@ def _joined(place: addresses.Place, location: str) -> str:
     # urljoin drops tabs and newlines, which parse() would have refused.
     if not location.isprintable():
         raise _permanent(f"{place.shown} redirects to an address with odd characters")
-    return urllib.parse.urljoin(f"{place.scheme}://{place.host_text}:{place.port}{place.target}", location)
+    try:
+        return urllib.parse.urljoin(f"{place.scheme}://{place.host_text}:{place.port}{place.target}", location)
+    except ValueError:
+        raise _permanent(f"{place.shown} redirects to what is no address") from None
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:

@@ -33,7 +33,8 @@ async def generate(call: Call) -> Response:
             project_id=asked.project_id,
             now_us=clock.now_us(),
         )
-        if job.original_id is not None and settings.public_url is None:
+        has_input = job.original_id is not None or wish.use == "result"
+        if has_input and settings.public_url is None:
             raise errors.Conflict(
                 "NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL", code="no_public_url"
             )

@@ -56,6 +56,13 @@ class Finisher:
             await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=False)
         except errors.StorageFailed as exc:
             await self._failed(claimed, Fault(code="storage_failed", detail=str(exc)), exc=exc, again=True)
+        except (errors.LeaseLost, errors.Unavailable):
+            raise
+        except Exception as exc:
+            # Nobody thought of this one: it counts as a try, so that it ends with the others after a day.
+            logger.exception("finish.crashed", extra={"job_id": claimed.job_id})
+            fault = Fault(code="internal", detail=type(exc).__name__)
+            await self._failed(claimed, fault, exc=exc, again=True)
 
     async def _finish(self, begun: Finishing) -> None:
         task, options = begun.task, begun.job.options
@@ -118,7 +125,7 @@ class Finisher:
         if not shown.cancelled() and (exc := shown.exception()) is not None:
             logger.info("work.progress_not_shown", extra={"reason": type(exc).__name__})
 
-    async def _failed(self, claimed: Task, fault: Fault, *, exc: errors.NanohookError, again: bool) -> None:
+    async def _failed(self, claimed: Task, fault: Fault, *, exc: Exception, again: bool) -> None:
         after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
         pause_s = backoff.delay_s(claimed.tries, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         now = clock.now_us()

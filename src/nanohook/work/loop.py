@@ -20,6 +20,7 @@ from nanohook.flow.terms import SECOND_US
 from nanohook.rules import backoff
 from nanohook.rules.job import Step, Task
 from nanohook.stores import tasks
+from nanohook.work.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,14 @@ class Trade:
 class Loop:
     """Claims what is due and has it done; owns every task it starts."""
 
-    def __init__(self, database: Database, trades: list[Trade]) -> None:
+    def __init__(self, database: Database, trades: list[Trade], *, pace: Pace | None = None) -> None:
         self._database = database
         self._trades = trades
+        self._pace = pace
+        self._looking = asyncio.Lock()
         self._running: dict[asyncio.Task[None], tuple[Trade, Task]] = {}
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def wake(self) -> None:
         """Something may be due."""
@@ -60,9 +63,10 @@ class Loop:
         """Work until canceled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat(), name="work-heartbeat")
-            while not self._stopping:
+            while not self._stopping.is_set():
                 try:
-                    await self._look()
+                    async with self._looking:
+                        await self._look()
                 except errors.Unavailable as exc:
                     logger.warning("work.database_away", extra={"reason": str(exc)})
                 with contextlib.suppress(TimeoutError):
@@ -72,8 +76,12 @@ class Loop:
 
     async def stop(self) -> None:
         """Claim no more; let submits end, cancel the rest, and give their leases back."""
-        self._stopping = True
+        self._stopping.set()
         self.wake()
+        if self._pace is not None:
+            self._pace.close()
+        async with self._looking:  # what is being claimed now is started, and ended below
+            pass
         for task, (trade, _) in list(self._running.items()):
             if not trade.stop_s:
                 task.cancel()
@@ -98,8 +106,12 @@ class Loop:
 
         # Looked at first: most looks find nothing, and a read costs no commit.
         ready = await self._database.read(due)
-        if ready and not self._stopping:
-            for trade, task in await self._database.write(claim):
+        if not ready or self._stopping.is_set():
+            return
+        for trade, task in await self._database.write(claim):
+            if self._stopping.is_set():
+                await self._release(trade, task, after_us=0)
+            else:
                 self._start(trade, task)
 
     def _room(self, trade: Trade) -> int:
@@ -127,6 +139,9 @@ class Loop:
             await trade.do(task)
         except errors.LeaseLost as exc:
             logger.info("work.lease_lost", extra={"job_id": task.job_id, "reason": str(exc)})
+        except errors.Unavailable as exc:
+            logger.warning("work.step_put_off", extra={"job_id": task.job_id, "reason": str(exc)})
+            await self._release(trade, task, after_us=0 if self._stopping.is_set() else SECOND_US)
         except asyncio.CancelledError:
             await self._release(trade, task, after_us=0)
             raise

@@ -8,6 +8,8 @@ import limits
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
+from nanohook import errors
+
 _LEAST_WAIT_S: Final = 0.01
 
 
@@ -25,9 +27,19 @@ class Pace:
         self._submits_waiting = 0
         self._no_submits = asyncio.Event()
         self._no_submits.set()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let nobody through any more: the service is going down."""
+        self._is_closed = True
 
     async def submit(self) -> None:
-        """Wait until a submit may go out."""
+        """
+        Wait until a submit may go out.
+
+        Raises:
+            Unavailable: The service is going down.
+        """
         self._submits_waiting += 1
         self._no_submits.clear()
         try:
@@ -43,6 +55,8 @@ class Pace:
         await self._take()
 
     async def _take(self) -> None:
-        while not await self._limiter.hit(self._rate, "upstream"):
+        while self._is_closed or not await self._limiter.hit(self._rate, "upstream"):
+            if self._is_closed:
+                raise errors.Unavailable("going down, nothing is sent upstream any more")
             window = await self._limiter.get_window_stats(self._rate, "upstream")
             await asyncio.sleep(max(_LEAST_WAIT_S, window.reset_time - time.time()))

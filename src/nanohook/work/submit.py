@@ -1,12 +1,14 @@
 """Submitting: one POST that is paid for."""
 
+import asyncio
+import itertools
 import logging
 import random
 import time
 from dataclasses import dataclass, field
 
-from nanohook import clock
-from nanohook.database import Database, Transaction
+from nanohook import clock, errors
+from nanohook.database import Database, Transaction, Unit
 from nanohook.faults import reach
 from nanohook.flow import submit
 from nanohook.flow.submit import Submission
@@ -67,7 +69,11 @@ class Submitter:
         if started is None:
             return
         reach("submit.started")
-        order = self._order(started)
+        try:
+            order = self._order(started)
+        except errors.ConfigError as exc:
+            await self._settle(claimed, Refused(0, str(exc)))
+            return
         logger.info(
             "upstream.submitting",
             extra={"job_id": claimed.job_id, "index": claimed.index, "model": order.model},
@@ -110,7 +116,20 @@ class Submitter:
                 case Unknown(_, task_id):
                     await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now)
 
-        await self.database.write(settle)
+        await self._store(claimed, settle)
+
+    async def _store(self, claimed: Task, settle: Unit[None]) -> None:
+        """Store an outcome, however long the database is away: what was bought is known here alone."""
+        for tries in itertools.count(1):
+            try:
+                await self.database.write(settle)
+            except errors.Unavailable:
+                if self.database.is_closing:
+                    raise
+                logger.warning("upstream.outcome_waits", extra={"job_id": claimed.job_id, "tries": tries})
+                await asyncio.sleep(backoff.delay_s(tries, first_s=0.2, most_s=5.0, chance=0.5))
+            else:
+                return
 
     async def _blocked(self, tx: Transaction, claimed: Task, code: int, *, now_us: int) -> None:
         """Refused for the account's sake: the same for every job, so all wait; given up after an hour."""
@@ -124,6 +143,9 @@ class Submitter:
 
     def _order(self, started: Submission) -> Order:
         job, task = started.job, started.task
+        if started.source is not None and self.public_url is None:
+            # Never buy something else than was asked for.
+            raise errors.ConfigError("NANOHOOK_PUBLIC_URL: NanoBanana must fetch the picture, and it is not set")
         callback = NO_CALLBACK
         images: tuple[str, ...] = ()
         now_s = int(time.time())
