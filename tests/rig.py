@@ -81,7 +81,9 @@ def picture(width: int = 320, height: int = 180, *, kind: str = "PNG") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(data_dir: pathlib.Path, *, sandbox: Options | None = None, **chosen: Any) -> AsyncIterator[Rig]:
+async def running(
+    data_dir: pathlib.Path, *, sandbox: Options | None = None, sign_up: bool = True, **chosen: Any
+) -> AsyncIterator[Rig]:
     """Run sandbox and service; *chosen* settings win over those of the rig."""
     async with contextlib.AsyncExitStack() as stack:
         upstream = create_sandbox(sandbox or Options(latency_s=0.05, callback_pause_s=0.05))
@@ -101,11 +103,12 @@ async def running(data_dir: pathlib.Path, *, sandbox: Options | None = None, **c
         await stack.enter_async_context(server.serving(service, listener))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=base, trust_env=False, timeout=20))
         rig = Rig(base, client, service, upstream.state.tasks, upstream_url)
-        client.headers["Authorization"] = f"Bearer {await sign_up(rig)}"
+        if sign_up:
+            client.headers["Authorization"] = f"Bearer {await make_account(rig)}"
         yield rig
 
 
-async def sign_up(
+async def make_account(
     rig: Rig, email: str = "ada@example.org", *, is_verified: bool = True, is_admin: bool = False
 ) -> str:
     """Make another account; return its API key."""

@@ -149,7 +149,7 @@ async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bo
             ("rejections", made.rejections.run()),
             ("apply", applier.run()),
         ):
-            await stack.enter_async_context(_background(name, task))
+            await stack.enter_async_context(_background(name, task, made.readiness))
         running = Running(parts=made, loop=loop)
         # Also without a signal (a test, another server) nothing is left under way.
         stack.push_async_callback(running.drain)
@@ -201,20 +201,21 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
 
 
 @contextlib.asynccontextmanager
-async def _background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run *work* beside the service; canceled and awaited at the end. If it dies, the log says so."""
+async def _background(name: str, work: Coroutine[Any, Any, None], readiness: Readiness) -> AsyncIterator[None]:
+    """Run *work* beside the service; canceled and awaited at the end. If it dies, log and readiness say so."""
+
+    def ended(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            readiness.dead_part = name
+            logger.critical("service.part_died", extra={"part": name}, exc_info=task.exception())
+
     task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_complain)
+    task.add_done_callback(ended)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _complain(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        logger.critical("service.part_died", extra={"part": task.get_name()}, exc_info=task.exception())
 
 
 async def keys(settings: Settings, opened: Database) -> list[str]:

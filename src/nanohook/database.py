@@ -6,11 +6,11 @@ its statements. One writer takes all units that wait, in the order they came, an
 one ``BEGIN IMMEDIATE``, a SAVEPOINT each, one COMMIT, so a full fsync is shared by everybody who waited for it.
 A unit's result is handed over only after the commit.
 
-On SQLite what may wait runs in the connection's own thread: BEGIN, which waits for another process's lock, and
-COMMIT, which waits for the disk. Between the two the lock is ours and every statement is work in memory, some
-microseconds each: a unit is driven to its end on the event loop, its awaits return at once. In a thread the same
-statements would fight the loop for the interpreter, at a seventh of the whole cost. Reads, which may be long,
-run in threads, over a few held connections.
+On SQLite what may wait runs in the connection's own thread: COMMIT, which waits for the disk, and BEGIN where
+another process holds the lock. Between the two the lock is ours and every statement is work in memory, some
+microseconds each: a unit is driven to its end on the event loop, its awaits return at once. In a thread each of
+its statements would have to win the interpreter back from the loop. Reads, which may be long, run in threads,
+over a few held connections.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ import logging
 import pathlib
 import sqlite3
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import aiosqlite
 import databases
@@ -94,15 +94,12 @@ class Transaction:
 Unit = Callable[[Transaction], Awaitable[T]]
 
 
-class _Waiting(Generic[T]):
+class _Waiting(NamedTuple, Generic[T]):
     """A unit in line, with the future of its caller."""
 
-    __slots__ = ("future", "size_bytes", "unit")
-
-    def __init__(self, unit: Unit[T], future: "asyncio.Future[T]", size_bytes: int) -> None:
-        self.unit = unit
-        self.future = future
-        self.size_bytes = size_bytes
+    unit: Unit[T]
+    future: "asyncio.Future[T]"
+    size_bytes: int
 
 
 class _Connection(sqlite3.Connection):
@@ -133,7 +130,6 @@ class Database:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
-        self._begun = False
         self._listeners: dict[Topic, list[Callable[[], None]]] = {topic: [] for topic in Topic}
 
     def listen(self, topic: Topic, wake: Callable[[], None]) -> None:
@@ -226,13 +222,13 @@ class Database:
         return batch
 
     async def _commit(self, batch: Sequence[_Waiting[Any]]) -> "_Done":
+        connection = self._writer._conn  # noqa: SLF001
         try:
-            if not self._begun:
-                await _inside(self._writer, _execute, "BEGIN IMMEDIATE")
-            self._begun = False
+            if not _begin_at_once(connection):
+                await _inside(self._writer, _begin_in_turn, None)
             try:
-                done = _run(self._writer._conn, [waiting.unit for waiting in batch])  # noqa: SLF001
-                self._begun = await _inside(self._writer, _commit_and_go_on, self._line)
+                done = _run(connection, [waiting.unit for waiting in batch])
+                await _inside(self._writer, _execute, "COMMIT")
             except BaseException:
                 await _inside(self._writer, _roll_back, None)
                 raise
@@ -259,6 +255,8 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
             raise errors.ConfigError(f"cannot open the database at {path}: {exc}") from exc
         for reader in held[1:]:
             await reader.execute("PRAGMA query_only=ON")
+        # The writer never waits on the event loop: it tries, and waits in its thread.
+        await held[0].execute("PRAGMA busy_timeout=0")
         database = Database(writer=held[0], readers=held[1:])
         writer = asyncio.create_task(database.run_writer(), name="database-writer")
         try:
@@ -270,18 +268,13 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _hold(path: pathlib.Path) -> AsyncIterator[aiosqlite.Connection]:
-    async with (
-        databases.Database(_url(path), factory=_Connection, check_same_thread=False) as opened,
-        opened.connection() as connection,
-    ):
+    url = f"sqlite+aiosqlite:///{urllib.parse.quote(str(path))}"
+    made = databases.Database(url, factory=_Connection, check_same_thread=False)
+    async with made, made.connection() as connection:
         raw = connection.raw_connection
         if not isinstance(raw, aiosqlite.Connection):
             raise errors.ConfigError("the installed version of databases is not the one this was built for")
         yield raw
-
-
-def _url(path: pathlib.Path) -> str:
-    return f"sqlite+aiosqlite:///{urllib.parse.quote(str(path.absolute()))}"
 
 
 async def _inside(connection: aiosqlite.Connection, call: Callable[[sqlite3.Connection, U], T], given: U) -> T:
@@ -340,7 +333,7 @@ def _run(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done:
             if not connection.in_transaction:
                 raise sqlite3.OperationalError(f"the transaction was lost: {exc}") from exc
             execute("ROLLBACK TO unit")
-            done.results.append(_Failed(exc))
+            done.results.append(_refusal(exc) if _is_ours(exc) else _Failed(exc))
         else:
             if transaction.topics:
                 done.topics |= transaction.topics
@@ -354,16 +347,24 @@ def _execute(connection: sqlite3.Connection, sql: str) -> None:
     connection.execute(sql)
 
 
-def _commit_and_go_on(connection: sqlite3.Connection, line: Collection[object]) -> bool:
-    """Commit; if more waits in *line* by then, begin at once and say so: that saves a change of threads."""
-    connection.execute("COMMIT")
-    if not line:
-        return False
+def _begin_at_once(connection: sqlite3.Connection) -> bool:
+    """Take the write lock if it is free, as it is but for short commands beside us: no change of threads."""
     try:
         connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error:
-        return False  # another process was faster: the next batch waits for its turn, and tells if it gets none
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
     return True
+
+
+def _begin_in_turn(connection: sqlite3.Connection, _nothing: None) -> None:
+    """Wait for another process's lock, in the connection's own thread."""
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}").close()
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        connection.execute("PRAGMA busy_timeout=0").close()
 
 
 def _roll_back(connection: sqlite3.Connection, _nothing: None) -> None:
@@ -371,19 +372,23 @@ def _roll_back(connection: sqlite3.Connection, _nothing: None) -> None:
         connection.execute("ROLLBACK")
 
 
-class _Failed:
+class _Failed(NamedTuple):
     """An error on its way to the one who asked."""
 
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    error: Exception
 
 
 def _refusal(exc: Exception) -> _Failed:
     refusal = errors.Unavailable("the database could not commit, try again")
     refusal.__cause__ = exc
     return _Failed(refusal)
+
+
+def _is_ours(exc: Exception) -> bool:
+    """Tell a database that fails (disk, memory, lock) from a unit that asks for what its rules forbid."""
+    return isinstance(exc, sqlite3.DatabaseError) and not isinstance(
+        exc, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
+    )
 
 
 def _hand_over(future: "asyncio.Future[Any]", result: object) -> None:

@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-from typing import Self
 
 import obstore
 import obstore.exceptions
@@ -58,11 +57,6 @@ class Storage:
             self._store = obstore.store.LocalStore(self._root)
         except _REFUSALS as exc:
             raise _failed("open", str(root), exc) from exc
-
-    @classmethod
-    def open(cls, root: pathlib.Path) -> Self:
-        """Read as a verb where parts are joined; the same as the constructor."""
-        return cls(root)
 
     async def put(self, key: str, body: bytes) -> None:
         """

@@ -59,7 +59,7 @@ async def done(service):
 async def stranger(service):
     """Somebody else who is signed in."""
     async with guest(service) as client:
-        client.headers["Authorization"] = f"Bearer {await rig.sign_up(service, 'eve@example.org')}"
+        client.headers["Authorization"] = f"Bearer {await rig.make_account(service, 'eve@example.org')}"
         yield client
 
 
@@ -116,7 +116,7 @@ async def test_without_a_login_nothing_personal_is_answered(service, method, pat
 
 async def test_a_person_who_is_not_verified_may_not(service):
     async with guest(service) as client:
-        key = await rig.sign_up(service, "new@example.org", is_verified=False)
+        key = await rig.make_account(service, "new@example.org", is_verified=False)
         client.headers["Authorization"] = f"Bearer {key}"
         for method, path in PERSONAL:
             answer = await client.request(method, path.format(id=NOBODY))
@@ -812,7 +812,7 @@ async def test_figures_are_for_the_token_or_an_admin(service):
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         for name in ("nanohook_http_requests_total", "nanohook_streams_open", "nanohook_deliveries_total"):
             assert f"\n# TYPE {name} " in answer.text
-        admin = await rig.sign_up(service, "root@example.org", is_admin=True)
+        admin = await rig.make_account(service, "root@example.org", is_admin=True)
         answer = await client.get("/metrics", headers={"Authorization": f"Bearer {admin}"})
         assert answer.status_code == 200
     refused(await service.client.get("/metrics"), 403, "forbidden")

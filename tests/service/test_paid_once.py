@@ -72,6 +72,9 @@ async def test_a_task_that_a_callback_named_is_not_submitted_again(tmp_path):
         rows(tmp_path, "UPDATE tasks SET due_at = 1")
         await asked_for(tmp_path, job_id)
         assert rows(tmp_path, "SELECT task_id, tries FROM tasks") == [("the-first", 1)]
+        # Its time counts from when NanoBanana spoke of it, not from the beginning of time.
+        [(accepted_at,)] = rows(tmp_path, "SELECT accepted_at FROM tasks")
+        assert accepted_at > clock.now_us() - 60_000_000
         assert service.upstream.submitted == 0
 
 
@@ -156,3 +159,24 @@ async def test_a_redirect_to_what_is_no_address_ends_the_download():
     ):
         with pytest.raises(errors.Permanent):
             await fetcher.get(f"{host}/a.png")
+
+
+async def test_without_a_key_a_retry_is_refused_like_a_new_job(tmp_path):
+    async with rig.running(tmp_path, sandbox=SLOW) as service:
+        job_id = (await service.generate("a kite [sandbox:submit=422]"))["job_id"]
+        await service.ended(job_id)
+        key = service.client.headers["Authorization"]
+    async with rig.running(tmp_path, nanobanana_api_key=None, sign_up=False) as service:
+        service.client.headers["Authorization"] = key
+        answer = await service.client.post(f"/api/images/{job_id}/retry", json={})
+        assert (answer.status_code, answer.json()["code"]) == (409, "no_api_key")
+        assert (await service.job(job_id))["status"] == "FAILED"
+
+
+async def test_an_accepted_task_of_a_deleted_job_stays_known_by_its_id(tmp_path):
+    async with rig.running(tmp_path, sandbox=Options(latency_s=0.6, early=True, drop=1)) as service:
+        job_id = (await service.generate())["job_id"]
+        started = "SELECT 1 FROM tasks WHERE submit_started_at IS NOT NULL"
+        await live.until(lambda: rows(tmp_path, started))
+        assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+        await live.until(lambda: rows(tmp_path, "SELECT 1 FROM tasks WHERE task_id IS NOT NULL"))

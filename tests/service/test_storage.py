@@ -39,7 +39,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def store(root):
-    return storage.Storage.open(root)
+    return storage.Storage(root)
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def test_a_root_that_cannot_be_a_folder_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(errors.StorageFailed):
-            storage.Storage.open(root)
+            storage.Storage(root)
 
 
 async def test_an_existing_root_keeps_its_files(store, root):

@@ -163,7 +163,7 @@ async def log_events(service, job_id, number, *, size=200):
 @contextlib.asynccontextmanager
 async def person(service, email):
     async with httpx.AsyncClient(base_url=service.base, trust_env=False, timeout=20) as client:
-        client.headers["Authorization"] = f"Bearer {await rig.sign_up(service, email)}"
+        client.headers["Authorization"] = f"Bearer {await rig.make_account(service, email)}"
         yield client
 
 

@@ -28,7 +28,7 @@ async def run(*, port: int, live: bool) -> None:
     listener = server.listen("127.0.0.1", port)
     here = server.address(listener)
     async with contextlib.AsyncExitStack() as stack:
-        chosen = serving.configured() if live else await _with_sandbox(stack, here)
+        chosen = serving.configured(data_dir=DATA_DIR) if live else await _with_sandbox(stack, here)
         service = app.create_app(chosen, guests_are_local=True)
         await stack.enter_async_context(server.serving(service, listener))
         parts = service.state.parts

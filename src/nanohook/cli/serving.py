@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from typing import Final
+from typing import Any, Final
 
 from starlette.applications import Starlette
 
@@ -12,18 +12,22 @@ from nanohook.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+LEAST_EVERY_S: Final = 3
+"""Asking more often than this risks NanoBanana's rate limit."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def configured() -> Settings:
+def configured(**given: Any) -> Settings:
     """
-    Read the settings and set up the log.
+    Read the settings, of which *given* ones win, and set up the log.
 
     Raises:
         ConfigError: With every problem.
     """
-    chosen = settings.load()
+    chosen = settings.load(**given)
     logs.configure(level=chosen.log_level, form=chosen.log_format)
+    if chosen.reconcile_every_s < LEAST_EVERY_S:
+        logger.warning("settings.asks_often", extra={"setting": "NANOHOOK_RECONCILE_EVERY_S", "risk": "HTTP 429"})
     for name in settings.unknown_names():
         logger.warning("settings.unknown", extra={"setting": name})
     return chosen

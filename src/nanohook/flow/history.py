@@ -1,4 +1,4 @@
-"""The one place that writes a job's row: with every visible change goes one event, in the same transaction."""
+"""A job's moves: with every visible change goes one event, in the same transaction."""
 
 import logging
 from dataclasses import replace

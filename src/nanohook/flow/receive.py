@@ -246,7 +246,10 @@ def _plan(job_attempt: int, task: Task, reading: Reading, *, terms: Terms, now_u
         return _Plan(None, f"the task has ended: {task.stage}")
     adopted = None
     if task.task_id is None and reading.task_id is not None:
-        adopted = replace(task, task_id=reading.task_id)
+        # NanoBanana speaks of it, so it was accepted; from now on it can be asked for.
+        first_ask = now_us + terms.ask_interval_us(0)
+        sooner = first_ask if task.step is Step.ASK and (task.due_at or 0) > first_ask else task.due_at
+        adopted = replace(task, task_id=reading.task_id, accepted_at=task.accepted_at or now_us, due_at=sooner)
     named = adopted or task
     if reading.stage is None:
         return _Plan(adopted, f"no news: {reading.word}")

@@ -63,13 +63,13 @@ async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms
 
     A callback may have been faster: then the task has moved on and only lacks its id, if even that.
     """
-    found = await _present(tx, claimed)
-    if found is None:
+    task = await _as_stored(tx, claimed)
+    if task is None:
         return
-    job, task = found
     taken = replace(task, task_id=task.task_id or task_id, accepted_at=now_us, tries=0)
-    if job.attempt != task.attempt or task.is_ended:
-        # Canceled or failed while the answer was on its way: what was bought stays known by its id.
+    job = await jobs.load(tx, claimed.job_id)
+    if job is None or job.attempt != task.attempt or task.is_ended:
+        # Canceled, deleted or failed while the answer was on its way: what was bought stays known by its id.
         await tasks.update(tx, taken)
         return
     if task.step is Step.SUBMIT and task.claim == claimed.claim:
@@ -83,28 +83,35 @@ async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms
 async def again(tx: Transaction, claimed: Task, *, due_at: int) -> None:
     """Nothing was taken: submit again at *due_at* (µs)."""
     found = await _in_submit(tx, claimed)
-    if found is not None:
-        _, task = found
-        await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
+    if found is None:
+        await _note(tx, claimed, task_id=None)
+        return
+    _, task = found
+    await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
 
 
 async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
     """NanoBanana does not take it: the task fails."""
     found = await _in_submit(tx, claimed)
-    if found is not None:
-        job, task = found
-        # Nothing was taken, so a retry may submit without asking whether to pay again.
-        free = replace(task, submit_started_at=None)
-        await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
+    if found is None:
+        await _note(tx, claimed, task_id=None)
+        return
+    job, task = found
+    # Nothing was taken, so a retry may submit without asking whether to pay again.
+    free = replace(task, submit_started_at=None)
+    await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
 
 
 async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms: Terms, now_us: int) -> None:
     """Nobody knows whether it was taken: it waits for its callback and is never sent again by itself."""
     found = await _in_submit(tx, claimed)
-    if found is not None:
-        job, task = found
-        known = replace(task, task_id=task.task_id or task_id)
-        await _outcome_unknown(tx, job, known, terms=terms, now_us=now_us)
+    if found is None:
+        if task_id is not None:
+            await _note(tx, claimed, task_id=task_id)
+        return
+    job, task = found
+    known = replace(task, task_id=task.task_id or task_id)
+    await _outcome_unknown(tx, job, known, terms=terms, now_us=now_us)
 
 
 async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) -> None:
@@ -134,11 +141,26 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
     await history.move(tx, job, moved, now_us=now_us)
 
 
-async def _present(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:
-    job = await jobs.load(tx, claimed.job_id)
+async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:
+    """Fetch the row of *claimed* as it is now, whoever holds it, of a deleted job too."""
     group = await tasks.of_attempt(tx, job_id=claimed.job_id, attempt=claimed.attempt)
-    task = next((task for task in group if task.index == claimed.index), None)
-    return None if job is None or task is None else (job, task)
+    return next((task for task in group if task.index == claimed.index), None)
+
+
+async def _note(tx: Transaction, claimed: Task, *, task_id: str | None) -> None:
+    """
+    Note on a task that ended during its submit what came of that, and change nothing else.
+
+    Args:
+        task_id: What was bought, perhaps; ``None``: nothing was taken.
+    """
+    task = await _as_stored(tx, claimed)
+    if task is None or not task.is_ended:
+        return  # a callback was faster, and knows more
+    if task_id is not None:
+        await tasks.update(tx, replace(task, task_id=task.task_id or task_id))
+    elif task.task_id is None:
+        await tasks.update(tx, replace(task, submit_started_at=None))
 
 
 async def _in_submit(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:

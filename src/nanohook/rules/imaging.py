@@ -365,6 +365,10 @@ def _output_kind(wanted: str, size: tuple[int, int]) -> Format:
     return kind if max(size) <= _MOST_SIDE_PX[kind] else "png"
 
 
+# Real ones have a few KB; a larger one would make every thumbnail as heavy as itself.
+_MOST_PROFILE_BYTES = 1 << 20
+
+
 def _encoded(image: Image.Image, kind: str, *, quality: int) -> Picture:
     """
     Save *image*, which is L, RGB or RGBA, with its profile if that speaks of the same kind of colours.
@@ -372,7 +376,8 @@ def _encoded(image: Image.Image, kind: str, *, quality: int) -> Picture:
     A profile for other channels (of a CMYK file's RGB conversion, say) makes browsers show nonsense.
     """
     profile = image.info.get("icc_profile") or b""
-    if profile[16:20] != _PROFILE_SPACES[image.mode] or (image.mode == "L" and kind == "webp"):
+    is_odd = profile[16:20] != _PROFILE_SPACES[image.mode] or (image.mode == "L" and kind == "webp")
+    if is_odd or len(profile) > _MOST_PROFILE_BYTES:
         profile = None
     out = io.BytesIO()
     image.save(out, _PILLOW[kind], icc_profile=profile, quality=quality, **_SAVE[kind])

@@ -5,7 +5,7 @@ from typing import Final
 
 from nanohook.database import Row, Transaction
 
-PAGE: Final = 100
+PAGE: Final = 64
 """Events read at once: what a pump or the hub holds in memory."""
 
 _SELECT: Final = "SELECT id, owner_id, job_id, name, is_last, payload FROM events"

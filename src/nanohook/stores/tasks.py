@@ -121,7 +121,7 @@ async def next_due(tx: Transaction, step: Step) -> int | None:
 
 async def count_accepted(tx: Transaction) -> int:
     """Count the tasks that NanoBanana has and that have not come back."""
-    row = await tx.one("SELECT COUNT(*) AS n FROM tasks WHERE step = 'ask'")
+    row = await tx.one("SELECT COUNT(*) AS n FROM tasks WHERE step IN ('ask', 'finish')")
     return 0 if row is None else int(row["n"])
 
 

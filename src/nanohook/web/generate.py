@@ -4,7 +4,7 @@ import logging
 
 from starlette.responses import Response
 
-from nanohook import clock, errors
+from nanohook import clock
 from nanohook.database import Transaction
 from nanohook.flow import create
 from nanohook.rules.job import Job
@@ -19,10 +19,7 @@ async def generate(call: Call) -> Response:
     """Start a job; 202 with where to follow it."""
     asked = await wire.body_of(call.request, wire.Generate)
     wish = asked.wish(wire.language(call.request))
-    settings = call.parts.settings
-    if settings.nanobanana_api_key is None:
-        raise errors.Conflict("set NANOBANANA_API_KEY to generate pictures", code="no_api_key")
-    images.check_disk(call.parts)
+    images.check_may_generate(call.parts)
 
     async def start(tx: Transaction) -> Job:
         job = await create.generate(
@@ -33,11 +30,7 @@ async def generate(call: Call) -> Response:
             project_id=asked.project_id,
             now_us=clock.now_us(),
         )
-        has_input = job.original_id is not None or wish.use == "result"
-        if has_input and settings.public_url is None:
-            raise errors.Conflict(
-                "NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL", code="no_public_url"
-            )
+        images.check_reachable(call.parts, job)
         return job
 
     job = await call.parts.database.write(start)

@@ -1,5 +1,6 @@
 """Images: upload, list, one, delete; and what may be done with the job that each of them is."""
 
+import asyncio
 import logging
 from typing import Final
 
@@ -30,7 +31,8 @@ async def upload(call: Call) -> Response:
     """Take a picture; 201 with its job, for which nothing is asked yet."""
     check_disk(call.parts)
     body, project_id = await _picture_of(call.request, most_bytes=call.parts.settings.max_upload_bytes)
-    probe = imaging.probe(body, most_pixels=call.parts.settings.max_pixels)
+    # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
+    probe = await asyncio.to_thread(imaging.probe, body, most_pixels=call.parts.settings.max_pixels)
     normalised = await call.parts.decoder.run(
         probe.pixels, imaging.normalise, body, most_pixels=call.parts.settings.max_pixels
     )
@@ -71,11 +73,13 @@ async def listing(call: Call) -> Response:
         task_id=query.get("task_id"),
         before_id=query.get("cursor"),
     )
-    page = await call.parts.database.read(
-        lambda tx: jobs.page(tx, wanted, owner_id=call.person.id, most=limit + 1)
-    )
-    shown = [await _shown(call, job.id) for job in page[:limit]]
-    more = page[limit - 1].id if len(page) > limit else None
+
+    async def read(tx: Transaction) -> tuple[list[dict[str, object]], str | None]:
+        page = await jobs.page(tx, wanted, owner_id=call.person.id, most=limit + 1)
+        more = page[limit - 1].id if len(page) > limit else None
+        return [await _whole(tx, call.parts, job) for job in page[:limit]], more
+
+    shown, more = await call.parts.database.read(read)
     return json_answer({"images": shown, "next_cursor": more})
 
 
@@ -134,15 +138,20 @@ async def stop(call: Call) -> Response:
 async def again(call: Call) -> Response:
     """Start the next attempt of a job that failed, or of which a task failed."""
     asked = await wire.body_of(call.request, wire.Retry)
-    job = await call.parts.database.write(
-        lambda tx: retry.retry(
+    check_may_generate(call.parts)
+
+    async def start(tx: Transaction) -> Job:
+        job = await retry.retry(
             tx,
             owner_id=call.person.id,
             job_id=_job_id(call),
             may_buy_again=asked.buy_again,
             now_us=clock.now_us(),
         )
-    )
+        check_reachable(call.parts, job)
+        return job
+
+    job = await call.parts.database.write(start)
     return json_answer(accepted(job), status=202)
 
 
@@ -157,6 +166,31 @@ def accepted(job: Job) -> dict[str, object]:
         "event_id": job.last_event_id,
         "links": views.links(job.id),
     }
+
+
+def check_may_generate(parts: Parts) -> None:
+    """
+    Refuse what could never be submitted.
+
+    Raises:
+        Conflict: ``no_api_key``.
+        DiskFull: There is no room for a result.
+    """
+    if parts.settings.nanobanana_api_key is None:
+        raise errors.Conflict("set NANOBANANA_API_KEY to generate pictures", code="no_api_key")
+    check_disk(parts)
+
+
+def check_reachable(parts: Parts, job: Job) -> None:
+    """
+    Refuse a job whose input NanoBanana could not fetch; called before anything of it is committed.
+
+    Raises:
+        Conflict: ``no_public_url``.
+    """
+    has_input = job.original_id is not None or job.options.get("use") == "result"
+    if has_input and parts.settings.public_url is None:
+        raise errors.Conflict("NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL", code="no_public_url")
 
 
 def check_disk(parts: Parts) -> None:
@@ -182,21 +216,24 @@ async def _job(tx: Transaction, call: Call) -> Job:
 
 
 async def _shown(call: Call, job_id: str) -> dict[str, object]:
-    owner_id = call.person.id
-
     async def read(tx: Transaction) -> dict[str, object]:
-        job = await jobs.get(tx, owner_id=owner_id, job_id=job_id)
+        job = await jobs.get(tx, owner_id=call.person.id, job_id=job_id)
         if job is None:
             raise errors.NotFound("no such image")
-        return views.whole_job(
-            job,
-            original=await pictures.original(tx, job.original_id, owner_id=owner_id),
-            tasks=await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt),
-            pictures=await pictures.results(tx, job_id=job.id, owner_id=owner_id),
-            sign=lambda key: signed_address(call.parts.tokens, key),
-        )
+        return await _whole(tx, call.parts, job)
 
     return await call.parts.database.read(read)
+
+
+async def _whole(tx: Transaction, parts: Parts, job: Job) -> dict[str, object]:
+    """Build the job object with what belongs to it."""
+    return views.whole_job(
+        job,
+        original=await pictures.original(tx, job.original_id, owner_id=job.owner_id),
+        tasks=await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt),
+        pictures=await pictures.results(tx, job_id=job.id, owner_id=job.owner_id),
+        sign=lambda key: signed_address(parts.tokens, key),
+    )
 
 
 async def _store(parts: Parts, normalised: imaging.Normalised) -> Stored:

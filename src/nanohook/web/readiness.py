@@ -20,6 +20,8 @@ class Readiness:
         self._database = database
         self._proved_at = 0
         self.is_draining = False
+        self.dead_part: str | None = None
+        """A part of the service that ended by an error: it must be started anew."""
 
     async def check(self) -> None:
         """
@@ -30,6 +32,8 @@ class Readiness:
         """
         if self.is_draining:
             raise errors.Unavailable("the service is going down", code="draining")
+        if self.dead_part is not None:
+            raise errors.Unavailable(f"the service's {self.dead_part} has died", code="part_died")
         now = clock.now_us()
         if now - self._proved_at < PROOF_US:
             return

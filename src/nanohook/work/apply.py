@@ -59,8 +59,8 @@ class Applier:
             await self._apply(delivery)
 
     async def _apply(self, delivery: Delivery) -> None:
-        reading = callbacks.read(delivery.body)
         try:
+            reading = callbacks.read(delivery.body)
             await self._database.write(
                 lambda tx: receive.apply_again(tx, delivery, reading, terms=self._terms, now_us=clock.now_us())
             )

@@ -68,7 +68,8 @@ class Finisher:
         task, options = begun.task, begun.job.options
         body = await self.fetcher.get(task.result_url or "")
         reach("finish.downloaded")
-        probe = imaging.probe(body, most_pixels=self.most_pixels)
+        # What a host delivers may have endless headers: not on the event loop.
+        probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
         self._show(task, Stage.RESIZING)
         target = begun.size or (0, 0)
         finished = await self.decoder.run(
@@ -88,7 +89,7 @@ class Finisher:
             reach("finish.half_stored")
             await self.storage.put(stored.key, finished.picture.body)
             reach("finish.stored")
-            digest = hashlib.sha256(finished.picture.body).digest()
+            digest = (await asyncio.to_thread(hashlib.sha256, finished.picture.body)).digest()
             await asyncio.shield(
                 self.database.write(
                     lambda tx: settle.finished(tx, task, stored, sha256=digest, now_us=clock.now_us())

@@ -69,6 +69,8 @@ class Loop:
                         await self._look()
                 except errors.Unavailable as exc:
                     logger.warning("work.database_away", extra={"reason": str(exc)})
+                except Exception:
+                    logger.exception("work.look_failed")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._woken.wait()
