@@ -7,6 +7,7 @@ is added to every line written while a request is served.
 
 import contextvars
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -85,11 +86,14 @@ class _Lines(logging.Handler):
         super().__init__()
         self._form = form
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit *record*; without the lock that other handlers need, since a line is one write."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            out = sys.stderr.buffer
-            out.write(self._form(record))
-            out.flush()
+            os.write(sys.stderr.fileno(), self._form(record))
         except Exception:  # noqa: BLE001 - as every handler of the library: a log never breaks what it tells of
             self.handleError(record)
 

@@ -1,5 +1,6 @@
 """The outermost layer: request id, one line of access log, figures. Plain ASGI, once for every request."""
 
+import itertools
 import logging
 import os
 import re
@@ -17,6 +18,9 @@ from nanohook.web.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _KEPT_ID: Final = re.compile(rb"[A-Za-z0-9-]{8,64}")
+_PROCESS: Final = os.urandom(6).hex().encode()
+_NUMBER: Final = itertools.count(0x1000)
+"""Request ids of our own: this process, then the number of the request."""
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics", "/static"})
 """Routes that machines ask every few seconds: their lines are for debugging."""
 
@@ -168,4 +172,4 @@ def _request_id(scope: Scope) -> bytes:
         if name == b"x-request-id" and _KEPT_ID.fullmatch(value):
             kept: bytes = value
             return kept
-    return os.urandom(8).hex().encode()
+    return b"%b-%x" % (_PROCESS, next(_NUMBER))

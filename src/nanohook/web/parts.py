@@ -55,5 +55,5 @@ def signed_address(tokens: signing.Tokens, key: str) -> str:
 
 def parts_of(scope: Scope) -> Parts:
     """Find the parts of the service that a request came to."""
-    parts: Parts = scope["app"].state.parts
+    parts: Parts = scope["state"]["parts"]
     return parts
