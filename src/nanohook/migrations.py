@@ -7,7 +7,7 @@ import pathlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import alembic.command
 import alembic.config
@@ -112,9 +112,14 @@ def _in_turn(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connection(path: pathlib.Path) -> Iterator[sqlalchemy.Connection]:
+    def prepare(raw: Any, _record: object) -> None:
+        # Left to itself the driver commits before every CREATE: a revision that fails would stay half done.
+        raw.isolation_level = None
+        # The file keeps this. Set here, in turn: SQLite does not wait when two processes change it at once.
+        raw.execute("PRAGMA journal_mode=WAL").close()
+
     engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-    # Left to itself the driver commits before every CREATE: a revision that fails would stay half done.
-    sqlalchemy.event.listen(engine, "connect", lambda raw, _record: setattr(raw, "isolation_level", None))
+    sqlalchemy.event.listen(engine, "connect", prepare)
     sqlalchemy.event.listen(engine, "begin", lambda begun: begun.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
         with engine.connect() as connection:

@@ -69,6 +69,13 @@ def test_an_empty_folder_gets_the_newest_schema_and_only_once(tmp_path):
     assert [name.name for name in path.parent.glob("*before-upgrade*")] == []
 
 
+def test_nobody_who_opens_the_database_later_has_to_change_its_journal(tmp_path):
+    # SQLite does not wait when two change it at once: a service and a command beside it would refuse to start.
+    path = database(tmp_path)
+    migrations.upgrade(path)
+    assert rows(path, "PRAGMA journal_mode") == [("wal",)]
+
+
 def test_the_migrations_make_what_the_tables_say(tmp_path):
     path = database(tmp_path)
     migrations.upgrade(path)
