@@ -141,7 +141,7 @@ async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bo
         logger.info("service.started", extra={"tasks_taken_over": taken})
         opened.listen(Topic.EVENTS, hub.wake)
         opened.listen(Topic.WORK, loop.wake)
-        opened.listen(Topic.WORK, applier.wake)
+        opened.listen(Topic.UNAPPLIED, applier.wake)
         stack.push_async_callback(made.rejections.flush)
         stack.push_async_callback(hub.close)
         for name, task in (

@@ -1,9 +1,10 @@
 """
 The database: the one module that imports ``databases``.
 
-Every write of the process is a *unit*: a coroutine function that is given a transaction and awaits nothing but
-its statements. One writer takes all units that wait, in the order they came, and commits them together:
-one ``BEGIN IMMEDIATE``, a SAVEPOINT each, one COMMIT, so a full fsync is shared by everybody who waited for it.
+Every write of the process is a *unit*: a coroutine function that is given a transaction, awaits nothing but its
+statements and changes nothing else. One writer takes all units that wait, in the order they came, and commits
+them together: one ``BEGIN IMMEDIATE``, one COMMIT, so a full fsync is shared by everybody who waited for it. If
+one raises, all is undone and run again with a SAVEPOINT each; most batches are spared that, a tenth of their time.
 A unit's result is handed over only after the commit.
 
 On SQLite what may wait runs in the connection's own thread: COMMIT, which waits for the disk, and BEGIN where
@@ -16,19 +17,20 @@ over a few held connections.
 import asyncio
 import collections
 import contextlib
-import enum
 import logging
 import pathlib
 import sqlite3
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import aiosqlite
 import databases
 
-from nanohook import errors
+from nanohook import errors, units
+from nanohook.units import Row, Topic, Transaction, Unit, Value
+
+__all__ = ["Database", "Row", "Topic", "Transaction", "Unit", "Value", "open_database"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,55 +45,8 @@ READERS: Final = 2
 BUSY_MS: Final = 5_000
 """How long a commit waits for another process before it is refused, milliseconds."""
 
-Row = sqlite3.Row
-Value = str | int | float | bytes | None
-Values = Mapping[str, Value] | Sequence[Value]
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-class Topic(enum.Enum):
-    """What a commit may have changed that somebody waits for."""
-
-    EVENTS = "events"
-    WORK = "work"
-
-
-class Transaction:
-    """
-    Statements of one unit.
-
-    Every call takes a statement and its values: by name for ``:name`` parameters, by place for ``?``. Nothing else
-    may be awaited in a unit.
-    """
-
-    __slots__ = ("_connection", "after_commit", "topics")
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self.topics: set[Topic] = set()
-        self.after_commit: list[Callable[[], None]] = []
-        """Called on the event loop once this is committed, for lines in the log."""
-
-    async def all(self, sql: str, values: Values = ()) -> list[Row]:
-        """Return every row."""
-        return self._connection.execute(sql, values).fetchall()
-
-    async def one(self, sql: str, values: Values = ()) -> Row | None:
-        """Return the first row, or ``None``."""
-        row: Row | None = self._connection.execute(sql, values).fetchone()
-        return row
-
-    async def run(self, sql: str, values: Values = ()) -> int:
-        """Execute and return the number of rows changed."""
-        return self._connection.execute(sql, values).rowcount
-
-    def wake(self, topic: Topic) -> None:
-        """Tell those who wait for *topic*, once this is committed."""
-        self.topics.add(topic)
-
-
-Unit = Callable[[Transaction], Awaitable[T]]
 
 
 class _Waiting(NamedTuple, Generic[T]):
@@ -108,7 +63,7 @@ class _Connection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.row_factory = sqlite3.Row
-        # busy_timeout first: the change to WAL itself may meet another process.
+        # busy_timeout first: whatever follows may meet another process.
         for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self.execute(f"PRAGMA {pragma}").close()
 
@@ -221,13 +176,18 @@ class Database:
         self._room.set()
         return batch
 
-    async def _commit(self, batch: Sequence[_Waiting[Any]]) -> "_Done":
+    async def _commit(self, batch: Sequence[_Waiting[Any]]) -> units.Done:
         connection = self._writer._conn  # noqa: SLF001
+        asked = [waiting.unit for waiting in batch]
         try:
-            if not _begin_at_once(connection):
-                await _inside(self._writer, _begin_in_turn, None)
+            await self._begin(connection)
             try:
-                done = _run(connection, [waiting.unit for waiting in batch])
+                try:
+                    done = units.run_together(connection, asked)
+                except Exception:  # noqa: BLE001 - it is met again, and handed to whom it belongs
+                    await _inside(self._writer, _roll_back, None)
+                    await self._begin(connection)
+                    done = units.run_apart(connection, asked)
                 await _inside(self._writer, _execute, "COMMIT")
             except BaseException:
                 await _inside(self._writer, _roll_back, None)
@@ -235,8 +195,12 @@ class Database:
         except (sqlite3.Error, ValueError) as exc:
             # Nothing of the batch was kept; each caller may ask again. The writer lives on.
             logger.warning("database.commit_failed", extra={"units": len(batch), "reason": str(exc)})
-            return _Done(results=[_refusal(exc) for _ in batch])
+            return units.Done(results=[units.refused(exc) for _ in batch])
         return done
+
+    async def _begin(self, connection: sqlite3.Connection) -> None:
+        if not _begin_at_once(connection):
+            await _inside(self._writer, _begin_in_turn, None)
 
 
 @contextlib.asynccontextmanager
@@ -287,60 +251,12 @@ async def _inside(connection: aiosqlite.Connection, call: Callable[[sqlite3.Conn
     return cast("T", await connection._execute(call, connection._conn, given))  # type: ignore[no-untyped-call]  # noqa: SLF001
 
 
-def _drive(unit: Unit[T], transaction: Transaction) -> T:
-    """Run *unit* to its end: on SQLite its statements return at once, so it never really waits."""
-    coroutine = unit(transaction).__await__()
-    try:
-        next(coroutine)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    raise RuntimeError("a unit of the database awaited something other than its statements")
-
-
 def _read(connection: sqlite3.Connection, unit: Unit[T]) -> T:
     connection.execute("BEGIN")
     try:
-        return _drive(unit, Transaction(connection))
+        return units.drive(unit, Transaction(connection))
     finally:
         connection.execute("COMMIT" if connection.in_transaction else "SELECT 1")
-
-
-@dataclass(slots=True)
-class _Done:
-    """What came of a batch."""
-
-    results: list[Any] = field(default_factory=list)
-    topics: set[Topic] = field(default_factory=set)
-    after_commit: list[Callable[[], None]] = field(default_factory=list)
-
-
-def _run(connection: sqlite3.Connection, units: Sequence[Unit[Any]]) -> _Done:
-    """
-    Run *units* in the open transaction; an error of one undoes that one alone and becomes its result.
-
-    Raises:
-        OperationalError: SQLite has ended the whole transaction by itself, as it does when the disk is full.
-    """
-    done = _Done()
-    execute = connection.execute
-    for unit in units:
-        execute("SAVEPOINT unit")
-        transaction = Transaction(connection)
-        try:
-            done.results.append(_drive(unit, transaction))
-        except Exception as exc:
-            if not connection.in_transaction:
-                raise sqlite3.OperationalError(f"the transaction was lost: {exc}") from exc
-            execute("ROLLBACK TO unit")
-            done.results.append(_refusal(exc) if _is_ours(exc) else _Failed(exc))
-        else:
-            if transaction.topics:
-                done.topics |= transaction.topics
-            if transaction.after_commit:
-                done.after_commit += transaction.after_commit
-        execute("RELEASE unit")
-    return done
 
 
 def _execute(connection: sqlite3.Connection, sql: str) -> None:
@@ -372,29 +288,10 @@ def _roll_back(connection: sqlite3.Connection, _nothing: None) -> None:
         connection.execute("ROLLBACK")
 
 
-class _Failed(NamedTuple):
-    """An error on its way to the one who asked."""
-
-    error: Exception
-
-
-def _refusal(exc: Exception) -> _Failed:
-    refusal = errors.Unavailable("the database could not commit, try again")
-    refusal.__cause__ = exc
-    return _Failed(refusal)
-
-
-def _is_ours(exc: Exception) -> bool:
-    """Tell a database that fails (disk, memory, lock) from a unit that asks for what its rules forbid."""
-    return isinstance(exc, sqlite3.DatabaseError) and not isinstance(
-        exc, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
-    )
-
-
 def _hand_over(future: "asyncio.Future[Any]", result: object) -> None:
     if future.done():  # its caller went away; what it asked for is committed all the same
         return
-    if isinstance(result, _Failed):
+    if isinstance(result, units.Failed):
         future.set_exception(result.error)
     else:
         future.set_result(result)

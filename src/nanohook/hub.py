@@ -9,7 +9,6 @@ catching up, from the log. So a slow reader costs bounded memory and nobody else
 
 import asyncio
 import collections
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from nanohook import errors
+from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
 from nanohook.rules import sse, views
 from nanohook.stores import events
@@ -94,7 +94,7 @@ class Hub:
         self._slots: list[set[Stream]] = [set() for _ in range(HEARTBEAT_S)]
         self._next_slot = 0
         self._pumps: set[asyncio.Task[None]] = set()
-        self._woken = asyncio.Event()
+        self._bell = Bell()
         self._draining = False
         self._head: int | None = None
         """Everything up to this id has been handed out; unknown while nobody reads."""
@@ -105,7 +105,7 @@ class Hub:
 
     def wake(self) -> None:
         """There may be new events."""
-        self._woken.set()
+        self._bell.ring()
 
     def enter(self, owner_id: str) -> bool:
         """Take a place for a stream of *owner_id*; ``False``: they have all theirs, or the service goes down."""
@@ -191,10 +191,7 @@ class Hub:
 
     async def _tail(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._woken.wait()
-            self._woken.clear()
+            await self._bell.wait(LOOK_S)
             try:
                 await self._follow()
             except errors.Unavailable as exc:
@@ -219,7 +216,7 @@ class Hub:
         head = await self._database.read(events.head)
         if self._head is None:
             self._head = head
-            self._woken.set()
+            self._bell.ring()
 
     async def _fan_out(self, page: Sequence[Event]) -> None:
         """Give every reader its events of *page* in one message: a write costs more than what is in it."""

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from nanohook import clock
+
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """Id of the request being served, for every line written on its behalf."""
 
@@ -34,7 +36,7 @@ _NEVER_BELOW_WARNING: Final = (
 def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send every line to standard error, as JSON or as text for people."""
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    logging.basicConfig(level=level, handlers=[_Lines(_as_text if as_text else _as_json)], force=True)
+    logging.basicConfig(level=level, handlers=[_Lines(_text if as_text else _json)], force=True)
     # Where a line came from is not printed, and finding out costs a walk up the stack, or a call, each time.
     logging._srcfile = ""  # noqa: SLF001 - as the logging HOWTO recommends
     logging.setLogRecordFactory(_Record)
@@ -48,6 +50,22 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_wanted)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def info(logger: logging.Logger, message: str, fields: dict[str, object]) -> None:
+    """
+    Log *message* with *fields* by the short way, for what is logged thousands of times a second.
+
+    The same line as ``logger.info(message, extra=fields)``: where only our own handler listens, the library's
+    record and its walk up the loggers are left out, which cost more than the line.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    handlers = logging.root.handlers
+    if len(handlers) == 1 and isinstance(handlers[0], _Lines):
+        handlers[0].write(time.time(), "INFO", logger.name, message, fields)
+    else:
+        logger.info(message, extra=fields)
 
 
 class _Record(logging.LogRecord):
@@ -82,9 +100,16 @@ class _Record(logging.LogRecord):
 class _Lines(logging.Handler):
     """Writes each record as one line, by one system call: nothing waits in a buffer when the process dies."""
 
-    def __init__(self, form: Callable[[logging.LogRecord], bytes]) -> None:
+    def __init__(self, form: "_Form") -> None:
         super().__init__()
         self._form = form
+
+    def write(self, at_s: float, level: str, logger: str, message: str, fields: dict[str, object]) -> None:
+        """Write one line; whatever goes wrong, the service goes on."""
+        try:
+            os.write(sys.stderr.fileno(), self._form(at_s, level, logger, message, fields))
+        except Exception:  # noqa: BLE001 - as every handler of the library: a log never breaks what it tells of
+            self.handleError(logging.makeLogRecord({"name": logger, "msg": message}))
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Emit *record*; without the lock that other handlers need, since a line is one write."""
@@ -92,10 +117,10 @@ class _Lines(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            os.write(sys.stderr.fileno(), self._form(record))
-        except Exception:  # noqa: BLE001 - as every handler of the library: a log never breaks what it tells of
-            self.handleError(record)
+        fields = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
+        if record.exc_info:
+            fields["exception"] = _FORMATTER.formatException(record.exc_info)
+        self.write(record.created, record.levelname, record.name, record.getMessage(), fields)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
@@ -103,49 +128,23 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("Traceback", "Application startup failed"))
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """Collect what belongs to a line: ``extra``, or ``extra={"fields": …}`` where a line must be cheap."""
-    found = getattr(record, "fields", None)
-    if found is None:
-        found = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
-    return found
-
-
-def _as_json(record: logging.LogRecord) -> bytes:
+def _json(at_s: float, level: str, logger: str, message: str, fields: dict[str, object]) -> bytes:
     """One JSON object."""
-    line = {
-        "at": _at(record.created),
-        "level": record.levelname,
-        "logger": record.name,
-        "message": record.getMessage(),
-        **_fields(record),
-    }
+    line = {"at": clock.rfc3339(int(at_s * 1e6)), "level": level, "logger": logger, "message": message, **fields}
     request = request_id.get()
     if request is not None:
         line["request_id"] = request
-    if record.exc_info:
-        line["exception"] = _FORMATTER.formatException(record.exc_info)
     return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
-def _as_text(record: logging.LogRecord) -> bytes:
+def _text(at_s: float, level: str, _logger: str, message: str, fields: dict[str, object]) -> bytes:
     """A line for people: time, level, message, then what belongs to it."""
-    fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
-    text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname:<7} "
-    text += f"{record.getMessage()} {fields}".rstrip()
-    if record.exc_info:
-        text += f"\n{_FORMATTER.formatException(record.exc_info)}"
+    shown = " ".join(f"{key}={value}" for key, value in fields.items() if key != "exception")
+    text = f"{time.strftime('%H:%M:%S', time.localtime(at_s))} {level:<7} {message} {shown}".rstrip()
+    if "exception" in fields:
+        text += f"\n{fields['exception']}"
     return f"{text}\n".encode(errors="backslashreplace")
 
 
+_Form = Callable[[float, str, str, str, dict[str, object]], bytes]
 _FORMATTER: Final = logging.Formatter()
-_second: tuple[int, str] = (0, "")
-
-
-def _at(created_s: float) -> str:
-    """RFC 3339 UTC with milliseconds; the text of a second is made once."""
-    global _second  # noqa: PLW0603 - a cache of one entry, replaced whole
-    whole = int(created_s)
-    if _second[0] != whole:
-        _second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
-    return f"{_second[1]}.{int((created_s - whole) * 1000):03d}Z"

@@ -1,7 +1,5 @@
 """Ending a job because a person wants it: cancel and delete."""
 
-from dataclasses import replace
-
 import orjson
 
 from nanohook import errors
@@ -11,6 +9,7 @@ from nanohook.rules import job as rules
 from nanohook.rules.job import Fault, Job
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import events, jobs, tasks
+from nanohook.values import replace
 
 
 async def cancel(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -> Job:

@@ -1,6 +1,5 @@
 """From an upload or a wish to a job."""
 
-from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -14,6 +13,7 @@ from nanohook.rules.job import Job, Step, Stored, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.rules.wishes import Wish
 from nanohook.stores import events, jobs, pictures, tasks
+from nanohook.values import replace
 
 _NO_JOB: Final = "no such image"
 

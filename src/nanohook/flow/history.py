@@ -1,16 +1,16 @@
 """A job's moves: with every visible change goes one event, in the same transaction."""
 
 import logging
-from dataclasses import replace
 
 import orjson
 
-from nanohook import errors
+from nanohook import errors, logs
 from nanohook.database import Topic, Transaction
 from nanohook.rules import job as rules
 from nanohook.rules import views
 from nanohook.rules.job import Job, ResultPicture, Task
 from nanohook.stores import events, jobs, pictures, tasks
+from nanohook.values import replace
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +63,20 @@ def announce(tx: Transaction, job: Job) -> None:
         "event_id": job.last_event_id,
         **({} if job.fault is None else {"error": job.fault.code}),
     }
-    tx.after_commit.append(lambda: logger.info("job.event", extra=line))
+    tx.after_commit.append(lambda: logs.info(logger, "job.event", line))
 
 
-async def move(tx: Transaction, job: Job, task: Task, *, only_progress: bool = False, now_us: int) -> Job:
+async def move(tx: Transaction, job: Job, task: Task, *, is_stored: bool = False, now_us: int) -> Job:
     """
-    Store *task* and let its job follow.
+    Store *task*, unless that *is_stored* already, and let its job follow.
 
     Raises:
         LeaseLost: It is not of the job's present attempt.
     """
     if task.attempt != job.attempt:
         raise errors.LeaseLost(f"attempt {task.attempt} of job {job.id} has ended, it is at {job.attempt}")
-    await (tasks.update_progress if only_progress else tasks.update)(tx, task)
+    if not is_stored:
+        await tasks.update(tx, task)
     if job.options.get("num_images") == 1:
         group = [task]
     else:

@@ -6,7 +6,6 @@ moment between accepted and applied.
 """
 
 import logging
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from nanohook import errors
@@ -21,7 +20,7 @@ from nanohook.rules.status import Stage
 from nanohook.stores import deliveries, jobs, tasks
 from nanohook.stores.deliveries import Delivery, Effect
 from nanohook.stores.tasks import Standing
-from nanohook.values import frozen
+from nanohook.values import frozen, replace
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +62,7 @@ async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, ter
         raise ValueError("a delivery by token names job, attempt and task")
     if reading.job_id is not None and reading.job_id != delivery.job_id:
         raise errors.SignatureInvalid("the body names another job than the address was signed for")
-    standing = await tasks.count_delivery(
-        tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index
-    )
+    standing = await tasks.standing(tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index)
     if standing is None:
         return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
     known_id = standing.task.task_id
@@ -93,7 +90,7 @@ async def signed(tx: Transaction, delivery: Delivery, reading: Reading, *, terms
         raise errors.Invalid("the body's job and task do not belong together")
     if None not in {reading.task_id, task.task_id} and reading.task_id != task.task_id:
         raise errors.Invalid("the body's job and task do not belong together")
-    standing = await tasks.count_delivery(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
+    standing = await tasks.standing(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
     if standing is None:
         raise errors.NotFound("the task is gone")
     placed = replace(delivery, job_id=task.job_id, attempt=task.attempt, index=task.index)
@@ -119,11 +116,10 @@ async def answer(
         ``None`` if the job is gone.
     """
     job = await jobs.load(tx, asked.job_id)
-    group = await tasks.of_attempt(tx, job_id=asked.job_id, attempt=asked.attempt)
-    task = next((task for task in group if task.index == asked.index), None)
-    if job is None or task is None:
+    before = await tasks.load(tx, job_id=asked.job_id, attempt=asked.attempt, index=asked.index)
+    if job is None or before is None:
         return None
-    task = replace(task, asks=task.asks + 1)
+    task = replace(before, asks=before.asks + 1)
     plan = _believed(job, task, record, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     is_new = await deliveries.insert(
@@ -133,7 +129,7 @@ async def answer(
     if after.step is Step.ASK and after.claim == asked.claim:
         after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks))
     if task.attempt == job.attempt:  # a retry may have come while the answer was on its way
-        await _write(tx, after, now_us=now_us)
+        await _write(tx, job, before, after, now_us=now_us)
     return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
 
 
@@ -142,7 +138,7 @@ async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, du
     is_new = await deliveries.insert(
         tx, delivery, owner_id=None, task_id=None, effect=Effect.UNAPPLIED, reason=reason, due_at=due_at
     )
-    tx.wake(Topic.WORK)
+    tx.wake(Topic.UNAPPLIED)
     return Receipt(
         delivery_id=delivery.id if is_new else await _first(tx, delivery),
         is_new=is_new,
@@ -155,9 +151,8 @@ async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, du
 async def apply_again(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> None:
     """Apply a delivery that is stored as unapplied; its verdict and its time stand."""
     task = None
-    if delivery.job_id is not None and delivery.attempt is not None:
-        group = await tasks.of_attempt(tx, job_id=delivery.job_id, attempt=delivery.attempt)
-        task = next((task for task in group if task.index == delivery.index), None)
+    if delivery.job_id is not None and delivery.attempt is not None and delivery.index is not None:
+        task = await tasks.load(tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index)
     elif reading.task_id is not None:
         task = await tasks.by_task_id(tx, reading.task_id)
     job = None if task is None else await jobs.load(tx, task.job_id)
@@ -168,7 +163,7 @@ async def apply_again(tx: Transaction, delivery: Delivery, reading: Reading, *, 
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     await deliveries.judge(tx, delivery.id, effect=effect, reason=plan.reason, due_at=None)
     if plan.task is not None:
-        await _write(tx, plan.task, now_us=now_us)
+        await _write(tx, job, task, plan.task, now_us=now_us)
 
 
 async def _take(
@@ -176,15 +171,19 @@ async def _take(
 ) -> Receipt:
     """Plan, store the delivery with its effect, then carry the plan out: unless the same came before."""
     task = standing.task
-    if standing.deliveries > TASK_DELIVERIES:
+    if standing.deliveries >= TASK_DELIVERIES:
         raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
     if standing.job_is_deleted:
-        return await _keep(tx, delivery, reading, task, effect=Effect.NO_EFFECT, reason="the job was deleted")
-    plan = _plan(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
+        plan = _Plan(None, "the job was deleted")
+    else:
+        plan = _plan(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     receipt = await _keep(tx, delivery, reading, task, effect=effect, reason=plan.reason)
-    if receipt.is_new and plan.task is not None:
-        await _write(tx, plan.task, only_progress=plan.only_progress, now_us=now_us)
+    moved = plan.task if receipt.is_new else None
+    await tasks.count_delivery(tx, moved or task)
+    job = None if moved is None else await jobs.load(tx, task.job_id)
+    if moved is not None and job is not None:
+        await _write(tx, job, task, moved, is_stored=plan.only_progress, now_us=now_us)
     return receipt
 
 
@@ -218,13 +217,12 @@ async def _first(tx: Transaction, delivery: Delivery) -> str:
     return await deliveries.same(tx, delivery) or delivery.id
 
 
-async def _write(tx: Transaction, task: Task, *, only_progress: bool = False, now_us: int) -> None:
-    """Store what a plan came to; the task's job follows."""
-    job = await jobs.load(tx, task.job_id)
-    if job is None:
-        raise errors.NotFound("the job is gone")
-    await history.move(tx, job, task, only_progress=only_progress, now_us=now_us)
-    if task.due_at is not None and task.due_at <= now_us:
+async def _write(
+    tx: Transaction, job: Job, before: Task, after: Task, *, is_stored: bool = False, now_us: int
+) -> None:
+    """Store what a plan came to; the task's *job* follows."""
+    await history.move(tx, job, after, is_stored=is_stored, now_us=now_us)
+    if after.due_at != before.due_at and after.due_at is not None and after.due_at <= now_us:
         tx.wake(Topic.WORK)
 
 

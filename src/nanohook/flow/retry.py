@@ -1,13 +1,12 @@
 """The next attempt of a job: it resumes at the step that failed, and buys nothing that may be paid already."""
 
-from dataclasses import replace
-
 from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.flow import create, history
 from nanohook.rules.job import Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import jobs, tasks
+from nanohook.values import replace
 
 
 async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: bool, now_us: int) -> Job:

@@ -1,6 +1,6 @@
 """The end of finishing: a stored picture becomes a result, or a failure becomes the task's end."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nanohook import errors
 from nanohook.database import Transaction
@@ -10,6 +10,7 @@ from nanohook.rules import job as rules
 from nanohook.rules.job import Fault, Job, ResultPicture, Step, Stored, Task
 from nanohook.rules.status import Stage
 from nanohook.stores import jobs, pictures, tasks
+from nanohook.values import replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ Around the POST that is paid for: what is committed before it, and what its outc
 as unknown, and never sends again by itself.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from nanohook import errors
@@ -16,6 +16,7 @@ from nanohook.rules import job as rules
 from nanohook.rules.job import Fault, Job, Step, Stored, Task
 from nanohook.rules.status import Stage
 from nanohook.stores import jobs, pictures, tasks
+from nanohook.values import replace
 
 ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
 """After a clear "server error" that took nothing, one more try."""
@@ -142,9 +143,7 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
 
 
 async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:
-    """Fetch the row of *claimed* as it is now, whoever holds it, of a deleted job too."""
-    group = await tasks.of_attempt(tx, job_id=claimed.job_id, attempt=claimed.attempt)
-    return next((task for task in group if task.index == claimed.index), None)
+    return await tasks.load(tx, job_id=claimed.job_id, attempt=claimed.attempt, index=claimed.index)
 
 
 async def _note(tx: Transaction, claimed: Task, *, task_id: str | None) -> None:

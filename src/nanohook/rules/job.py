@@ -7,11 +7,9 @@ or unknown word plans nothing.
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
 
 from nanohook.rules.status import ImageJobStatus, Stage
-from nanohook.values import frozen
+from nanohook.values import frozen, replace
 
 
 class Step(enum.StrEnum):
@@ -126,9 +124,6 @@ class Job:
         return self.stage is not Stage.UPLOADED and not self.status.is_final
 
 
-_ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
-
-
 def advance(task: Task, stage: Stage, *, progress: int | None = None, fault: Fault | None = None) -> Task | None:
     """
     Plan *task*'s move to *stage*.
@@ -149,7 +144,7 @@ def advance(task: Task, stage: Stage, *, progress: int | None = None, fault: Fau
         return replace(task, stage=stage, progress=done, fault=fault, step=None, due_at=None)
     asked = progress if progress is not None else stage.progress or 0
     percent = max(task.progress, asked)
-    if _ORDER[stage] < _ORDER[task.stage] or (stage is task.stage and percent == task.progress):
+    if stage.place < task.stage.place or (stage is task.stage and percent == task.progress):
         return None
     return replace(task, stage=stage, progress=percent)
 
@@ -163,7 +158,7 @@ def summarise(job: Job, tasks: Sequence[Task]) -> Job:
     """
     still_open = [task for task in tasks if not task.is_ended]
     if still_open:
-        stage = min((task.stage for task in still_open), key=_ORDER.__getitem__)
+        stage = min((task.stage for task in still_open), key=lambda stage: stage.place)
         percent = sum(task.progress for task in tasks) // len(tasks)
         return replace(job, stage=stage, status=stage.status, progress=percent, fault=None)
     if any(task.stage is Stage.COMPLETED for task in tasks):

@@ -5,69 +5,65 @@ The one status language: what a job is, which step it is at, and how far that is
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 
 class ImageJobStatus(StrEnum):
     """What a job is: the same words in the database, the API, the events and the page."""
 
+    _value_: str
+    is_final: bool
+    """Whether only a retry, or accepting a late result, leads out of it."""
+
+    def __new__(cls, word: str, is_final: bool = False) -> Self:  # noqa: FBT001, FBT002 - as members are written
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.is_final = is_final
+        return member
+
     PENDING = "PENDING"
     INITIALIZING = "INITIALIZING"
     GENERATING = "GENERATING"
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    CANCELED = "CANCELED"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether only a retry, or accepting a late result, leads out of it."""
-        return self in _FINAL
+    COMPLETED = "COMPLETED", True
+    FAILED = "FAILED", True
+    CANCELED = "CANCELED", True
 
 
 class Stage(StrEnum):
     """The step a job is at; in the order of the main path, the three ends last."""
 
-    UPLOADED = "uploaded"
-    QUEUED = "queued"
-    SUBMITTING = "submitting"
-    GENERATING = "generating"
-    DOWNLOADING = "downloading"
-    RESIZING = "resizing"
-    STORING = "storing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELED = "canceled"
+    # Plain attributes: a property that looks itself up in a table is asked a dozen times for every callback.
+    _value_: str
+    place: int
+    """In the order of the main path."""
+    status: ImageJobStatus
+    """The status a job has while it is at this stage."""
+    progress: int | None
+    """Percent done on entering this stage; ``None``: stays where it was."""
+    is_final: bool
+    """Whether its status is final."""
 
-    @property
-    def status(self) -> ImageJobStatus:
-        """The status a job has while it is at this stage."""
-        return _STAGES[self][0]
+    # The defaults are never used: ``Stage(word)``, which looks a member up, is spelt like a call of this.
+    def __new__(
+        cls, word: str, status: ImageJobStatus = ImageJobStatus.PENDING, progress: int | None = None
+    ) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.place = len(cls.__members__)
+        member.status, member.progress, member.is_final = status, progress, status.is_final
+        return member
 
-    @property
-    def progress(self) -> int | None:
-        """Percent done on entering this stage; ``None``: stays where it was."""
-        return _STAGES[self][1]
+    UPLOADED = "uploaded", ImageJobStatus.PENDING, 0
+    QUEUED = "queued", ImageJobStatus.PENDING, 10
+    SUBMITTING = "submitting", ImageJobStatus.INITIALIZING, 25
+    GENERATING = "generating", ImageJobStatus.GENERATING, 60
+    DOWNLOADING = "downloading", ImageJobStatus.GENERATING, 70
+    RESIZING = "resizing", ImageJobStatus.GENERATING, 80
+    STORING = "storing", ImageJobStatus.GENERATING, 90
+    COMPLETED = "completed", ImageJobStatus.COMPLETED, 100
+    FAILED = "failed", ImageJobStatus.FAILED, None
+    CANCELED = "canceled", ImageJobStatus.CANCELED, None
 
-    @property
-    def is_final(self) -> bool:
-        """Whether its status is final."""
-        return self.status.is_final
-
-
-_FINAL: Final = frozenset({ImageJobStatus.COMPLETED, ImageJobStatus.FAILED, ImageJobStatus.CANCELED})
-
-_STAGES: Final[dict[Stage, tuple[ImageJobStatus, int | None]]] = {
-    Stage.UPLOADED: (ImageJobStatus.PENDING, 0),
-    Stage.QUEUED: (ImageJobStatus.PENDING, 10),
-    Stage.SUBMITTING: (ImageJobStatus.INITIALIZING, 25),
-    Stage.GENERATING: (ImageJobStatus.GENERATING, 60),
-    Stage.DOWNLOADING: (ImageJobStatus.GENERATING, 70),
-    Stage.RESIZING: (ImageJobStatus.GENERATING, 80),
-    Stage.STORING: (ImageJobStatus.GENERATING, 90),
-    Stage.COMPLETED: (ImageJobStatus.COMPLETED, 100),
-    Stage.FAILED: (ImageJobStatus.FAILED, None),
-    Stage.CANCELED: (ImageJobStatus.CANCELED, None),
-}
 
 _WORDS: Final = {
     "pending": Stage.QUEUED,

@@ -1,21 +1,15 @@
 """How a job looks from outside: the dictionaries that answers, events and pages are made of."""
 
-import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from nanohook.clock import rfc3339
 from nanohook.rules import words
 from nanohook.rules.job import Fault, Job, ResultPicture, Stored, Task
 from nanohook.rules.status import Stage
 
 Sign = Callable[[str], str]
 """From a storage key to the root-relative, signed address of its bytes."""
-
-
-def at(time_us: int) -> str:
-    """RFC 3339 UTC of *time_us* (µs since the epoch)."""
-    moment = dt.datetime.fromtimestamp(time_us / 1e6, tz=dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def fault(found: Fault | None, language: str) -> dict[str, Any] | None:
@@ -54,7 +48,7 @@ def event(job: Job, pictures: Sequence[ResultPicture], *, now_us: int) -> dict[s
         "attempt": job.attempt,
         "images": [_kept(picture) for picture in pictures],
         "error": fault(job.fault, job.language),
-        "at": at(now_us),
+        "at": rfc3339(now_us),
     }
 
 
@@ -85,7 +79,7 @@ def status(job: Job) -> dict[str, Any]:
         "place": None,
         "estimated_wait_s": None,
         "event_id": job.last_event_id,
-        "updated_at": at(job.updated_at),
+        "updated_at": rfc3339(job.updated_at),
     }
 
 
@@ -154,9 +148,9 @@ def whole_job(
         ],
         "tasks": [{"index": task.index, "task_id": task.task_id, "status": task.stage.status} for task in tasks],
         "metadata": _metadata(job.metadata, tasks),
-        "created_at": at(job.created_at),
-        "updated_at": at(job.updated_at),
-        "completed_at": None if job.completed_at is None else at(job.completed_at),
+        "created_at": rfc3339(job.created_at),
+        "updated_at": rfc3339(job.updated_at),
+        "completed_at": None if job.completed_at is None else rfc3339(job.completed_at),
         "links": links(job.id),
         "event_id": job.last_event_id,
     }

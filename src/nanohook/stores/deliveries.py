@@ -92,7 +92,7 @@ async def insert(
     due_at: int | None = None,
 ) -> bool:
     """Store a delivery; ``False`` if the same one is there already."""
-    kept = (*_values(delivery).values(), owner_id, task_id, effect, reason, due_at)
+    kept = (*_values(delivery).values(), owner_id, task_id, effect.value, reason, due_at)
     return bool(await tx.run(_INSERT, kept))
 
 
@@ -155,7 +155,7 @@ async def insert_rejections(
 def _values(delivery: Delivery) -> dict[str, str | bytes | int | None]:
     return {
         "id": delivery.id,
-        "source": delivery.source,
+        "source": delivery.source.value,
         "job_id": delivery.job_id,
         "attempt": delivery.attempt,
         "idx": delivery.index,

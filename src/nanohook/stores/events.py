@@ -31,19 +31,12 @@ async def append(
     """Store an event and return its id, greater than every one given before."""
     row = await tx.one(
         "INSERT INTO events (owner_id, job_id, name, is_last, payload, created_at) "
-        "VALUES (:owner_id, :job_id, :name, :is_last, :payload, :now) RETURNING id",
-        {
-            "owner_id": owner_id,
-            "job_id": job_id,
-            "name": name,
-            "is_last": int(is_last),
-            "payload": payload,
-            "now": now_us,
-        },
+        "VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+        (owner_id, job_id, name, int(is_last), payload, now_us),
     )
     if row is None:
         raise RuntimeError("an INSERT returned no row")
-    return int(row["id"])
+    return int(row[0])
 
 
 async def head(tx: Transaction) -> int:

@@ -70,15 +70,8 @@ async def update(tx: Transaction, job: Job) -> None:
 async def update_progress(tx: Transaction, job: Job) -> None:
     """Store only how far a job is, its status being the same: no index is touched."""
     await tx.run(
-        "UPDATE jobs SET stage = :stage, progress = :progress, last_event_id = :last_event_id, "
-        "updated_at = :updated_at WHERE id = :id",
-        {
-            "stage": job.stage,
-            "progress": job.progress,
-            "last_event_id": job.last_event_id,
-            "updated_at": job.updated_at,
-            "id": job.id,
-        },
+        "UPDATE jobs SET stage = ?, progress = ?, last_event_id = ?, updated_at = ? WHERE id = ?",
+        (job.stage.value, job.progress, job.last_event_id, job.updated_at, job.id),
     )
 
 

@@ -31,13 +31,17 @@ _COLUMNS: Final = [
 _LIST: Final = ", ".join(_COLUMNS)
 _KEY: Final = "job_id = :job_id AND attempt = :attempt AND idx = :idx"
 _INSERT: Final = f"INSERT INTO tasks ({_LIST}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
-_LOAD: Final = f"SELECT {_LIST} FROM tasks WHERE job_id = :job_id AND attempt = :attempt ORDER BY idx"
-# Two statements, not one with RETURNING: SQLite makes a table for that, and this is done for every callback.
-_COUNT_DELIVERY: Final = f"UPDATE tasks SET deliveries = deliveries + 1 WHERE {_KEY}"
+_OF_ATTEMPT: Final = f"SELECT {_LIST} FROM tasks WHERE job_id = :job_id AND attempt = :attempt ORDER BY idx"
+# For every callback: no index is touched, and its values come by place.
+_COUNT_DELIVERY: Final = (
+    "UPDATE tasks SET deliveries = deliveries + 1, stage = ?, progress = ? "
+    "WHERE job_id = ? AND attempt = ? AND idx = ?"
+)
+_LOAD: Final = f"SELECT {_LIST} FROM tasks WHERE {_KEY}"
 _STANDING: Final = (
     f"SELECT tasks.deliveries, jobs.attempt AS job_attempt, jobs.deleted_at, "
     f"{', '.join(f'tasks.{name}' for name in _COLUMNS)} FROM tasks JOIN jobs ON jobs.id = tasks.job_id "
-    "WHERE tasks.job_id = :job_id AND tasks.attempt = :attempt AND tasks.idx = :idx"
+    "WHERE tasks.job_id = ? AND tasks.attempt = ? AND tasks.idx = ?"
 )
 # A step that is not given another time is still held by whoever does it.
 _UPDATE: Final = (
@@ -62,7 +66,13 @@ async def insert(tx: Transaction, task: Task) -> None:
 
 async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task]:
     """Fetch the tasks of one attempt by index."""
-    return [_task(row) for row in await tx.all(_LOAD, {"job_id": job_id, "attempt": attempt})]
+    return [_task(row) for row in await tx.all(_OF_ATTEMPT, {"job_id": job_id, "attempt": attempt})]
+
+
+async def load(tx: Transaction, *, job_id: str, attempt: int, index: int) -> Task | None:
+    """Fetch a task as it is now, whoever holds it, of a deleted job too."""
+    row = await tx.one(_LOAD, {"job_id": job_id, "attempt": attempt, "idx": index})
+    return None if row is None else _task(row)
 
 
 class Standing(NamedTuple):
@@ -70,19 +80,23 @@ class Standing(NamedTuple):
 
     task: Task
     deliveries: int
+    """How many came before this one."""
     job_attempt: int
     job_is_deleted: bool
 
 
-async def count_delivery(tx: Transaction, *, job_id: str, attempt: int, index: int) -> Standing | None:
-    """Count a delivery for a task, and tell how the task stands."""
-    key: dict[str, Value] = {"job_id": job_id, "attempt": attempt, "idx": index}
-    await tx.run(_COUNT_DELIVERY, key)
-    row = await tx.one(_STANDING, key)
+async def standing(tx: Transaction, *, job_id: str, attempt: int, index: int) -> Standing | None:
+    """Tell how a task stands for which a delivery has come."""
+    row = await tx.one(_STANDING, (job_id, attempt, index))
     if row is None:
         return None
     deliveries, job_attempt, deleted_at = row[:3]
     return Standing(_task(row, start=3), deliveries, job_attempt, deleted_at is not None)
+
+
+async def count_delivery(tx: Transaction, task: Task) -> None:
+    """Count a delivery for *task*, and store how far that brought it: its stage and progress, nothing else."""
+    await tx.run(_COUNT_DELIVERY, (task.stage.value, task.progress, task.job_id, task.attempt, task.index))
 
 
 async def by_task_id(tx: Transaction, task_id: str) -> Task | None:
@@ -97,20 +111,6 @@ async def by_task_id(tx: Transaction, task_id: str) -> Task | None:
 async def update(tx: Transaction, task: Task) -> None:
     """Store what may change of a task; its claim is changed by ``claim`` alone."""
     await tx.run(_UPDATE, _values(task))
-
-
-async def update_progress(tx: Transaction, task: Task) -> None:
-    """Store only how far a task is: no index is touched."""
-    await tx.run(
-        f"UPDATE tasks SET stage = :stage, progress = :progress WHERE {_KEY}",
-        {
-            "stage": task.stage,
-            "progress": task.progress,
-            "job_id": task.job_id,
-            "attempt": task.attempt,
-            "idx": task.index,
-        },
-    )
 
 
 async def next_due(tx: Transaction, step: Step) -> int | None:

@@ -142,16 +142,17 @@ class Edge:
             status=note.status or 0,
             seconds=None if note.stream else seconds,
         )
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        if logger.isEnabledFor(level):
-            line = {
-                "method": scope["method"],
-                "route": route,
-                "status": note.status,
-                "duration_ms": round(seconds * 1_000, 2),
-                **note.line,
-            }
-            logger.log(level, "http.request", extra={"fields": line})
+        line = {
+            "method": scope["method"],
+            "route": route,
+            "status": note.status,
+            "duration_ms": round(seconds * 1_000, 2),
+            **note.line,
+        }
+        if route in _QUIET:
+            logger.debug("http.request", extra=line)
+        else:
+            logs.info(logger, "http.request", line)
 
 
 async def answer(scope: Scope, *, content_type: bytes, body: bytes) -> None:

@@ -1,12 +1,11 @@
 """Deliveries whose applying raised: stored, answered, and tried again here."""
 
-import asyncio
-import contextlib
 import logging
 import random
 from typing import Final
 
 from nanohook import clock, errors
+from nanohook.bell import Bell
 from nanohook.database import Database
 from nanohook.flow import receive
 from nanohook.flow.terms import SECOND_US, Terms
@@ -29,19 +28,16 @@ class Applier:
     def __init__(self, database: Database, terms: Terms) -> None:
         self._database = database
         self._terms = terms
-        self._woken = asyncio.Event()
+        self._bell = Bell()
 
     def wake(self) -> None:
         """There may be one."""
-        self._woken.set()
+        self._bell.ring()
 
     async def run(self) -> None:
         """Look every second, until canceled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._woken.wait()
-            self._woken.clear()
+            await self._bell.wait(LOOK_S)
             try:
                 await self._look()
             except errors.Unavailable as exc:

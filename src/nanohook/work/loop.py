@@ -7,7 +7,6 @@ decided inside a transaction.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nanohook import clock, errors
+from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import backoff
@@ -52,12 +52,12 @@ class Loop:
         self._pace = pace
         self._looking = asyncio.Lock()
         self._running: dict[asyncio.Task[None], tuple[Trade, Task]] = {}
-        self._woken = asyncio.Event()
+        self._bell = Bell()
         self._stopping = asyncio.Event()
 
     def wake(self) -> None:
         """Something may be due."""
-        self._woken.set()
+        self._bell.ring()
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -71,10 +71,7 @@ class Loop:
                     logger.warning("work.database_away", extra={"reason": str(exc)})
                 except Exception:
                     logger.exception("work.look_failed")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
-                        await self._woken.wait()
-                self._woken.clear()
+                await self._bell.wait(LOOK_S)
 
     async def stop(self) -> None:
         """Claim no more; let submits end, cancel the rest, and give their leases back."""
@@ -133,7 +130,7 @@ class Loop:
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         del self._running[running]
-        self._woken.set()
+        self._bell.ring()
 
     async def _do(self, trade: Trade, task: Task) -> None:
         """Do one step; whatever goes wrong, the row is due again."""
