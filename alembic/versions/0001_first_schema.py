@@ -142,11 +142,11 @@ def upgrade() -> None:
         sa.Column("completed_at", sa.Integer(), nullable=True),
         sa.Column("deleted_at", sa.Integer(), nullable=True),
         sa.CheckConstraint(
-            "stage IN ('uploaded', 'queued', 'submitting', 'generating', 'downloading', 'resizing', 'storing', 'completed', 'failed', 'canceled')",
+            "stage = 'uploaded' OR stage = 'queued' OR stage = 'submitting' OR stage = 'generating' OR stage = 'downloading' OR stage = 'resizing' OR stage = 'storing' OR stage = 'completed' OR stage = 'failed' OR stage = 'canceled'",
             name=op.f("ck_jobs_stage"),
         ),
         sa.CheckConstraint(
-            "status IN ('PENDING', 'INITIALIZING', 'GENERATING', 'COMPLETED', 'FAILED', 'CANCELED')",
+            "status = 'PENDING' OR status = 'INITIALIZING' OR status = 'GENERATING' OR status = 'COMPLETED' OR status = 'FAILED' OR status = 'CANCELED'",
             name=op.f("ck_jobs_status"),
         ),
         sa.CheckConstraint("progress BETWEEN 0 AND 100", name=op.f("ck_jobs_progress")),
@@ -170,7 +170,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Integer(), nullable=False),
         sa.Column("ended_at", sa.Integer(), nullable=True),
         sa.CheckConstraint(
-            "status IN ('PENDING', 'INITIALIZING', 'GENERATING', 'COMPLETED', 'FAILED', 'CANCELED')",
+            "status = 'PENDING' OR status = 'INITIALIZING' OR status = 'GENERATING' OR status = 'COMPLETED' OR status = 'FAILED' OR status = 'CANCELED'",
             name=op.f("ck_attempts_status"),
         ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id")),
@@ -221,7 +221,7 @@ def upgrade() -> None:
         sa.Column("may_buy", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("deliveries", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint(
-            "stage IN ('uploaded', 'queued', 'submitting', 'generating', 'downloading', 'resizing', 'storing', 'completed', 'failed', 'canceled')",
+            "stage = 'uploaded' OR stage = 'queued' OR stage = 'submitting' OR stage = 'generating' OR stage = 'downloading' OR stage = 'resizing' OR stage = 'storing' OR stage = 'completed' OR stage = 'failed' OR stage = 'canceled'",
             name=op.f("ck_tasks_stage"),
         ),
         sa.CheckConstraint("step IS NULL OR step IN ('submit', 'ask', 'finish')", name=op.f("ck_tasks_step")),

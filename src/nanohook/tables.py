@@ -31,7 +31,8 @@ metadata = MetaData(
 
 
 def _one_of(column: str, words: type[status.ImageJobStatus | status.Stage | job.Step]) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(word.value) for word in words)})", name=column)
+    # Not IN: SQLite builds a table of the words for that, anew for every UPDATE.
+    return CheckConstraint(" OR ".join(f"{column} = '{word.value}'" for word in words), name=column)
 
 
 users = Table(
