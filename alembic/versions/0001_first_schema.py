@@ -224,7 +224,9 @@ def upgrade() -> None:
             "stage = 'uploaded' OR stage = 'queued' OR stage = 'submitting' OR stage = 'generating' OR stage = 'downloading' OR stage = 'resizing' OR stage = 'storing' OR stage = 'completed' OR stage = 'failed' OR stage = 'canceled'",
             name=op.f("ck_tasks_stage"),
         ),
-        sa.CheckConstraint("step IS NULL OR step IN ('submit', 'ask', 'finish')", name=op.f("ck_tasks_step")),
+        sa.CheckConstraint(
+            "step IS NULL OR step = 'submit' OR step = 'ask' OR step = 'finish'", name=op.f("ck_tasks_step")
+        ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_tasks_job_id")),
         sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_tasks_owner_id")),
         sa.PrimaryKeyConstraint("job_id", "attempt", "idx", name=op.f("pk_tasks")),

@@ -4,7 +4,7 @@ The database: the one module that imports ``databases``.
 Every write of the process is a *unit*: a coroutine function that is given a transaction, awaits nothing but its
 statements and changes nothing else. One writer takes all units that wait, in the order they came, and commits
 them together: one ``BEGIN IMMEDIATE``, one COMMIT, so a full fsync is shared by everybody who waited for it. If
-one raises, all is undone and run again with a SAVEPOINT each; most batches are spared that, a tenth of their time.
+one raises when it has written, all is undone and run again with a SAVEPOINT each, so that it fails alone.
 A unit's result is handed over only after the commit.
 
 On SQLite what may wait runs in the connection's own thread: COMMIT, which waits for the disk, and BEGIN where
@@ -43,7 +43,7 @@ BATCH_UNITS: Final = 256
 READERS: Final = 2
 """Held read connections: as many as there are cores to use them on the smallest machine."""
 BUSY_MS: Final = 5_000
-"""How long a commit waits for another process before it is refused, milliseconds."""
+"""How long BEGIN waits for another process before all who wait are refused, milliseconds."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -63,7 +63,7 @@ class _Connection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.row_factory = sqlite3.Row
-        # busy_timeout first: whatever follows may meet another process.
+        # busy_timeout first: whatever follows may meet another process. A migrated file is in WAL already.
         for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self.execute(f"PRAGMA {pragma}").close()
 
@@ -182,9 +182,8 @@ class Database:
         try:
             await self._begin(connection)
             try:
-                try:
-                    done = units.run_together(connection, asked)
-                except Exception:  # noqa: BLE001 - it is met again, and handed to whom it belongs
+                done = units.run_together(connection, asked)
+                if done is None:
                     await _inside(self._writer, _roll_back, None)
                     await self._begin(connection)
                     done = units.run_apart(connection, asked)
@@ -195,7 +194,7 @@ class Database:
         except (sqlite3.Error, ValueError) as exc:
             # Nothing of the batch was kept; each caller may ask again. The writer lives on.
             logger.warning("database.commit_failed", extra={"units": len(batch), "reason": str(exc)})
-            return units.Done(results=[units.refused(exc) for _ in batch])
+            return units.Done(results=[units.Failed.refused(exc) for _ in batch])
         return done
 
     async def _begin(self, connection: sqlite3.Connection) -> None:

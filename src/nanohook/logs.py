@@ -63,7 +63,10 @@ def info(logger: logging.Logger, message: str, fields: dict[str, object]) -> Non
         return
     handlers = logging.root.handlers
     if len(handlers) == 1 and isinstance(handlers[0], _Lines):
-        handlers[0].write(time.time(), "INFO", logger.name, message, fields)
+        try:
+            handlers[0].write(time.time(), "INFO", logger.name, message, fields)
+        except Exception:  # noqa: BLE001 - the long way knows what to do with a line that cannot be written
+            logger.info(message, extra=fields)
     else:
         logger.info(message, extra=fields)
 
@@ -105,11 +108,8 @@ class _Lines(logging.Handler):
         self._form = form
 
     def write(self, at_s: float, level: str, logger: str, message: str, fields: dict[str, object]) -> None:
-        """Write one line; whatever goes wrong, the service goes on."""
-        try:
-            os.write(sys.stderr.fileno(), self._form(at_s, level, logger, message, fields))
-        except Exception:  # noqa: BLE001 - as every handler of the library: a log never breaks what it tells of
-            self.handleError(logging.makeLogRecord({"name": logger, "msg": message}))
+        """Write one line."""
+        os.write(sys.stderr.fileno(), self._form(at_s, level, logger, message, fields))
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Emit *record*; without the lock that other handlers need, since a line is one write."""
@@ -117,10 +117,13 @@ class _Lines(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
-        if record.exc_info:
-            fields["exception"] = _FORMATTER.formatException(record.exc_info)
-        self.write(record.created, record.levelname, record.name, record.getMessage(), fields)
+        try:
+            fields = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
+            if record.exc_info:
+                fields["exception"] = _FORMATTER.formatException(record.exc_info)
+            self.write(record.created, record.levelname, record.name, record.getMessage(), fields)
+        except Exception:  # noqa: BLE001 - as every handler of the library: a log never breaks what it tells of
+            self.handleError(record)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -30,9 +30,12 @@ metadata = MetaData(
 )
 
 
-def _one_of(column: str, words: type[status.ImageJobStatus | status.Stage | job.Step]) -> CheckConstraint:
+def _one_of(
+    column: str, words: type[status.ImageJobStatus | status.Stage | job.Step], *, or_none: bool = False
+) -> CheckConstraint:
     # Not IN: SQLite builds a table of the words for that, anew for every UPDATE.
-    return CheckConstraint(" OR ".join(f"{column} = '{word.value}'" for word in words), name=column)
+    allowed = [f"{column} = '{word.value}'" for word in words]
+    return CheckConstraint(" OR ".join([f"{column} IS NULL"] * or_none + allowed), name=column)
 
 
 users = Table(
@@ -146,7 +149,7 @@ tasks = Table(
     Column("may_buy", Integer, nullable=False, server_default=text("0")),
     Column("deliveries", Integer, nullable=False, server_default=text("0")),
     _one_of("stage", status.Stage),
-    CheckConstraint(f"step IS NULL OR step IN ({', '.join(repr(s.value) for s in job.Step)})", name="step"),
+    _one_of("step", job.Step, or_none=True),
     Index("ix_tasks_step_due_at", "step", "due_at", sqlite_where=text("step IS NOT NULL")),
 )
 

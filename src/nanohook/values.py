@@ -26,14 +26,16 @@ else:
 
     def replace(value: T, /, **changes: Any) -> T:
         """
-        Copy a ``frozen`` value with some fields changed: as ``dataclasses.replace`` does, in a third of its time.
+        Copy a value that is ``frozen`` by this module with some fields changed.
+
+        As ``dataclasses.replace`` does, in a third of its time; ``__post_init__`` is not run.
 
         Raises:
             TypeError: It has no such field.
         """
         kind = type(value)
         copy = object.__new__(kind)
-        for name in kind.__slots__:
+        for name in kind.__dataclass_fields__:
             setattr(copy, name, changes.pop(name) if name in changes else getattr(value, name))
         if changes:
             raise TypeError(f"{kind.__name__} has no {', '.join(changes)}")

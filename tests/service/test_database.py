@@ -133,6 +133,49 @@ async def test_a_unit_that_raises_fails_alone_and_leaves_nothing(base):
     assert sorted(said) == ["whole", "work"]
 
 
+async def test_units_run_again_only_if_one_raised_when_it_had_written(base):
+    runs = []
+
+    def counted(text):
+        async def write(tx):
+            runs.append(text)
+            return await note(text)(tx)
+
+        return write
+
+    async def refuse(tx):
+        await tx.all("SELECT * FROM notes")
+        raise errors.Conflict("seen, and refused")
+
+    async def half(tx):
+        await note("half")(tx)
+        raise errors.Conflict("written, then refused")
+
+    async with writer_held(base):
+        waiting = [base.offer(unit) for unit in (counted("a"), refuse, counted("b"))]
+    assert await outcomes(waiting) == ["a", errors.Conflict, "b"]
+    assert runs == ["a", "b"]
+    async with writer_held(base):
+        waiting = [base.offer(unit) for unit in (counted("c"), half, counted("d"))]
+    assert await outcomes(waiting) == ["c", errors.Conflict, "d"]
+    assert runs == ["a", "b", "c", "c", "d"]
+    assert await texts(base) == ["a", "b", "c", "d"]
+
+
+async def test_an_error_carries_nothing_of_another_units(base):
+    async def one(tx):
+        await note("one")(tx)
+        raise errors.NotFound("one")
+
+    async def two(_tx):
+        raise ValueError("two")
+
+    async with writer_held(base):
+        waiting = [base.offer(unit) for unit in (one, two)]
+    assert await outcomes(waiting) == [errors.NotFound, ValueError]
+    assert [future.exception().__context__ for future in waiting] == [None, None]
+
+
 async def test_the_error_that_is_raised_is_the_units_own(base):
     problem = errors.NotFound("no such image")
 

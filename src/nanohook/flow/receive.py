@@ -179,11 +179,15 @@ async def _take(
         plan = _plan(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     receipt = await _keep(tx, delivery, reading, task, effect=effect, reason=plan.reason)
-    moved = plan.task if receipt.is_new else None
-    await tasks.count_delivery(tx, moved or task)
-    job = None if moved is None else await jobs.load(tx, task.job_id)
-    if moved is not None and job is not None:
-        await _write(tx, job, task, moved, is_stored=plan.only_progress, now_us=now_us)
+    if not receipt.is_new or plan.task is None:
+        await tasks.took_delivery(tx, task)
+        return receipt
+    await tasks.took_delivery(tx, plan.task)
+    job = await jobs.load(tx, task.job_id)
+    if job is None:
+        raise errors.NotFound("the job is gone")
+    # Stage and progress are stored with the count: often that is all.
+    await _write(tx, job, task, plan.task, is_stored=plan.only_progress, now_us=now_us)
     return receipt
 
 
@@ -222,7 +226,8 @@ async def _write(
 ) -> None:
     """Store what a plan came to; the task's *job* follows."""
     await history.move(tx, job, after, is_stored=is_stored, now_us=now_us)
-    if after.due_at != before.due_at and after.due_at is not None and after.due_at <= now_us:
+    is_other = (after.step, after.due_at) != (before.step, before.due_at)
+    if is_other and after.due_at is not None and after.due_at <= now_us:
         tx.wake(Topic.WORK)
 
 

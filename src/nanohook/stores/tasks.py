@@ -94,7 +94,7 @@ async def standing(tx: Transaction, *, job_id: str, attempt: int, index: int) ->
     return Standing(_task(row, start=3), deliveries, job_attempt, deleted_at is not None)
 
 
-async def count_delivery(tx: Transaction, task: Task) -> None:
+async def took_delivery(tx: Transaction, task: Task) -> None:
     """Count a delivery for *task*, and store how far that brought it: its stage and progress, nothing else."""
     await tx.run(_COUNT_DELIVERY, (task.stage.value, task.progress, task.job_id, task.attempt, task.index))
 

@@ -53,6 +53,8 @@ class Applier:
         )
         for delivery in claimed:
             await self._apply(delivery)
+        if len(claimed) == _AT_ONCE:
+            self._bell.ring()  # there may be more
 
     async def _apply(self, delivery: Delivery) -> None:
         try:

@@ -94,29 +94,37 @@ class Submitter:
 
     async def _settle(self, claimed: Task, outcome: nanobanana.Outcome) -> None:
         now = clock.now_us()
+        if isinstance(outcome, Blocked):
+            # Refused for the account's sake: the same for every job, so all wait; each gives up after an hour.
+            logger.error("upstream.blocked", extra={"code": outcome.code, "job_id": claimed.job_id})
+            self._blocked_until = now + _BLOCKED_RETRY_US
 
-        async def settle(tx: Transaction) -> None:
-            match outcome:
-                case Accepted(task_id):
-                    await submit.accepted(tx, claimed, task_id, terms=self.terms, now_us=now)
-                case NotSent():
-                    await submit.again(tx, claimed, due_at=now + _delay_us(claimed, None))
-                case Busy(_, retry_after_s):
-                    await submit.again(tx, claimed, due_at=now + _delay_us(claimed, retry_after_s))
-                case TryOnceMore() if claimed.tries == 0:
-                    await submit.again(tx, claimed, due_at=now + submit.ONCE_MORE_AFTER_US)
-                case TryOnceMore(code):
-                    fault = Fault(code="upstream_failed", detail=f"code {code}, twice")
-                    await submit.refused(tx, claimed, fault, now_us=now)
-                case Refused(code, message):
-                    fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
-                    await submit.refused(tx, claimed, fault, now_us=now)
-                case Blocked(code):
-                    await self._blocked(tx, claimed, code, now_us=now)
-                case Unknown(_, task_id):
-                    await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now)
+        await self._store(claimed, lambda tx: self._apply(tx, claimed, outcome, now_us=now))
 
-        await self._store(claimed, settle)
+    async def _apply(self, tx: Transaction, claimed: Task, outcome: nanobanana.Outcome, *, now_us: int) -> None:
+        """Carry the table of outcomes out."""
+        match outcome:
+            case Accepted(task_id):
+                await submit.accepted(tx, claimed, task_id, terms=self.terms, now_us=now_us)
+            case NotSent():
+                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, None))
+            case Busy(_, retry_after_s):
+                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, retry_after_s))
+            case TryOnceMore() if claimed.tries == 0:
+                await submit.again(tx, claimed, due_at=now_us + submit.ONCE_MORE_AFTER_US)
+            case TryOnceMore(code):
+                fault = Fault(code="upstream_failed", detail=f"code {code}, twice")
+                await submit.refused(tx, claimed, fault, now_us=now_us)
+            case Refused(code, message):
+                fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
+                await submit.refused(tx, claimed, fault, now_us=now_us)
+            case Blocked(code) if claimed.tries * _BLOCKED_RETRY_US < _BLOCKED_FOR_US:
+                await submit.again(tx, claimed, due_at=now_us + _BLOCKED_RETRY_US)
+            case Blocked(code):
+                fault = Fault(code="no_credit" if code == _NO_CREDIT else "bad_key", detail=f"code {code}")
+                await submit.refused(tx, claimed, fault, now_us=now_us)
+            case Unknown(_, task_id):
+                await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now_us)
 
     async def _store(self, claimed: Task, settle: Unit[None]) -> None:
         """Store an outcome, however long the database is away: what was bought is known here alone."""
@@ -130,16 +138,6 @@ class Submitter:
                 await asyncio.sleep(backoff.delay_s(tries, first_s=0.2, most_s=5.0, chance=0.5))
             else:
                 return
-
-    async def _blocked(self, tx: Transaction, claimed: Task, code: int, *, now_us: int) -> None:
-        """Refused for the account's sake: the same for every job, so all wait; given up after an hour."""
-        logger.error("upstream.blocked", extra={"code": code, "job_id": claimed.job_id})
-        if claimed.tries * _BLOCKED_RETRY_US >= _BLOCKED_FOR_US:
-            fault = Fault(code="no_credit" if code == _NO_CREDIT else "bad_key", detail=f"code {code}")
-            await submit.refused(tx, claimed, fault, now_us=now_us)
-            return
-        self._blocked_until = now_us + _BLOCKED_RETRY_US
-        await submit.again(tx, claimed, due_at=self._blocked_until)
 
     def _order(self, started: Submission) -> Order:
         job, task = started.job, started.task

@@ -1,0 +1,79 @@
+"""Lines of the log: the short way and the library's say the same, and none breaks what it tells of."""
+
+import logging
+
+import pytest
+
+from nanohook import logs
+
+FIELDS = {"job_id": "0199", "progress": 65, "reason": None, "names": ["é", "\n"], 7: object}
+logger = logging.getLogger("nanohook.test")
+
+
+@pytest.fixture(params=["json", "text"])
+def written(request, capfd, monkeypatch):
+    """Set the log up as a service does, with nobody else's handlers; tells what was written since it was asked."""
+    before = logging.root.handlers[:], logging.root.level, logging.getLogRecordFactory(), logging._srcfile
+    # Same moment, same line.
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
+
+    def ask():
+        if not any(isinstance(handler, logs._Lines) for handler in logging.root.handlers):
+            # Within the test: pytest puts its own handlers there for each phase.
+            logging.root.handlers.clear()
+            logs.configure(level="INFO", form=request.param)
+        return capfd.readouterr().err
+
+    yield ask
+    logging.root.handlers[:], level, factory, logging._srcfile = before
+    logging.root.setLevel(level)
+    logging.setLogRecordFactory(factory)
+
+
+def test_the_short_way_writes_what_the_library_writes(written):
+    assert not written()
+    token = logs.request_id.set("0123456789ab")
+    try:
+        logger.info("job.event", extra={str(name): value for name, value in FIELDS.items()})
+        theirs = written()
+        logs.info(logger, "job.event", FIELDS)
+        assert written() == theirs
+        assert "job.event" in theirs
+    finally:
+        logs.request_id.reset(token)
+
+
+def test_the_short_way_keeps_to_the_level(written):
+    assert not written()
+    logger.setLevel(logging.WARNING)
+    try:
+        logs.info(logger, "job.event", FIELDS)
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert not written()
+
+
+def test_another_handler_gets_its_record_too(written):
+    assert not written()
+    seen = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    logging.root.addHandler(handler)
+    logs.info(logger, "job.event", {"progress": 65})
+    assert [(record.getMessage(), record.progress) for record in seen] == [("job.event", 65)]
+    assert "job.event" in written()
+
+
+def test_a_line_that_cannot_be_written_breaks_nothing(written):
+    assert not written()
+
+    class Odd:
+        def __str__(self):
+            raise ValueError("unsayable")
+
+        __repr__ = __str__
+
+    logger.warning("%d files", "x")
+    assert "Logging error" in written()
+    logs.info(logger, "job.event", {"odd": Odd()})
+    assert "Logging error" in written()
