@@ -17,11 +17,15 @@ def written(request, capfd, monkeypatch):
     # Same moment, same line.
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
 
+    is_set_up = False
+
     def ask():
-        if not any(isinstance(handler, logs._Lines) for handler in logging.root.handlers):
+        nonlocal is_set_up
+        if not is_set_up:
             # Within the test: pytest puts its own handlers there for each phase.
             logging.root.handlers.clear()
             logs.configure(level="INFO", form=request.param)
+            is_set_up = True
         return capfd.readouterr().err
 
     yield ask
