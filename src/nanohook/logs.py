@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import orjson
 
@@ -37,9 +37,6 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send every line to standard error, as JSON or as text for people."""
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     logging.basicConfig(level=level, handlers=[_Lines(_text if as_text else _json)], force=True)
-    # Where a line came from is not printed, and finding out costs a walk up the stack, or a call, each time.
-    logging._srcfile = ""  # noqa: SLF001 - as the logging HOWTO recommends
-    logging.setLogRecordFactory(_Record)
     for name in _NEVER_BELOW_WARNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
@@ -71,35 +68,6 @@ def info(logger: logging.Logger, message: str, fields: dict[str, object]) -> Non
         logger.info(message, extra=fields)
 
 
-class _Record(logging.LogRecord):
-    """A record of what is printed: the rest, found out anew for each, costs more than the line itself."""
-
-    pathname = filename = module = ""
-    lineno = process = thread = 0
-    msecs = 0.0
-    exc_text = stack_info = None
-
-    def __init__(
-        self,
-        name: str,
-        level: int,
-        _pathname: str,
-        _lineno: int,
-        msg: object,
-        args: Any,
-        exc_info: Any,
-        *_rest: object,
-        **_others: object,
-    ) -> None:
-        self.name = name
-        self.levelno = level
-        self.levelname = logging.getLevelName(level)
-        self.msg = str(msg)
-        self.args = args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args
-        self.exc_info = exc_info
-        self.created = time.time()
-
-
 class _Lines(logging.Handler):
     """Writes each record as one line, by one system call: nothing waits in a buffer when the process dies."""
 
@@ -110,11 +78,6 @@ class _Lines(logging.Handler):
     def write(self, at_s: float, level: str, logger: str, message: str, fields: dict[str, object]) -> None:
         """Write one line."""
         os.write(sys.stderr.fileno(), self._form(at_s, level, logger, message, fields))
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Emit *record*; without the lock that other handlers need, since a line is one write."""
-        self.emit(record)
-        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -13,7 +13,7 @@ logger = logging.getLogger("nanohook.test")
 @pytest.fixture(params=["json", "text"])
 def written(request, capfd, monkeypatch):
     """Set the log up as a service does, with nobody else's handlers; tells what was written since it was asked."""
-    before = logging.root.handlers[:], logging.root.level, logging.getLogRecordFactory(), logging._srcfile
+    before = logging.root.handlers[:], logging.root.level
     # Same moment, same line.
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
 
@@ -29,9 +29,8 @@ def written(request, capfd, monkeypatch):
         return capfd.readouterr().err
 
     yield ask
-    logging.root.handlers[:], level, factory, logging._srcfile = before
+    logging.root.handlers[:], level = before
     logging.root.setLevel(level)
-    logging.setLogRecordFactory(factory)
 
 
 def test_the_short_way_writes_what_the_library_writes(written):

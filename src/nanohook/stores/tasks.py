@@ -39,7 +39,7 @@ _COUNT_DELIVERY: Final = (
 )
 _LOAD: Final = f"SELECT {_LIST} FROM tasks WHERE {_KEY}"
 _STANDING: Final = (
-    f"SELECT tasks.deliveries, jobs.attempt AS job_attempt, jobs.deleted_at, "
+    "SELECT tasks.deliveries, jobs.attempt, jobs.deleted_at, "
     f"{', '.join(f'tasks.{name}' for name in _COLUMNS)} FROM tasks JOIN jobs ON jobs.id = tasks.job_id "
     "WHERE tasks.job_id = ? AND tasks.attempt = ? AND tasks.idx = ?"
 )
