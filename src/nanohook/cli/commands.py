@@ -25,7 +25,6 @@ users = typer.Typer(help="Accounts.", no_args_is_help=True)
 commands.add_typer(users, name="user")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
-Chance = Annotated[float, typer.Option(min=0, max=1)]
 
 
 @commands.command()
@@ -74,13 +73,13 @@ def sandbox(  # noqa: PLR0917 - every one is a switch of its own
     host: Annotated[str, typer.Option(help="Loopback unless --unsafe-public is given.")] = "127.0.0.1",
     port: Port = 8001,
     latency: Annotated[float, typer.Option(min=0, help="Seconds until a picture is made.")] = 2.0,
-    fail_rate: Chance = 0.0,
-    fail_code: int = 500,
+    fail_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of the tasks that fail.")] = 0.0,
+    fail_code: Annotated[int, typer.Option(help="The code they fail with: 400, 500 or 501.")] = 500,
     duplicate: Annotated[int, typer.Option(min=0, help="Repeats of an acknowledged callback.")] = 0,
-    drop: Chance = 0.0,
+    drop: Annotated[float, typer.Option(min=0, max=1, help="Share of the callbacks never sent.")] = 0.0,
     late: Annotated[float, typer.Option(min=0, help="Seconds a callback comes late.")] = 0.0,
     shape: Annotated[Literal["a", "b", "auto"], typer.Option(help="Shape of the callbacks.")] = "auto",
-    seed: int | None = None,
+    seed: Annotated[int | None, typer.Option(help="Makes every chance repeatable.")] = None,
     *,
     early: Annotated[bool, typer.Option("--early", help="Call back before the submit is answered.")] = False,
     unsafe_public: Annotated[bool, typer.Option("--unsafe-public", help="Listen beyond loopback.")] = False,
