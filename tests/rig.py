@@ -71,6 +71,7 @@ class Rig:
         return await self.client.post(path, content=content, headers={"Content-Type": "application/json"})
 
 
+CREDITS = 1_000_000
 FINAL = ("COMPLETED", "FAILED", "CANCELED")
 
 
@@ -98,6 +99,9 @@ async def running(
             "download_hosts": (upstream_url.removeprefix("http://"),),
             "upstream_rate": "1000/second",
             "disk_reserve_bytes": 0,
+            # A test asks as fast as it can; the limits have tests of their own.
+            "rate_status": "1000000/second",
+            "rate_write": "1000000/second",
         }
         service = app.create_app(settings.fixed(**{**values, **chosen}))
         await stack.enter_async_context(server.serving(service, listener))
@@ -108,8 +112,9 @@ async def running(
         yield rig
 
 
-async def make_account(
-    rig: Rig, email: str = "ada@example.org", *, is_verified: bool = True, is_admin: bool = False
-) -> str:
+async def make_account(rig: Rig, email: str = "ada@example.org", *, is_verified: bool = True, **more: Any) -> str:
     """Make another account; return its API key."""
-    return await people.create_in(rig.parts.database, email=email, is_verified=is_verified, is_admin=is_admin)
+    asked = {"credits": CREDITS, **more}
+    return await people.create_in(
+        rig.parts.database, people.NewAccount(email=email, is_verified=is_verified, **asked)
+    )

@@ -8,19 +8,24 @@ import pathlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from nanohook import clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
+from nanohook.passwords import Passwords
 from nanohook.remote.fetch import Fetcher
+from nanohook.remote.mail import Mailer
 from nanohook.remote.nanobanana import Client
-from nanohook.rules import signing
+from nanohook.rules import signing, smtp
 from nanohook.rules.job import Step
 from nanohook.settings import Settings
 from nanohook.storage import Storage
@@ -28,14 +33,17 @@ from nanohook.stores import facts, tasks
 from nanohook.web import failures, parts, routes
 from nanohook.web.edge import Edge
 from nanohook.web.metrics import Metrics
+from nanohook.web.rates import Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
+from nanohook.web.slots import Slots
 from nanohook.work.apply import Applier
 from nanohook.work.ask import AT_ONCE, Asker
 from nanohook.work.finish import Finisher
 from nanohook.work.loop import Loop, Trade
 from nanohook.work.pace import Pace
 from nanohook.work.submit import Submitter
+from nanohook.work.sweep import Sweeper
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +108,24 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
     # A slash too many is an unknown path, not an answer built from the caller's own Host.
     made.router.redirect_slashes = False
     # Around all of it, Starlette's own outermost layer included: a crash, too, has its line and its id.
-    made.middleware_stack = Edge(made.build_middleware_stack(), lane=routes.lane(), metrics=metrics)
+    edge: Any = Edge(_for_others(made.build_middleware_stack(), settings), lane=routes.lane(), metrics=metrics)
+    if settings.trusted_proxies:
+        edge = ProxyHeadersMiddleware(edge, trusted_hosts=list(settings.trusted_proxies))
+    made.middleware_stack = edge
     return made
+
+
+def _for_others(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Let pages of the origins allowed ask with a key or a token of theirs; never with a cookie."""
+    if not settings.allowed_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.allowed_origins,
+        allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
+        allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"),
+        expose_headers=("Idempotent-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -110,45 +134,27 @@ async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bo
         await asyncio.to_thread(migrations.upgrade, database_path(settings))
         stack.enter_context(migrations.alone(settings.data_dir))
         opened = await stack.enter_async_context(database.open_database(database_path(settings)))
-        tokens = signing.Tokens(await keys(settings, opened))
-        storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
-        decoder = Decoder(threads=max(2, os.cpu_count() or 1))
-        stack.callback(decoder.close)
-        hub = Hub(
-            opened,
-            sign=lambda key: parts.signed_address(tokens, key),
-            streams_per_user=settings.streams_per_user,
+        upstream = await _upstream(stack, settings, opened)
+        made = await _parts(
+            stack, settings, opened, metrics=metrics, upstream=upstream, guests_are_local=guests_are_local
         )
-        made = parts.Parts(
-            settings=settings,
-            terms=Terms.of(settings),
-            database=opened,
-            storage=storage,
-            decoder=decoder,
-            tokens=tokens,
-            hub=hub,
-            rejections=Rejections(opened),
-            metrics=metrics,
-            webhook_secrets=tuple(
-                signing.parse_secret(secret.get_secret_value()) for secret in settings.webhook_secrets
-            ),
-            readiness=Readiness(opened),
-            guests_are_local=guests_are_local,
-        )
-        loop = await _work(stack, made)
+        loop = await _work(stack, made, upstream)
         applier = Applier(opened, made.terms)
         taken = await opened.write(lambda tx: tasks.take_over(tx, now_us=clock.now_us()))
         logger.info("service.started", extra={"tasks_taken_over": taken})
-        opened.listen(Topic.EVENTS, hub.wake)
+        opened.listen(Topic.EVENTS, made.hub.wake)
         opened.listen(Topic.WORK, loop.wake)
         opened.listen(Topic.UNAPPLIED, applier.wake)
         stack.push_async_callback(made.rejections.flush)
-        stack.push_async_callback(hub.close)
+        stack.push_async_callback(made.mailer.close)
+        stack.push_async_callback(made.hub.close)
         for name, task in (
-            ("hub", hub.run()),
+            ("hub", made.hub.run()),
             ("work", loop.run()),
             ("rejections", made.rejections.run()),
             ("apply", applier.run()),
+            ("mail", made.mailer.run()),
+            ("sweep", Sweeper(opened, made.storage).run()),
         ):
             await stack.enter_async_context(_background(name, task, made.readiness))
         running = Running(parts=made, loop=loop)
@@ -157,7 +163,74 @@ async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bo
         yield running
 
 
-async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
+class _Upstream(NamedTuple):
+    """The way to NanoBanana, for those who submit and those who ask."""
+
+    client: Client
+    asker: Asker
+    pace: Pace
+
+
+async def _upstream(stack: contextlib.AsyncExitStack, settings: Settings, opened: Database) -> _Upstream | None:
+    """Open the way to NanoBanana; ``None`` without a key."""
+    if settings.nanobanana_api_key is None:
+        logger.warning("settings.no_api_key", extra={"setting": "NANOBANANA_API_KEY"})
+        return None
+    client = await stack.enter_async_context(
+        Client(
+            base_url=settings.nanobanana_url,
+            api_key=settings.nanobanana_api_key.get_secret_value(),
+            paths=settings.submit_paths,
+        )
+    )
+    pace = Pace(settings.upstream_rate)
+    return _Upstream(client, Asker(database=opened, client=client, pace=pace, terms=Terms.of(settings)), pace)
+
+
+async def _parts(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    opened: Database,
+    *,
+    metrics: Metrics,
+    upstream: _Upstream | None,
+    guests_are_local: bool,
+) -> parts.Parts:
+    """Build what the web side stands on."""
+    tokens = signing.Tokens(await keys(settings, opened))
+    decoder = Decoder(threads=max(2, os.cpu_count() or 1))
+    stack.callback(decoder.close)
+    passwords = await asyncio.to_thread(Passwords)
+    stack.callback(passwords.close)
+    relay = settings.smtp_url
+    return parts.Parts(
+        settings=settings,
+        terms=Terms.of(settings),
+        database=opened,
+        storage=await asyncio.to_thread(Storage, settings.data_dir / "media"),
+        decoder=decoder,
+        tokens=tokens,
+        hub=Hub(
+            opened,
+            sign=lambda key: parts.signed_address(tokens, key),
+            streams_per_user=settings.streams_per_user,
+        ),
+        rejections=Rejections(opened),
+        metrics=metrics,
+        webhook_secrets=tuple(
+            signing.parse_secret(secret.get_secret_value()) for secret in settings.webhook_secrets
+        ),
+        readiness=Readiness(opened),
+        guests_are_local=guests_are_local,
+        passwords=passwords,
+        mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
+        rates=Rates(status=settings.rate_status, write=settings.rate_write),
+        uploads=Slots(),
+        ask=None if upstream is None else upstream.asker.ask,
+    )
+
+
+async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _Upstream | None) -> Loop:
     """Build the work loop; without an API key it only finishes what is known already."""
     settings, terms = made.settings, made.terms
     fetcher = await stack.enter_async_context(Fetcher(download_hosts=frozenset(settings.download_hosts)))
@@ -169,17 +242,9 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
         most_pixels=settings.max_pixels,
     )
     trades = [Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open)]
-    if settings.nanobanana_api_key is None:
-        logger.warning("settings.no_api_key", extra={"setting": "NANOBANANA_API_KEY"})
+    if upstream is None:
         return Loop(made.database, trades)
-    client = await stack.enter_async_context(
-        Client(
-            base_url=settings.nanobanana_url,
-            api_key=settings.nanobanana_api_key.get_secret_value(),
-            paths=settings.submit_paths,
-        )
-    )
-    pace = Pace(settings.upstream_rate)
+    client, asker, pace = upstream
     submitter = Submitter(
         database=made.database,
         client=client,
@@ -189,7 +254,6 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts) -> Loop:
         public_url=settings.public_url,
         open_tasks=settings.open_tasks,
     )
-    asker = Asker(database=made.database, client=client, pace=pace, terms=terms)
     submits = Trade(
         step=Step.SUBMIT,
         most=settings.submit_concurrency,

@@ -5,6 +5,7 @@ What can go wrong, as one tree, split by whose fault it is.
     ├── ConfigError              the operator's: the process does not start
     ├── Rejected                 the caller's: nothing was changed
     │   ├── Unauthenticated
+    │   ├── TooPoor
     │   ├── Forbidden
     │   ├── NotFound
     │   ├── Conflict
@@ -13,6 +14,7 @@ What can go wrong, as one tree, split by whose fault it is.
     │   ├── UnknownMediaType
     │   ├── TooLarge
     │   ├── TooMany
+    │   ├── TooSlow
     │   └── SignatureInvalid
     ├── UpstreamFailed           somebody else's
     │   ├── Transient            may work later: tried again
@@ -55,6 +57,12 @@ class Unauthenticated(Rejected):
     """No valid key, cookie or token came with the request."""
 
     code = "unauthenticated"
+
+
+class TooPoor(Rejected):
+    """Fewer credits than this costs; nothing was reserved."""
+
+    code = "insufficient_credits"
 
 
 class Forbidden(Rejected):
@@ -126,6 +134,12 @@ class TooMany(Rejected):
     def __init__(self, message: str, *, retry_after_s: int = 1, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+
+class TooSlow(Rejected):
+    """The body did not come in time."""
+
+    code = "too_slow"
 
 
 class SignatureInvalid(Rejected):

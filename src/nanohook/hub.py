@@ -42,20 +42,24 @@ Send = Callable[[Message], Coroutine[Any, Any, None]]
 class Stream:
     """One reader. Everything it was sent up to ``cursor`` has left our hands."""
 
-    __slots__ = ("behind", "cursor", "ends_at", "ids", "is_live", "jobs", "owner_id", "send")
+    __slots__ = ("behind", "cursor", "ends_at", "ids", "is_live", "jobs", "owner_id", "sees", "send")
 
     def __init__(
         self,
         *,
         owner_id: str,
+        sees: str | None,
         jobs: Collection[str] | None,
         waited_for: Collection[str],
         cursor: int,
         send: Send,
     ) -> None:
         self.owner_id = owner_id
+        """Whose place it takes."""
+        self.sees = sees
+        """Whose events it is sent; ``None``: everybody's."""
         self.jobs = None if jobs is None else tuple(jobs)
-        """The jobs it is about; ``None``: all of its owner's."""
+        """The jobs it is about; ``None``: all that it sees."""
         self.ids = frozenset(waited_for) if jobs is None or len(jobs) > 1 else None
         """Those of several jobs whose end is yet to be told; when none is left, the stream ends."""
         self.cursor = cursor
@@ -88,7 +92,8 @@ class Hub:
         self._sign = sign
         self._streams_per_user = streams_per_user
         self._by_job: dict[str, set[Stream]] = {}
-        self._by_owner: dict[str, set[Stream]] = {}
+        self._by_owner: dict[str | None, set[Stream]] = {}
+        """Those of all jobs, by whose they are; ``None``: everybody's."""
         self._count: collections.Counter[str] = collections.Counter()
         # Streams by the second of the heartbeat's round that is theirs.
         self._slots: list[set[Stream]] = [set() for _ in range(HEARTBEAT_S)]
@@ -222,7 +227,11 @@ class Hub:
         """Give every reader its events of *page* in one message: a write costs more than what is in it."""
         readers: dict[Stream, list[Event]] = {}
         for event in page:
-            group = (*self._by_job.get(event.job_id, ()), *self._by_owner.get(event.owner_id, ()))
+            group = (
+                *self._by_job.get(event.job_id, ()),
+                *self._by_owner.get(event.owner_id, ()),
+                *self._by_owner.get(None, ()),
+            )
             for stream in group:
                 readers.setdefault(stream, []).append(event)
             if len(group) > _YIELD_EVERY:
@@ -298,19 +307,19 @@ class Hub:
     async def _page(self, tx: Transaction, stream: Stream) -> list[Event] | None:
         """Read what *stream* has not had; ``None``: too much, it starts anew from the newest id."""
         if stream.jobs is not None:
-            return await events.of_jobs_after(tx, stream.cursor, owner_id=stream.owner_id, job_ids=stream.jobs)
-        page = await events.of_owner_after(tx, stream.cursor, owner_id=stream.owner_id)
+            return await events.of_jobs_after(tx, stream.cursor, owner_id=stream.sees, job_ids=stream.jobs)
+        page = await events.of_owner_after(tx, stream.cursor, owner_id=stream.sees)
         if len(page) < events.PAGE:
             return page
-        missed = await events.count_after(tx, stream.cursor, owner_id=stream.owner_id, most=MOST_MISSED + 1)
+        missed = await events.count_after(tx, stream.cursor, owner_id=stream.sees, most=MOST_MISSED + 1)
         if missed <= MOST_MISSED:
             return page
         stream.cursor = await events.head(tx)
         return None
 
-    def _places(self, stream: Stream) -> Iterable[tuple[dict[str, set[Stream]], str]]:
+    def _places(self, stream: Stream) -> Iterable[tuple[dict[Any, set[Stream]], str | None]]:
         if stream.jobs is None:
-            return ((self._by_owner, stream.owner_id),)
+            return ((self._by_owner, stream.sees),)
         return [(self._by_job, job_id) for job_id in stream.jobs]
 
     def _encoded(self, event: Event) -> bytes:

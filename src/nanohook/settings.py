@@ -5,6 +5,7 @@ Names are those of the environment or a ``.env`` file; README "Settings" tells w
 reported all together and by name; a value never appears in a message.
 """
 
+import ipaddress
 import os
 import pathlib
 import re
@@ -28,7 +29,7 @@ from pydantic import (
 from pydantic_settings import NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nanohook import errors
-from nanohook.rules import signing, wishes
+from nanohook.rules import credit, signing, smtp, wishes
 
 MIN_KEY_CHARS = 16
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -83,10 +84,36 @@ def _whsec(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return value
 
 
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or value != f"{parts.scheme}://{parts.netloc}" or "@" in value:
+        raise ValueError("every origin must be like https://app.example.org, without a path")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError("every proxy must be an address or a network such as 10.0.0.0/8") from None
+    return value
+
+
+def _smtp(value: SecretStr) -> SecretStr:
+    smtp.parse(value.get_secret_value())
+    return value
+
+
+def _prices(value: object) -> object:
+    return credit.parse(value) if isinstance(value, str) else value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Rate = Annotated[str, AfterValidator(_rate)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(pydantic_settings.BaseSettings):
@@ -100,6 +127,7 @@ class Settings(pydantic_settings.BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
         populate_by_name=True,
+        arbitrary_types_allowed=True,
     )
 
     nanobanana_api_key: SecretStr | None = Field(default=None, validation_alias="NANOBANANA_API_KEY")
@@ -123,6 +151,15 @@ class Settings(pydantic_settings.BaseSettings):
     reconcile_after_s: Annotated[float | None, BeforeValidator(_off)] = Field(default=90.0, gt=0)
     reconcile_every_s: float = Field(default=5.0, ge=0.05)
     job_deadline_s: float = Field(default=900.0, gt=0)
+    registration: Literal["open", "closed"] = "closed"
+    free_credits: int = Field(default=0, ge=0, lt=credit.MOST_CREDITS)
+    prices: Annotated[credit.Prices, NoDecode, BeforeValidator(_prices)] = credit.Prices()
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp)] | None = None
+    mail_from: Annotated[str, AfterValidator(smtp.check_address)] | None = None
+    rate_status: Rate = "60/minute"
+    rate_write: Rate = "30/10 seconds"
+    trusted_proxies: Networks = ()
+    allowed_origins: Origins = ()
     streams_per_user: int = Field(default=50, ge=1)
     metrics_token: SecretStr | None = None
     disk_reserve_bytes: int = Field(default=500_000_000, ge=0)
@@ -140,6 +177,9 @@ class Settings(pydantic_settings.BaseSettings):
     def _together(self) -> Self:
         if self.reconcile_after_s is None and self.public_url is None:
             raise ValueError("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
+        if self.smtp_url is not None and (self.mail_from is None or self.public_url is None):
+            # A link is built from the public address alone: a mail without it would lead nowhere.
+            raise ValueError("NANOHOOK_SMTP_URL: needs NANOHOOK_MAIL_FROM and NANOHOOK_PUBLIC_URL")
         return self
 
     @property

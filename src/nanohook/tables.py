@@ -4,6 +4,8 @@ The schema, as the metadata that alembic reads.
 Times are integers: microseconds since the epoch, UTC. Every table of people's things has its ``owner_id``.
 """
 
+import enum
+
 from sqlalchemy import (
     CheckConstraint,
     Column,
@@ -17,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-from nanohook.rules import job, status
+from nanohook.rules import credit, job, status
 
 metadata = MetaData(
     naming_convention={
@@ -30,9 +32,7 @@ metadata = MetaData(
 )
 
 
-def _one_of(
-    column: str, words: type[status.ImageJobStatus | status.Stage | job.Step], *, or_none: bool = False
-) -> CheckConstraint:
+def _one_of(column: str, words: type[enum.StrEnum], *, or_none: bool = False) -> CheckConstraint:
     # Not IN: SQLite builds a table of the words for that, anew for every UPDATE.
     allowed = [f"{column} = '{word.value}'" for word in words]
     return CheckConstraint(" OR ".join([f"{column} IS NULL"] * or_none + allowed), name=column)
@@ -47,6 +47,7 @@ users = Table(
     Column("verified_at", Integer),
     Column("disabled_at", Integer),
     Column("created_at", Integer, nullable=False),
+    Column("password_hash", Text),
 )
 
 api_keys = Table(
@@ -58,6 +59,105 @@ api_keys = Table(
     Column("is_admin", Integer, nullable=False, server_default=text("0")),
     Column("created_at", Integer, nullable=False),
     Column("revoked_at", Integer),
+    Column("name", Text),
+    Column("prefix", Text),
+    Column("last_used_at", Integer),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("created_at", Integer, nullable=False),
+    Column("expires_at", Integer, nullable=False, index=True),
+)
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("owner_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("available", Integer, nullable=False, server_default=text("0")),
+    Column("reserved", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("available >= 0", name="available"),
+    CheckConstraint("reserved >= 0", name="reserved"),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    # What the row changes of each half of the balance: the sums of these columns are the balance.
+    Column("available", Integer, nullable=False),
+    Column("reserved", Integer, nullable=False),
+    # No foreign keys: the ledger outlives the job.
+    Column("job_id", Text),
+    Column("attempt", Integer),
+    Column("idx", Integer),
+    Column("note", Text),
+    Column("created_at", Integer, nullable=False),
+    _one_of("kind", credit.Kind),
+    Index("uq_ledger_once", "job_id", "attempt", "idx", "kind", unique=True),
+    Index("ix_ledger_owner_id_id", "owner_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Integer, nullable=False),
+    # Who did it: an account's id, or the command line.
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    sqlite_autoincrement=True,
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    # The cover, all of it or nothing.
+    Column("key", Text, unique=True),
+    Column("thumbnail_key", Text),
+    Column("content_type", Text),
+    Column("width_px", Integer),
+    Column("height_px", Integer),
+    Column("bytes", Integer),
+    Column("created_at", Integer, nullable=False),
+    Column("updated_at", Integer, nullable=False),
+    Index("ix_projects_owner_id_id", "owner_id", "id"),
+)
+
+job_counts = Table(
+    "job_counts",
+    metadata,
+    Column("owner_id", Text, ForeignKey("users.id"), primary_key=True),
+    # Empty for jobs without one: a key has no NULL.
+    Column("project_id", Text, primary_key=True),
+    Column("status", Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    CheckConstraint("number >= 0", name="number"),
+)
+"""Jobs that are not deleted, counted as they change: counting rows would take longer with every job."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("owner_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_sha256", LargeBinary, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("created_at", Integer, nullable=False, index=True),
 )
 
 originals = Table(
@@ -100,13 +200,23 @@ jobs = Table(
     Column("updated_at", Integer, nullable=False),
     Column("completed_at", Integer),
     Column("deleted_at", Integer),
+    # Its pictures and words are gone for good; what is left says that there was a job.
+    Column("purged_at", Integer),
     _one_of("status", status.ImageJobStatus),
     _one_of("stage", status.Stage),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
-    # Lists are newest first; ids are UUIDv7, so their order is that of creation.
-    Index("ix_jobs_owner_id_id", "owner_id", "id"),
-    Index("ix_jobs_owner_id_status_id", "owner_id", "status", "id"),
-    Index("ix_jobs_owner_id_project_id_id", "owner_id", "project_id", "id"),
+    # Lists are newest first; ids are UUIDv7, so their order is that of creation. Deleted jobs are in none of them.
+    *(
+        Index(f"ix_jobs_{'_'.join(names)}", *names, sqlite_where=text("deleted_at IS NULL"))
+        for names in (
+            ("owner_id", "id"),
+            ("owner_id", "status", "id"),
+            ("owner_id", "project_id", "id"),
+            ("owner_id", "project_id", "status", "id"),
+            ("status", "id"),
+        )
+    ),
+    Index("ix_jobs_deleted_at", "deleted_at", sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL")),
 )
 
 attempts = Table(
@@ -148,6 +258,8 @@ tasks = Table(
     Column("said", Text),
     Column("may_buy", Integer, nullable=False, server_default=text("0")),
     Column("deliveries", Integer, nullable=False, server_default=text("0")),
+    # When a person's question was last passed on to NanoBanana.
+    Column("asked_at", Integer),
     _one_of("stage", status.Stage),
     _one_of("step", job.Step, or_none=True),
     Index("ix_tasks_step_due_at", "step", "due_at", sqlite_where=text("step IS NOT NULL")),

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 from dataclasses import dataclass, replace
 
-from nanohook import clock, database, migrations
+from nanohook import clock, database, ids, migrations
 from nanohook.app import database_path
 from nanohook.cli import people
 from nanohook.database import Transaction
@@ -76,8 +76,10 @@ async def _seed(folder: pathlib.Path, *, count: int, original: tuple[int, int] |
     where = database_path(fixed(data_dir=folder))
     migrations.upgrade(where)
     async with database.open_database(where) as opened:
-        api_key = await people.create_in(opened, email="bench@example.org", is_verified=True, is_admin=False)
-        person = await people.person(opened, "bench@example.org")
+        api_key = await people.create_in(
+            opened, people.NewAccount(email="bench@example.org", is_verified=True, credits=900_000_000)
+        )
+        person = await people.person(opened, "bench@example.org", credits=0)
 
         async def fill(tx: Transaction) -> list[str]:
             return [(await _accepted(tx, person.id, original)).id for _ in range(count)]
@@ -91,7 +93,9 @@ async def _accepted(tx: Transaction, owner_id: str, original: tuple[int, int] | 
     image_id = None
     if original is not None:
         image_id = (await _uploaded(tx, owner_id, original, now_us=now)).id
-    job = await create.generate(tx, _WISH, owner_id=owner_id, image_id=image_id, project_id=None, now_us=now)
+    job = await create.generate(
+        tx, _WISH, owner_id=owner_id, image_id=image_id, project_id=None, price=4, now_us=now
+    )
     (task,) = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
     taken = replace(
         task,
@@ -107,7 +111,7 @@ async def _accepted(tx: Transaction, owner_id: str, original: tuple[int, int] | 
 
 
 async def _uploaded(tx: Transaction, owner_id: str, size: tuple[int, int], *, now_us: int) -> Job:
-    name = create.new_id()
+    name = ids.new_id()
     stored = Stored(
         key=f"originals/{name}.jpg",
         thumbnail_key=f"originals/{name}-small.jpg",

@@ -46,7 +46,7 @@ class Visit:
     """Every address that was requested."""
 
     async def sign_in(self) -> None:
-        person = await self.service.parts.database.read(lambda tx: accounts.by_email(tx, "ada@example.org"))
+        person = await self.service.parts.database.read(lambda tx: accounts.account(tx, "ada@example.org"))
         assert person is not None
         token = self.service.parts.tokens.sign_purpose(
             pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", int(time.time()) + 60

@@ -199,7 +199,8 @@ async def background(work: Any) -> AsyncIterator["asyncio.Task[None]"]:
 async def play_all(scenes: list[Scene], folder: pathlib.Path) -> dict[str, Outcome | BaseException]:
     ready = folder / "ready"
     key = await people.create(
-        settings.fixed(data_dir=ready), email="ada@example.org", is_verified=True, is_admin=False
+        settings.fixed(data_dir=ready),
+        people.NewAccount(email="ada@example.org", is_verified=True, credits=1_000_000),
     )
     gate = asyncio.Semaphore(AT_ONCE)
 

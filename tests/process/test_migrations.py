@@ -92,12 +92,21 @@ def test_the_migrations_make_what_the_tables_say(tmp_path):
 
 
 def clauses(path: pathlib.Path) -> dict[str, list[str]]:
-    """Each table and index as the sorted clauses of its statement."""
+    """Each table and index as the sorted clauses of its statement; an added column stands at the end of it."""
     found = rows(path, "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version'")
-    return {
-        str(name): sorted(line.strip().rstrip(",").replace('"', "") for line in str(sql).splitlines())
-        for name, sql in found
-    }
+    return {str(name): sorted(clause_list(" ".join(str(sql).replace('"', "").split()))) for name, sql in found}
+
+
+def clause_list(sql: str) -> list[str]:
+    """Split a statement at the commas of its outermost parentheses."""
+    depth, parts = 0, [""]
+    for sign in sql:
+        depth += (sign == "(") - (sign == ")")
+        if (sign == "," and depth == 1) or (sign in "()" and depth == (sign == "(")):
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts]
 
 
 @pytest.fixture
@@ -125,7 +134,8 @@ async def test_an_older_database_is_copied_and_upgraded_and_a_newer_one_is_refus
     path = database(tmp_path / "data")
     here = {"NANOHOOK_DATA_DIR": str(path.parent), "NANOHOOK_PUBLIC_URL": NOWHERE}
     await people.create(
-        settings.fixed(data_dir=path.parent), email="ada@example.org", is_verified=True, is_admin=False
+        settings.fixed(data_dir=path.parent),
+        people.NewAccount(email="ada@example.org", is_verified=True, credits=1_000_000),
     )
 
     upgraded = await child.ran("migrate", folder=tmp_path / "logs", env=newer(), cwd=tmp_path)

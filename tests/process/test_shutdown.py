@@ -27,7 +27,8 @@ METRICS = {"Authorization": "Bearer metrics-token"}
 async def key(tmp_path):
     """An API key for the data dir."""
     return await people.create(
-        settings.fixed(data_dir=tmp_path), email="ada@example.org", is_verified=True, is_admin=False
+        settings.fixed(data_dir=tmp_path),
+        people.NewAccount(email="ada@example.org", is_verified=True, credits=1_000_000),
     )
 
 

@@ -11,6 +11,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from nanohook import clock
+from nanohook.flow import accounts
 from nanohook.rules import signing
 from nanohook.rules.status import ImageJobStatus
 from nanohook.web import guard
@@ -161,8 +163,11 @@ async def owner(service):
     return row["id"]
 
 
-def _cookie(service, user_id):
-    token = service.parts.tokens.sign_purpose(guard.SESSION, user_id, int(time.time()) + 60)
+async def _cookie(service, user_id):
+    session_id = await service.parts.database.write(
+        lambda tx: accounts.sign_in(tx, user_id, former=None, now_us=clock.now_us())
+    )
+    token = service.parts.tokens.sign_purpose(guard.SESSION, session_id, int(time.time()) + 60)
     return f"{guard.COOKIE}={token}"
 
 
@@ -175,7 +180,7 @@ class signed_in:  # noqa: N801 - reads as a verb where it is used
 
     async def __aenter__(self):
         client = await self._client.__aenter__()
-        client.headers["Cookie"] = _cookie(self._service, await owner(self._service))
+        client.headers["Cookie"] = await _cookie(self._service, await owner(self._service))
         return client
 
     async def __aexit__(self, *exc):

@@ -6,8 +6,8 @@ import sqlite3
 import orjson
 import pytest
 
-from nanohook import clock, errors
-from nanohook.flow import create, receive
+from nanohook import clock, errors, ids
+from nanohook.flow import receive
 from nanohook.remote.fetch import Fetcher
 from nanohook.rules import callbacks
 from nanohook.sandbox.options import Options
@@ -43,7 +43,7 @@ async def test_an_answer_about_an_older_attempt_does_not_touch_the_present_one(t
 
         body = orjson.dumps({"code": 200, "data": {"taskId": asked.task_id, "successFlag": 0}})
         late = Delivery(
-            id=create.new_id(),
+            id=ids.new_id(),
             source=Source.RECORD,
             job_id=job_id,
             attempt=1,

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from nanohook.web import slots
 from tests import rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -347,9 +348,9 @@ async def test_whatever_charset_a_form_names_there_is_no_fault(service, charset)
     assert (await service.client.get("/api/images")).status_code == 200
 
 
-async def test_many_uploads_at_once_are_all_taken(service):
-    bodies = [encoded(drawn((200 + number, 100)), "JPEG") for number in range(20)]
+async def test_as_many_uploads_at_once_as_there_are_places_are_all_taken(service):
+    bodies = [encoded(drawn((200 + number, 100)), "JPEG") for number in range(slots.MOST_OF_ONE)]
     answers = await asyncio.gather(*(send(service, body) for body in bodies))
     assert [(answer.status_code, answer.json()["original"]["width"]) for answer in answers] == [
-        (201, 200 + number) for number in range(20)
+        (201, 200 + number) for number in range(slots.MOST_OF_ONE)
     ]

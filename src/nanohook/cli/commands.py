@@ -5,6 +5,7 @@ import pathlib
 import time
 from typing import Annotated, Literal
 
+import orjson
 import typer
 
 from nanohook import app, errors, logs, migrations, server
@@ -124,14 +125,64 @@ def sign(
     typer.echo(f"{chosen.public_url}/api/webhooks/image-completion/{token}")
 
 
+Amount = Annotated[int, typer.Argument(help="How many to add; below 0 to take back, after --.")]
+
+
 @users.command("create")
 def user_create(
     email: str,
+    password: Annotated[
+        str | None,
+        typer.Option(
+            prompt="Password",
+            prompt_required=False,
+            hide_input=True,
+            confirmation_prompt=True,
+            help="For the page's login; asked for where its value is left out.",
+        ),
+    ] = None,
+    credits: Annotated[int | None, typer.Option(min=0, help="NANOHOOK_FREE_CREDITS without it.")] = None,
     *,
     verified: Annotated[bool, typer.Option("--verified", help="The address needs no confirmation.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="Account and key carry admin rights.")] = False,
 ) -> None:
     """Make an account; its API key is printed once, alone on the last line."""
-    key = asyncio.run(people.create(serving.configured(), email=email, is_verified=verified, is_admin=admin))
-    typer.echo(f"account {email} created; its API key, shown this once:")
+    chosen = serving.configured()
+    asked = people.NewAccount(
+        email=email,
+        password=password,
+        is_verified=verified,
+        is_admin=admin,
+        credits=chosen.free_credits if credits is None else credits,
+    )
+    key = asyncio.run(people.create(chosen, asked))
+    typer.echo(f"account {email} created with {asked.credits} credits; its API key, shown this once:")
     typer.echo(key)
+
+
+@users.command("list")
+def user_list(*, json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """List every account with its credits."""
+    listed = asyncio.run(people.accounts_of(serving.configured()))
+    if json:
+        typer.echo(orjson.dumps(listed, option=orjson.OPT_INDENT_2).decode())
+        return
+    for account in listed:
+        marks = [mark for mark in ("admin", "verified", "disabled") if account[f"is_{mark}"]]
+        typer.echo(f"{account['email']}  {account['available']} credits  {' '.join(marks)}".rstrip())
+
+
+@users.command("disable")
+def user_disable(
+    email: str, *, undo: Annotated[bool, typer.Option("--undo", help="Let it in again.")] = False
+) -> None:
+    """Shut an account out at once: its sessions end, its keys open nothing."""
+    asyncio.run(people.disable(serving.configured(), email=email, is_disabled=not undo))
+    typer.echo(f"account {email} is {'open again' if undo else 'disabled'}")
+
+
+@users.command("credits")
+def user_credits(email: str, amount: Amount) -> None:
+    """Give an account credits, or take some back."""
+    available = asyncio.run(people.change_credits(serving.configured(), email=email, amount=amount))
+    typer.echo(f"account {email} now has {available} credits")

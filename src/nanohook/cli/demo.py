@@ -116,7 +116,8 @@ async def _service(folder: pathlib.Path) -> AsyncIterator[httpx.AsyncClient]:
         await stack.enter_async_context(server.serving(sandbox, listeners[0]))
         await stack.enter_async_context(server.serving(service, listeners[1]))
         key = await people.create_in(
-            service.state.parts.database, email="demo@localhost", is_verified=True, is_admin=False
+            service.state.parts.database,
+            people.NewAccount(email=dev.EMAIL, is_verified=True, credits=dev.CREDITS),
         )
         yield await stack.enter_async_context(
             httpx.AsyncClient(

@@ -18,6 +18,8 @@ from nanohook.web import pages
 
 DATA_DIR: Final = pathlib.Path("var/dev")
 EMAIL: Final = "demo@localhost"
+CREDITS: Final = 100_000
+"""Of the demo account: its pictures cost nothing."""
 
 
 async def run(*, port: int, live: bool) -> None:
@@ -32,7 +34,7 @@ async def run(*, port: int, live: bool) -> None:
         service = app.create_app(chosen, guests_are_local=True)
         await stack.enter_async_context(server.serving(service, listener))
         parts = service.state.parts
-        person = await people.person(parts.database, EMAIL)
+        person = await people.person(parts.database, EMAIL, credits=CREDITS)
         expires = int(time.time()) + pages.LOGIN_S
         token = parts.tokens.sign_purpose(pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", expires)
         # Plain lines: whatever folds or colours them breaks the link.

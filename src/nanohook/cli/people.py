@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
-import re
-import secrets
 from collections.abc import AsyncIterator
-from typing import Final
 
-from nanohook import app, clock, database, errors, migrations
+from nanohook import app, clock, database, errors, ids, migrations, passwords
 from nanohook.database import Database, Transaction
-from nanohook.flow import create as ids
-from nanohook.rules import signing
+from nanohook.flow import accounts as flow
+from nanohook.passwords import Passwords
+from nanohook.rules import signing, smtp
 from nanohook.settings import Settings
-from nanohook.stores import accounts, jobs
+from nanohook.stores import accounts, jobs, ledger
 from nanohook.stores.accounts import Person
-
-_EMAIL: Final = re.compile(r"[^\s@]{1,64}@[^\s@]{1,190}")
+from nanohook.stores.audit import COMMAND_LINE
+from nanohook.values import frozen
 
 
 @contextlib.asynccontextmanager
@@ -27,58 +25,151 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
         yield found
 
 
-async def create(settings: Settings, *, email: str, is_verified: bool, is_admin: bool) -> str:
+@frozen
+class NewAccount:
+    """What is asked of an account that is to be made."""
+
+    email: str
+    password: str | None = None
+    is_verified: bool = False
+    is_admin: bool = False
+    credits: int = 0
+
+
+async def create(settings: Settings, asked: NewAccount) -> str:
     """
     Make an account and return its API key.
 
     Raises:
-        ConfigError: No e-mail address, or it has an account.
+        ConfigError: No e-mail address, one that has an account, or a password that cannot be used.
     """
+    _check(asked)
     async with opened(settings) as found:
-        return await create_in(found, email=email, is_verified=is_verified, is_admin=is_admin)
+        return await create_in(found, asked)
 
 
-async def create_in(found: Database, *, email: str, is_verified: bool, is_admin: bool) -> str:
-    """Do the same in a database that is open."""
-    if not _EMAIL.fullmatch(email):
-        raise errors.ConfigError("this is not an e-mail address")
-    key = new_key()
+async def create_in(found: Database, asked: NewAccount) -> str:
+    """
+    Do the same in a database that is open.
+
+    Raises:
+        ConfigError: As ``create``.
+    """
+    _check(asked)
+    password_hash = None
+    if asked.password is not None:
+        with contextlib.closing(Passwords()) as hasher:
+            password_hash = await hasher.hash(asked.password)
+    key = ids.new_key()
 
     async def insert(tx: Transaction) -> bool:
-        user_id, now = ids.new_id(), clock.now_us()
-        is_new = await accounts.insert(
+        now = clock.now_us()
+        person = await flow.create(
             tx,
-            user_id=user_id,
-            email=email.lower(),
-            is_admin=is_admin,
-            is_verified=is_verified,
+            email=_spelt(asked.email),
+            password_hash=password_hash,
+            is_admin=asked.is_admin,
+            is_verified=asked.is_verified,
+            credits=asked.credits,
             now_us=now,
         )
-        if is_new:
-            await accounts.insert_key(
-                tx, key_id=ids.new_id(), owner_id=user_id, key=key, is_admin=is_admin, now_us=now
-            )
-        return is_new
+        if person is not None:
+            await flow.add_key(tx, person, key, name="first", is_admin=asked.is_admin, now_us=now)
+        return person is not None
 
     if not await found.write(insert):
         raise errors.ConfigError("this address has an account already")
     return key
 
 
-async def person(found: Database, email: str) -> Person:
+def _check(asked: NewAccount) -> None:
+    _spelt(asked.email)
+    reason = None if asked.password is None else passwords.check(asked.password)
+    if reason is not None:
+        raise errors.ConfigError(f"the password {reason}")
+
+
+def _spelt(email: str) -> str:
+    try:
+        return smtp.bare(email)
+    except ValueError as exc:
+        raise errors.ConfigError(f"this is no e-mail address: {exc}") from None
+
+
+async def accounts_of(settings: Settings) -> list[dict[str, object]]:
+    """List every account by address, with its credits."""
+    async with opened(settings) as found:
+        return await found.read(_listed)
+
+
+async def change_credits(settings: Settings, *, email: str, amount: int) -> int:
+    """
+    Give an account credits, or take some back; return what it has then.
+
+    Raises:
+        ConfigError: There is no such account.
+        TooPoor: It has fewer than shall be taken.
+    """
+    async with opened(settings) as found:
+        person = await _known(found, email)
+        balance = await found.write(
+            lambda tx: flow.change_credits(
+                tx, user_id=person.id, amount=amount, actor=COMMAND_LINE, now_us=clock.now_us()
+            )
+        )
+        return balance.available
+
+
+async def disable(settings: Settings, *, email: str, is_disabled: bool) -> None:
+    """
+    Shut an account out, or let it in again.
+
+    Raises:
+        ConfigError: There is no such account.
+    """
+    async with opened(settings) as found:
+        person = await _known(found, email)
+        await found.write(
+            lambda tx: flow.disable(
+                tx, user_id=person.id, is_disabled=is_disabled, actor=COMMAND_LINE, now_us=clock.now_us()
+            )
+        )
+
+
+async def person(found: Database, email: str, *, credits: int) -> Person:
     """Find the account of *email*, made now if there is none; for ``dev``."""
-    known = await found.read(lambda tx: accounts.by_email(tx, email))
+    known = await found.read(lambda tx: accounts.account(tx, email))
     if known is None:
-        await create_in(found, email=email, is_verified=True, is_admin=True)
-        known = await found.read(lambda tx: accounts.by_email(tx, email))
-    if known is None:
+        await create_in(found, NewAccount(email=email, is_verified=True, is_admin=True, credits=credits))
+        known = await found.read(lambda tx: accounts.account(tx, email))
+    if known is None or known.is_disabled:
         raise errors.ConfigError(f"the account {email} is disabled")
-    return known
+    return known.person
 
 
-def new_key() -> str:
-    """Make an API key: 256 random bits."""
-    return f"nh_{secrets.token_urlsafe(32)}"
+async def _known(found: Database, email: str) -> Person:
+    known = await found.read(lambda tx: accounts.account(tx, _spelt(email)))
+    if known is None:
+        raise errors.ConfigError("there is no account of this address")
+    return known.person
+
+
+async def _listed(tx: Transaction) -> list[dict[str, object]]:
+    listed = []
+    for account in await accounts.accounts(tx):
+        balance = await ledger.balance(tx, account.person.id)
+        listed.append(
+            {
+                "email": account.person.email,
+                "id": account.person.id,
+                "is_admin": account.person.is_admin,
+                "is_verified": account.person.is_verified,
+                "is_disabled": account.is_disabled,
+                "available": balance.available,
+                "reserved": balance.reserved,
+            }
+        )
+    return listed
 
 
 async def callback_token(settings: Settings, *, job_id: str, index: int, expires_at_s: int) -> str:

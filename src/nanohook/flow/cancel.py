@@ -1,20 +1,30 @@
-"""Ending a job because a person wants it: cancel and delete."""
+"""Ending a job because a person wants it: cancel and delete; and taking a deletion back."""
+
+from typing import Final
 
 import orjson
 
 from nanohook import errors
 from nanohook.database import Transaction
-from nanohook.flow import history
+from nanohook.flow import credits, history
+from nanohook.flow.terms import SECOND_US
 from nanohook.rules import job as rules
+from nanohook.rules import views
 from nanohook.rules.job import Fault, Job
 from nanohook.rules.status import ImageJobStatus, Stage
-from nanohook.stores import events, jobs, tasks
+from nanohook.stores import events, jobs, pictures, projects, tasks
 from nanohook.values import replace
 
+RESTORE_US: Final = 24 * 3600 * SECOND_US
+"""How long a deleted job can be had back; then its files go."""
 
-async def cancel(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -> Job:
+
+async def cancel(tx: Transaction, *, owner_id: str | None, job_id: str, now_us: int) -> Job:
     """
     Cancel an open job; one that is canceled already stays so.
+
+    Args:
+        owner_id: ``None`` for an admin, who may cancel anybody's.
 
     Raises:
         NotFound: No such job of this person.
@@ -52,8 +62,41 @@ async def delete(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) ->
         payload=orjson.dumps({"job_id": job_id}).decode(),
         now_us=now_us,
     )
-    await jobs.hide(tx, owner_id=owner_id, job_id=job_id, now_us=now_us)
+    await jobs.hide(tx, job, now_us=now_us)
     history.announce(tx, replace(job, last_event_id=event_id))
+
+
+async def restore(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -> Job:
+    """
+    Take a deletion back, within ``RESTORE_US``; what was open stays canceled. One that is there already stays.
+
+    Raises:
+        NotFound: No such job of this person, or it is gone for good.
+    """
+    present = await jobs.get(tx, owner_id=owner_id, job_id=job_id)
+    if present is not None:
+        return present
+    job = await jobs.hidden(tx, owner_id=owner_id, job_id=job_id, since_us=now_us - RESTORE_US)
+    if job is None:
+        raise errors.NotFound("no such image, or it was deleted for good")
+    if job.project_id is not None:
+        project = await projects.get(tx, owner_id=owner_id, project_id=job.project_id)
+        job = job if project is not None else replace(job, project_id=None)
+    await jobs.show(tx, job)
+    shown = await pictures.results(tx, job_id=job_id, owner_id=owner_id)
+    event_id = await events.append(
+        tx,
+        owner_id=owner_id,
+        job_id=job_id,
+        name="status",
+        is_last=job.status.is_final,
+        payload=orjson.dumps(views.event(job, shown, now_us=now_us)).decode(),
+        now_us=now_us,
+    )
+    restored = replace(job, last_event_id=event_id, updated_at=now_us)
+    await jobs.update(tx, restored, before=job)
+    history.announce(tx, restored)
+    return restored
 
 
 async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us: int) -> Job:
@@ -63,5 +106,6 @@ async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us
         ended = rules.advance(task, Stage.CANCELED, fault=Fault(code="canceled"))
         if ended is not None:
             await tasks.update(tx, ended)
+            await credits.stop(tx, ended, now_us=now_us)
         stopped.append(ended or task)
     return await history.record(tx, job, rules.summarise(job, stopped), more_follows=more_follows, now_us=now_us)

@@ -3,46 +3,58 @@
 from typing import Final
 
 import orjson
-import uuid_utils
 
-from nanohook import errors
+from nanohook import errors, ids
 from nanohook.database import Topic, Transaction
-from nanohook.flow import history
+from nanohook.flow import credits, history
 from nanohook.rules import views, wishes
 from nanohook.rules.job import Job, Step, Stored, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.rules.wishes import Wish
-from nanohook.stores import events, jobs, pictures, tasks
+from nanohook.stores import events, jobs, pictures, projects, tasks
 from nanohook.values import replace
 
 _NO_JOB: Final = "no such image"
 
 
-def new_id() -> str:
-    """Make a UUIDv7: ids sort by the time they were made."""
-    return str(uuid_utils.uuid7())
-
-
 async def upload(
     tx: Transaction, stored: Stored, *, owner_id: str, project_id: str | None, language: str, now_us: int
 ) -> Job:
-    """Make a job of an uploaded picture, for which nothing is asked yet."""
-    original_id = new_id()
+    """
+    Make a job of an uploaded picture, for which nothing is asked yet.
+
+    Raises:
+        NotFound: *project_id* is no project of this person.
+    """
+    await _check_project(tx, owner_id=owner_id, project_id=project_id)
+    original_id = ids.new_id()
     await pictures.insert_original(tx, stored, original_id=original_id, owner_id=owner_id, now_us=now_us)
     job = _blank(owner_id=owner_id, language=language, now_us=now_us)
     return await _introduce(tx, replace(job, original_id=original_id, project_id=project_id), now_us=now_us)
 
 
 async def generate(
-    tx: Transaction, wish: Wish, *, owner_id: str, image_id: str | None, project_id: str | None, now_us: int
+    tx: Transaction,
+    wish: Wish,
+    *,
+    owner_id: str,
+    image_id: str | None,
+    project_id: str | None,
+    price: int,
+    now_us: int,
 ) -> Job:
     """
     Start a job: the uploaded one that was never generated, or a new one.
 
+    Args:
+        price: Credits for one picture.
+
     Raises:
-        NotFound: *image_id* is no job of this person.
+        NotFound: *image_id* is no job, or *project_id* no project, of this person.
         Conflict: ``job_running``: it is being generated; ``no_result``: there is none to use.
+        TooPoor: They have fewer credits than this costs.
     """
+    await _check_project(tx, owner_id=owner_id, project_id=project_id)
     named = None
     if image_id is not None:
         named = await jobs.get(tx, owner_id=owner_id, job_id=image_id)
@@ -52,6 +64,7 @@ async def generate(
             raise errors.Conflict("this image is being generated", code="job_running")
     if wish.use == "result" and (named is None or named.status is not ImageJobStatus.COMPLETED):
         raise errors.Conflict("there is no result to start from", code="no_result")
+    await credits.require(tx, owner_id, price * wish.num_images)
     job = await _place(tx, named, owner_id=owner_id, wish=wish, now_us=now_us)
     original = await pictures.original(tx, job.original_id, owner_id=owner_id)
     size = None if original is None else (original.width_px, original.height_px)
@@ -71,6 +84,7 @@ async def generate(
     )
     started = await history.record(tx, job, asked, now_us=now_us)
     await jobs.start_attempt(tx, started, now_us=now_us)
+    await credits.reserve(tx, started, range(wish.num_images), price=price, now_us=now_us)
     for index in range(wish.num_images):
         await tasks.insert(tx, fresh_task(started, index, now_us=now_us))
     tx.wake(Topic.WORK)
@@ -113,6 +127,11 @@ async def _place(tx: Transaction, named: Job | None, *, owner_id: str, wish: Wis
     return job
 
 
+async def _check_project(tx: Transaction, *, owner_id: str, project_id: str | None) -> None:
+    if project_id is not None and await projects.get(tx, owner_id=owner_id, project_id=project_id) is None:
+        raise errors.NotFound("no such project")
+
+
 async def _introduce(tx: Transaction, job: Job, *, now_us: int) -> Job:
     """Store a new job with its first event: streams of all a person's jobs see it appear."""
     await jobs.insert(tx, job)
@@ -126,14 +145,14 @@ async def _introduce(tx: Transaction, job: Job, *, now_us: int) -> Job:
         now_us=now_us,
     )
     stored = replace(job, last_event_id=event_id)
-    await jobs.update(tx, stored)
+    await jobs.update(tx, stored, before=job)
     history.announce(tx, stored)
     return stored
 
 
 def _blank(*, owner_id: str, language: str, now_us: int) -> Job:
     return Job(
-        id=new_id(),
+        id=ids.new_id(),
         owner_id=owner_id,
         project_id=None,
         source_job_id=None,

@@ -6,6 +6,7 @@ import orjson
 
 from nanohook import errors, logs
 from nanohook.database import Topic, Transaction
+from nanohook.flow import credits
 from nanohook.rules import job as rules
 from nanohook.rules import views
 from nanohook.rules.job import Job, ResultPicture, Task
@@ -43,7 +44,7 @@ async def record(tx: Transaction, before: Job, after: Job, *, more_follows: bool
     if after.status is before.status and after.attempt == before.attempt:
         await jobs.update_progress(tx, stored)
     else:
-        await jobs.update(tx, stored)
+        await jobs.update(tx, stored, before=before)
     if ended:
         await jobs.end_attempt(tx, stored, now_us=now_us)
     announce(tx, stored)
@@ -68,7 +69,7 @@ def announce(tx: Transaction, job: Job) -> None:
 
 async def move(tx: Transaction, job: Job, task: Task, *, is_stored: bool = False, now_us: int) -> Job:
     """
-    Store *task*, unless that *is_stored* already, and let its job follow.
+    Store *task*, unless that *is_stored* already, and let its job and its owner's credits follow.
 
     Raises:
         LeaseLost: It is not of the job's present attempt.
@@ -77,6 +78,8 @@ async def move(tx: Transaction, job: Job, task: Task, *, is_stored: bool = False
         raise errors.LeaseLost(f"attempt {task.attempt} of job {job.id} has ended, it is at {job.attempt}")
     if not is_stored:
         await tasks.update(tx, task)
+    if task.is_ended:
+        await credits.settle(tx, task, now_us=now_us)
     if job.options.get("num_images") == 1:
         group = [task]
     else:

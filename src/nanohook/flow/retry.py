@@ -2,14 +2,23 @@
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
-from nanohook.flow import create, history
+from nanohook.flow import create, credits, history
+from nanohook.rules import credit
 from nanohook.rules.job import Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
-from nanohook.stores import jobs, tasks
+from nanohook.stores import jobs, ledger, tasks
 from nanohook.values import replace
 
 
-async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: bool, now_us: int) -> Job:
+async def retry(
+    tx: Transaction,
+    *,
+    owner_id: str | None,
+    job_id: str,
+    may_buy_again: bool,
+    prices: credit.Prices,
+    now_us: int,
+) -> Job:
     """
     Start the next attempt.
 
@@ -17,11 +26,13 @@ async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: b
     asked for first. Only a task that was certainly never taken is submitted without more words.
 
     Args:
+        owner_id: ``None`` for an admin, who may retry anybody's.
         may_buy_again: The caller accepts to pay again for a task of unknown outcome.
 
     Raises:
         NotFound: No such job of this person.
         Conflict: ``not_failed``: there is nothing to retry; ``may_be_paid``: see *may_buy_again*.
+        TooPoor: The owner has fewer credits than this costs.
     """
     job = await jobs.get(tx, owner_id=owner_id, job_id=job_id)
     if job is None:
@@ -34,6 +45,11 @@ async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: b
         raise errors.Conflict(
             "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
         )
+    # A task that was canceled too late is paid already; what NanoBanana made of it is not paid again.
+    paid = await ledger.paid(tx, job.id)
+    owed = [task.index for task in unfinished if task.index not in paid or not _may_have_result(task)]
+    price = prices.of(job.model or "", job.options.get("resolution"))
+    await credits.require(tx, job.owner_id, price * len(owed))
     queued = replace(
         job,
         status=ImageJobStatus.PENDING,
@@ -44,6 +60,7 @@ async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: b
     )
     started = await history.record(tx, job, queued, now_us=now_us)
     await jobs.start_attempt(tx, started, now_us=now_us)
+    await credits.reserve(tx, started, owed, price=price, now_us=now_us)
     for task in group:
         await tasks.insert(tx, _next(started, task, now_us=now_us))
     tx.wake(Topic.WORK)
@@ -51,7 +68,11 @@ async def retry(tx: Transaction, *, owner_id: str, job_id: str, may_buy_again: b
 
 
 def _outcome_is_unknown(task: Task) -> bool:
-    return task.task_id is None and task.result_url is None and task.submit_started_at is not None
+    return not _may_have_result(task) and task.submit_started_at is not None
+
+
+def _may_have_result(task: Task) -> bool:
+    return task.task_id is not None or task.result_url is not None
 
 
 def _next(job: Job, task: Task, *, now_us: int) -> Task:
@@ -59,7 +80,7 @@ def _next(job: Job, task: Task, *, now_us: int) -> Task:
     if task.stage is Stage.COMPLETED:
         return replace(task, attempt=job.attempt)
     fresh = create.fresh_task(job, task.index, now_us=now_us)
-    if task.task_id is None and task.result_url is None:
+    if not _may_have_result(task):
         return fresh
     resumed = replace(
         fresh,

@@ -10,7 +10,7 @@ from typing import Final
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
-from nanohook.flow import history, receive
+from nanohook.flow import credits, history, receive
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import job as rules
 from nanohook.rules.job import Fault, Job, Step, Stored, Task
@@ -81,11 +81,11 @@ async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms
     tx.wake(Topic.WORK)
 
 
-async def again(tx: Transaction, claimed: Task, *, due_at: int) -> None:
+async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> None:
     """Nothing was taken: submit again at *due_at* (µs)."""
     found = await _in_submit(tx, claimed)
     if found is None:
-        await _note(tx, claimed, task_id=None)
+        await _note(tx, claimed, task_id=None, now_us=now_us)
         return
     _, task = found
     await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
@@ -95,7 +95,7 @@ async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) 
     """NanoBanana does not take it: the task fails."""
     found = await _in_submit(tx, claimed)
     if found is None:
-        await _note(tx, claimed, task_id=None)
+        await _note(tx, claimed, task_id=None, now_us=now_us)
         return
     job, task = found
     # Nothing was taken, so a retry may submit without asking whether to pay again.
@@ -108,7 +108,7 @@ async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms:
     found = await _in_submit(tx, claimed)
     if found is None:
         if task_id is not None:
-            await _note(tx, claimed, task_id=task_id)
+            await _note(tx, claimed, task_id=task_id, now_us=now_us)
         return
     job, task = found
     known = replace(task, task_id=task.task_id or task_id)
@@ -146,7 +146,7 @@ async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:
     return await tasks.load(tx, job_id=claimed.job_id, attempt=claimed.attempt, index=claimed.index)
 
 
-async def _note(tx: Transaction, claimed: Task, *, task_id: str | None) -> None:
+async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: int) -> None:
     """
     Note on a task that ended during its submit what came of that, and change nothing else.
 
@@ -160,6 +160,9 @@ async def _note(tx: Transaction, claimed: Task, *, task_id: str | None) -> None:
         await tasks.update(tx, replace(task, task_id=task.task_id or task_id))
     elif task.task_id is None:
         await tasks.update(tx, replace(task, submit_started_at=None))
+        job = await jobs.load(tx, task.job_id)
+        if job is None or job.attempt == task.attempt:  # a retry already lives on what was paid
+            await credits.refund(tx, task, now_us=now_us)
 
 
 async def _in_submit(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:

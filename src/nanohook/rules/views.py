@@ -119,6 +119,7 @@ def whole_job(
     original: Stored | None,
     tasks: Sequence[Task],
     pictures: Sequence[ResultPicture],
+    credits: int,
     sign: Sign,
 ) -> dict[str, Any]:
     """Build the job object of the contract."""
@@ -138,7 +139,7 @@ def whole_job(
         "model": job.model,
         "options": dict(job.options),
         "priority": job.priority,
-        "credits": None,
+        "credits": credits,
         "original": None if original is None else stored(original, sign),
         "images": images(pictures, sign),
         "failed_tasks": [

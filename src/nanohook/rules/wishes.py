@@ -90,11 +90,27 @@ def check(wish: Wish) -> None:
         wrong["prompt"] = "is needed unless transformation_type says what to do"
     if wish.aspect_ratio is not None and wish.aspect_ratio not in _RATIOS[wish.model]:
         wrong["aspect_ratio"] = f"{wish.model} takes {', '.join(_RATIOS[wish.model])}"
-    if wish.resolution is not None and wish.resolution not in _RESOLUTIONS[wish.model]:
-        offered = ", ".join(_RESOLUTIONS[wish.model])
-        wrong["resolution"] = f"{wish.model} takes {offered or 'no resolution'}"
+    wrong |= _wrong_resolution(wish.model, wish.resolution)
     if wrong:
         raise errors.Invalid("some fields cannot be used", fields=wrong)
+
+
+def check_resolution(model: str, resolution: str | None) -> None:
+    """
+    Check that *model* can make a picture of *resolution*.
+
+    Raises:
+        Invalid: It cannot.
+    """
+    wrong = _wrong_resolution(model, resolution)
+    if wrong:
+        raise errors.Invalid("some fields cannot be used", fields=wrong)
+
+
+def _wrong_resolution(model: str, resolution: str | None) -> dict[str, str]:
+    if resolution is None or resolution in _RESOLUTIONS[model]:
+        return {}
+    return {"resolution": f"{model} takes {', '.join(_RESOLUTIONS[model]) or 'no resolution'}"}
 
 
 def upstream_ratio(wish: Wish, size: tuple[int, int] | None) -> str | None:

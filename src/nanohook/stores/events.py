@@ -52,7 +52,7 @@ async def oldest(tx: Transaction) -> int | None:
 
 
 async def after(tx: Transaction, cursor: int, *, most: int = PAGE) -> list[Event]:
-    """List everybody's events after *cursor*, in order: for the hub alone."""
+    """List everybody's events after *cursor*, in order."""
     return [
         _event(row)
         for row in await tx.all(
@@ -61,8 +61,10 @@ async def after(tx: Transaction, cursor: int, *, most: int = PAGE) -> list[Event
     ]
 
 
-async def of_owner_after(tx: Transaction, cursor: int, *, owner_id: str, most: int = PAGE) -> list[Event]:
-    """List events of *owner_id* after *cursor*, in order."""
+async def of_owner_after(tx: Transaction, cursor: int, *, owner_id: str | None, most: int = PAGE) -> list[Event]:
+    """List events of *owner_id* after *cursor*, in order; ``None``: everybody's, for an admin."""
+    if owner_id is None:
+        return await after(tx, cursor, most=most)
     return [
         _event(row)
         for row in await tx.all(
@@ -73,25 +75,27 @@ async def of_owner_after(tx: Transaction, cursor: int, *, owner_id: str, most: i
 
 
 async def of_jobs_after(
-    tx: Transaction, cursor: int, *, owner_id: str, job_ids: tuple[str, ...], most: int = PAGE
+    tx: Transaction, cursor: int, *, owner_id: str | None, job_ids: tuple[str, ...], most: int = PAGE
 ) -> list[Event]:
-    """List events of some jobs of *owner_id* after *cursor*, in order."""
+    """List events of some jobs of *owner_id* after *cursor*, in order; ``None``: whosever they are."""
+    whose = "" if owner_id is None else "AND owner_id = :owner_id"
     names = {f"job{number}": job_id for number, job_id in enumerate(job_ids)}
     return [
         _event(row)
         for row in await tx.all(
             f"{_SELECT} WHERE job_id IN ({', '.join(f':{name}' for name in names)}) "
-            "AND owner_id = :owner_id AND id > :cursor ORDER BY id LIMIT :most",
-            {**names, "owner_id": owner_id, "cursor": cursor, "most": most},
+            f"{whose} AND id > :cursor ORDER BY id LIMIT :most",
+            {**names, **({} if owner_id is None else {"owner_id": owner_id}), "cursor": cursor, "most": most},
         )
     ]
 
 
-async def count_after(tx: Transaction, cursor: int, *, owner_id: str, most: int) -> int:
-    """Count events of *owner_id* after *cursor*, up to *most*."""
+async def count_after(tx: Transaction, cursor: int, *, owner_id: str | None, most: int) -> int:
+    """Count events of *owner_id*, or with ``None`` everybody's, after *cursor*, up to *most*."""
+    whose = "" if owner_id is None else "owner_id = :owner_id AND"
     row = await tx.one(
-        "SELECT COUNT(*) AS n FROM (SELECT 1 FROM events WHERE owner_id = :owner_id AND id > :cursor LIMIT :most)",
-        {"owner_id": owner_id, "cursor": cursor, "most": most},
+        f"SELECT COUNT(*) AS n FROM (SELECT 1 FROM events WHERE {whose} id > :cursor LIMIT :most)",
+        {**({} if owner_id is None else {"owner_id": owner_id}), "cursor": cursor, "most": most},
     )
     return 0 if row is None else int(row["n"])
 

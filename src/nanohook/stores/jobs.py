@@ -1,14 +1,20 @@
-"""Jobs and their attempts in SQL."""
+"""
+Jobs and their attempts in SQL.
+
+Where a function takes an *owner_id*, ``None`` stands for an admin, who may see everybody's.
+"""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
-from nanohook.database import Row, Transaction
+from nanohook.database import Row, Transaction, Value
 from nanohook.rules.job import Fault, Job
 from nanohook.rules.status import ImageJobStatus, Stage
+from nanohook.stores import counts
 
 _COLUMNS: Final = [
     "id",
@@ -52,19 +58,23 @@ async def load(tx: Transaction, job_id: str) -> Job | None:
     return _of(await tx.one(_LOAD, {"job_id": job_id}))
 
 
-async def get(tx: Transaction, *, owner_id: str, job_id: str) -> Job | None:
+async def get(tx: Transaction, *, owner_id: str | None, job_id: str) -> Job | None:
     """Fetch a job of *owner_id*; somebody else's is as unknown as none."""
+    if owner_id is None:
+        return await load(tx, job_id)
     return _of(await tx.one(_GET, {"job_id": job_id, "owner_id": owner_id}))
 
 
 async def insert(tx: Transaction, job: Job) -> None:
     """Store a new job."""
     await tx.run(_INSERT, _values(job))
+    await counts.moved(tx, None, job)
 
 
-async def update(tx: Transaction, job: Job) -> None:
-    """Store what may change of a job."""
+async def update(tx: Transaction, job: Job, *, before: Job) -> None:
+    """Store what may change of a job that was *before*."""
     await tx.run(_UPDATE, _values(job))
+    await counts.moved(tx, before, job)
 
 
 async def update_progress(tx: Transaction, job: Job) -> None:
@@ -75,18 +85,67 @@ async def update_progress(tx: Transaction, job: Job) -> None:
     )
 
 
-async def hide(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -> None:
-    """Hide a job from everybody; housekeeping removes it later."""
-    await tx.run(
-        "UPDATE jobs SET deleted_at = :now WHERE id = :job_id AND owner_id = :owner_id",
-        {"now": now_us, "job_id": job_id, "owner_id": owner_id},
+async def hide(tx: Transaction, job: Job, *, now_us: int) -> None:
+    """Hide a job from everybody; housekeeping removes what belongs to it later."""
+    await tx.run("UPDATE jobs SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", (now_us, job.id))
+    await counts.moved(tx, job, None)
+
+
+async def hidden(tx: Transaction, *, owner_id: str, job_id: str, since_us: int) -> Job | None:
+    """Fetch a job of *owner_id* that was hidden after *since_us*."""
+    row = await tx.one(
+        f"{_SELECT} WHERE id = ? AND owner_id = ? AND deleted_at > ? AND purged_at IS NULL",
+        (job_id, owner_id, since_us),
     )
+    return _of(row)
+
+
+async def show(tx: Transaction, job: Job) -> None:
+    """Let a hidden job be seen again."""
+    await tx.run("UPDATE jobs SET deleted_at = NULL, project_id = ? WHERE id = ?", (job.project_id, job.id))
+    await counts.moved(tx, None, job)
+
+
+async def to_purge(tx: Transaction, *, before_us: int, most: int) -> list[Job]:
+    """List jobs that were hidden before *before_us* and still have what belongs to them."""
+    rows = await tx.all(
+        f"{_SELECT} WHERE deleted_at IS NOT NULL AND purged_at IS NULL AND deleted_at < ? "
+        "ORDER BY deleted_at LIMIT ?",
+        (before_us, most),
+    )
+    return [_job(row) for row in rows]
+
+
+async def purge(tx: Transaction, job_id: str, *, now_us: int) -> None:
+    """Forget what a person put into a job: what is left says that there was one."""
+    await tx.run("UPDATE jobs SET purged_at = ?, prompt = NULL, original_id = NULL WHERE id = ?", (now_us, job_id))
+
+
+async def of_project(tx: Transaction, *, owner_id: str, project_id: str, most: int) -> list[Job]:
+    """List jobs of a project."""
+    rows = await tx.all(
+        f"{_SELECT} WHERE owner_id = ? AND project_id = ? AND deleted_at IS NULL LIMIT ?",
+        (owner_id, project_id, most),
+    )
+    return [_job(row) for row in rows]
+
+
+async def some(tx: Transaction, job_ids: Iterable[str], *, owner_id: str | None) -> list[Job]:
+    """Fetch those of the jobs named that there are, in no order."""
+    names = {f"job{number}": job_id for number, job_id in enumerate(job_ids)}
+    whose = "" if owner_id is None else "AND owner_id = :owner_id"
+    rows = await tx.all(
+        f"{_SELECT} WHERE id IN ({', '.join(f':{name}' for name in names)}) AND deleted_at IS NULL {whose}",
+        {**names, **({} if owner_id is None else {"owner_id": owner_id})},
+    )
+    return [_job(row) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
-    """Which jobs of a person to list; ``None`` or nothing means all."""
+    """Which jobs to list; ``None`` or nothing means all."""
 
+    owner_id: str | None
     statuses: tuple[ImageJobStatus, ...] = ()
     project_id: str | None = None
     text: str | None = None
@@ -96,25 +155,53 @@ class Filter:
     """The page begins below this id."""
 
 
-async def page(tx: Transaction, wanted: Filter, *, owner_id: str, most: int) -> list[Job]:
-    """List jobs of *owner_id*, newest first."""
-    sql, values = page_statement(wanted)
-    return [_job(row) for row in await tx.all(sql, {**values, "owner_id": owner_id, "most": most})]
+LOOKED_THROUGH: Final = 1_000
+"""Jobs whose prompts are looked through for one page: no index finds a part of a text."""
 
 
-def page_statement(wanted: Filter) -> tuple[str, dict[str, str]]:
+async def page(tx: Transaction, wanted: Filter, *, most: int) -> tuple[list[Job], str | None]:
+    """
+    List jobs, newest first.
+
+    Returns:
+        The page, and the id below which the next one begins; ``None`` after the last. A page of a search may be
+        short, or empty, and have a next.
+    """
+    end = await _end_of_search(tx, wanted) if wanted.text else None
+    sql, values = page_statement(wanted, end_id=end)
+    found = [_job(row) for row in await tx.all(sql, {**values, "most": most + 1})]
+    return (found[:most], found[most - 1].id) if len(found) > most else (found, end)
+
+
+def page_statement(wanted: Filter, *, end_id: str | None = None) -> tuple[str, dict[str, Value]]:
     """Compose the statement of ``page`` and its values; a test reads the plan of each."""
-    where = ["owner_id = :owner_id", "deleted_at IS NULL"]
-    values: dict[str, str] = {}
-    if wanted.statuses:
-        names = {f"status{number}": status for number, status in enumerate(wanted.statuses)}
-        where.append(f"status IN ({', '.join(f':{name}' for name in names)})")
-        values.update(names)
+    where, values = _conditions(wanted)
     if wanted.text:
         where.append("prompt LIKE :text ESCAPE '!'")
         literally = re.sub("[!%_]", r"!\g<0>", wanted.text)
         values["text"] = f"%{literally}%"
+    if end_id is not None:
+        where.append("id >= :end_id")
+        values["end_id"] = end_id
+    return _newest(_SELECT, where, wanted.statuses), {**values, **_named(wanted.statuses)}
+
+
+async def _end_of_search(tx: Transaction, wanted: Filter) -> str | None:
+    """Find the last job whose prompt is looked at for a page; ``None``: all that are left are."""
+    where, values = _conditions(wanted)
+    sql = _newest("SELECT id FROM jobs", where, wanted.statuses)
+    row = await tx.one(
+        f"SELECT id FROM ({sql}) ORDER BY id DESC LIMIT 1 OFFSET :skipped",
+        {**values, **_named(wanted.statuses), "most": LOOKED_THROUGH + 1, "skipped": LOOKED_THROUGH - 1},
+    )
+    return None if row is None else row["id"]
+
+
+def _conditions(wanted: Filter) -> tuple[list[str], dict[str, Value]]:
+    where = ["deleted_at IS NULL"]
+    values: dict[str, Value] = {}
     for condition, name, value in (
+        ("owner_id = :owner_id", "owner_id", wanted.owner_id),
         ("project_id = :project_id", "project_id", wanted.project_id),
         ("id IN (SELECT job_id FROM tasks WHERE task_id = :task_id)", "task_id", wanted.task_id),
         ("id < :before_id", "before_id", wanted.before_id),
@@ -122,7 +209,20 @@ def page_statement(wanted: Filter) -> tuple[str, dict[str, str]]:
         if value is not None:
             where.append(condition)
             values[name] = value
-    return f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT :most", values
+    return where, values
+
+
+def _newest(select: str, where: list[str], statuses: tuple[ImageJobStatus, ...]) -> str:
+    """Compose the newest ``:most`` of each status, together: each is read along its own stretch of an index."""
+    end = "ORDER BY id DESC LIMIT :most"
+    if not statuses:
+        return f"{select} WHERE {' AND '.join(where)} {end}"
+    each = [f"SELECT * FROM ({_newest(select, [*where, f'status = :{name}'], ())})" for name in _named(statuses)]
+    return each[0] if len(each) == 1 else f"{' UNION ALL '.join(each)} {end}"
+
+
+def _named(statuses: tuple[ImageJobStatus, ...]) -> dict[str, Value]:
+    return {f"status{number}": status.value for number, status in enumerate(statuses)}
 
 
 async def start_attempt(tx: Transaction, job: Job, *, now_us: int) -> None:
@@ -138,6 +238,27 @@ async def start_attempt(tx: Transaction, job: Job, *, now_us: int) -> None:
             "now": now_us,
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One run of a job; times are µs."""
+
+    number: int
+    status: ImageJobStatus
+    error_code: str | None
+    created_at: int
+    ended_at: int | None
+
+
+async def attempts(tx: Transaction, job_id: str, *, most: int) -> list[Attempt]:
+    """List the newest attempts of a job, oldest first."""
+    rows = await tx.all(
+        "SELECT number, status, error_code, created_at, ended_at FROM attempts WHERE job_id = ? "
+        "ORDER BY number DESC LIMIT ?",
+        (job_id, most),
+    )
+    return [Attempt(**{**dict(row), "status": ImageJobStatus(row["status"])}) for row in reversed(rows)]
 
 
 async def end_attempt(tx: Transaction, job: Job, *, now_us: int) -> None:

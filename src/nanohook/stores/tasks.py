@@ -1,5 +1,6 @@
 """Tasks in SQL: what NanoBanana was asked for, and the step of the work loop that is due for each."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from nanohook.database import Row, Transaction, Value
@@ -69,6 +70,19 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
     return [_task(row) for row in await tx.all(_OF_ATTEMPT, {"job_id": job_id, "attempt": attempt})]
 
 
+async def of_jobs(tx: Transaction, attempts: Mapping[str, int]) -> dict[str, list[Task]]:
+    """Fetch the tasks of several jobs, each of the attempt given for it, by index."""
+    found: dict[str, list[Task]] = {job_id: [] for job_id in attempts}
+    rows = await tx.all(
+        f"SELECT {_LIST} FROM tasks WHERE job_id IN ({', '.join('?' * len(attempts))}) ORDER BY job_id, idx",
+        tuple(attempts),
+    )
+    for task in map(_task, rows):
+        if task.attempt == attempts[task.job_id]:
+            found[task.job_id].append(task)
+    return found
+
+
 async def load(tx: Transaction, *, job_id: str, attempt: int, index: int) -> Task | None:
     """Fetch a task as it is now, whoever holds it, of a deleted job too."""
     row = await tx.one(_LOAD, {"job_id": job_id, "attempt": attempt, "idx": index})
@@ -129,6 +143,38 @@ async def claim(tx: Transaction, step: Step, *, now_us: int, lease_until_us: int
     """Take up to *most* due tasks; nobody else sees them before *lease_until_us*."""
     rows = await tx.all(_CLAIM, {"step": step, "now": now_us, "lease_until": lease_until_us, "most": most})
     return [_task(row) for row in rows]
+
+
+async def claim_to_ask(
+    tx: Transaction, task: Task, *, asked_before_us: int, now_us: int, lease_until_us: int
+) -> Task | None:
+    """
+    Take *task*, to ask for it because a person wants to know.
+
+    Returns:
+        ``None`` if it is being worked on, if there is nothing to ask, or if it was asked for since
+        *asked_before_us*.
+    """
+    row = await tx.one(
+        "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, asked_at = :now "
+        f"WHERE {_KEY} AND step = 'ask' AND held = 0 AND task_id IS NOT NULL "
+        f"AND (asked_at IS NULL OR asked_at <= :asked_before) RETURNING {_LIST}",
+        {
+            "job_id": task.job_id,
+            "attempt": task.attempt,
+            "idx": task.index,
+            "asked_before": asked_before_us,
+            "now": now_us,
+            "lease_until": lease_until_us,
+        },
+    )
+    return None if row is None else _task(row)
+
+
+async def knows(tx: Transaction, *, job_id: str, task_id: str) -> bool:
+    """Tell whether *task_id* is one of a job's tasks, of whichever attempt."""
+    row = await tx.one("SELECT 1 FROM tasks WHERE task_id = ? AND job_id = ? LIMIT 1", (task_id, job_id))
+    return row is not None
 
 
 async def held(tx: Transaction, task: Task, step: Step) -> Task | None:

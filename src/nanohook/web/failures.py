@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -17,8 +18,10 @@ logger = logging.getLogger(__name__)
 STATUS: Final[dict[type[errors.NanohookError], int]] = {
     errors.Unauthenticated: 401,
     errors.SignatureInvalid: 401,
+    errors.TooPoor: 402,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.TooSlow: 408,
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.TooLarge: 413,
@@ -38,9 +41,11 @@ STATUS: Final[dict[type[errors.NanohookError], int]] = {
 _TITLES: Final = {
     400: "Bad request",
     401: "Not signed in",
+    402: "Not enough credits",
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Conflict",
     413: "Too large",
     415: "Unknown media type",
@@ -65,6 +70,7 @@ def problem(
     code: str,
     detail: str,
     fields: dict[str, str] | None = None,
+    error: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Build an answer of problem JSON; nothing in it comes from the request's values."""
@@ -75,13 +81,25 @@ def problem(
         "detail": detail,
         "code": code,
     }
+    if error is not None:
+        body["error"] = error
     if fields:
         body["errors"] = [{"field": name, "message": text} for name, text in fields.items()]
     return Response(orjson.dumps(body), status, headers=headers, media_type="application/problem+json")
 
 
-def answer(exc: errors.NanohookError) -> Response:
-    """Turn one of our errors into its answer."""
+def told(
+    exc: errors.NanohookError, *, worded: Callable[[errors.NanohookError, int], str] | None = None
+) -> Response:
+    """Turn one of our errors into its answer, with a line in the log if it is not the caller's fault."""
+    status = status_of(exc)
+    if status >= 500:  # noqa: PLR2004
+        logger.warning("request.failed", extra={"reason": type(exc).__name__, "detail": str(exc)})
+    return answer(exc, error=None if worded is None else worded(exc, status))
+
+
+def answer(exc: errors.NanohookError, *, error: str | None = None) -> Response:
+    """Turn one of our errors into its answer; *error* is the name that some callers know it by."""
     status = status_of(exc)
     headers: dict[str, str] = {}
     if isinstance(exc, (errors.TooMany, errors.Unavailable)):
@@ -91,16 +109,14 @@ def answer(exc: errors.NanohookError) -> Response:
     elif isinstance(exc, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     fields = exc.fields if isinstance(exc, errors.Invalid) else None
-    return problem(status, code=exc.code, detail=str(exc), fields=fields, headers=headers)
+    return problem(status, code=exc.code, detail=str(exc), fields=fields, error=error, headers=headers)
 
 
 async def on_ours(_request: Request, exc: Exception) -> Response:
     """Answer an error that was raised on purpose."""
     if not isinstance(exc, errors.NanohookError):
         raise exc
-    if status_of(exc) >= 500:  # noqa: PLR2004
-        logger.warning("request.failed", extra={"reason": type(exc).__name__, "detail": str(exc)})
-    return answer(exc)
+    return told(exc)
 
 
 async def on_http(request: Request, exc: Exception) -> Response:

@@ -1,6 +1,9 @@
 """Who is asking, and may they: one decision for each line of the route table."""
 
+import asyncio
+import contextlib
 import enum
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -9,14 +12,19 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanohook import errors
+from nanohook import clock, errors
+from nanohook.flow import accounts as flow
+from nanohook.flow.terms import SECOND_US
 from nanohook.stores import accounts
 from nanohook.stores.accounts import Person
 from nanohook.web.parts import Call, Parts
 
+logger = logging.getLogger(__name__)
+
 COOKIE: Final = "nanohook_session"
-SESSION_S: Final = 30 * 24 * 3600
 SESSION: Final = "session"
+_NOTED_EVERY_US: Final = 60 * SECOND_US
+"""The time of a key's last use is noted no more often than this."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
@@ -28,7 +36,8 @@ PersonalEndpoint = Callable[[Call], Awaitable[Response]]
 class Who(enum.Enum):
     """Whom a route answers."""
 
-    ANYONE = "anyone"
+    KNOWN = "known"
+    """Signed in; the address may be unconfirmed."""
     PERSON = "person"
     """Signed in, with a verified address."""
     ADMIN = "admin"
@@ -47,6 +56,7 @@ async def person_of(request: Request, parts: Parts) -> Person:
         if scheme.lower() != "bearer" or not key.strip().isascii():
             raise errors.Unauthenticated("use Authorization: Bearer with an API key")
         found = await parts.database.read(lambda tx: accounts.by_key(tx, key.strip()))
+        _note_use(parts, found)
     else:
         found = await _by_cookie(request, parts)
     if found is None:
@@ -60,10 +70,10 @@ async def require(request: Request, parts: Parts, who: Who) -> Person:
 
     Raises:
         Unauthenticated: Nobody that is known.
-        Forbidden: Known, but not verified or not an admin.
+        Forbidden: ``email_unverified``, or not an admin.
     """
     person = await person_of(request, parts)
-    if not person.is_verified:
+    if not person.is_verified and who is not Who.KNOWN:
         raise errors.Forbidden("confirm your e-mail address first", code="email_unverified")
     if who is Who.ADMIN and not person.is_admin:
         raise errors.Forbidden("this is for admins")
@@ -106,8 +116,47 @@ async def _by_cookie(request: Request, parts: Parts) -> Person | None:
     if cookie is None:
         return None
     try:
-        user_id = parts.tokens.read_purpose(SESSION, cookie, time.time())
+        session_id = parts.tokens.read_purpose(SESSION, cookie, time.time())
     except errors.SignatureInvalid:
         return None
     check_origin(request, parts)
-    return await parts.database.read(lambda tx: accounts.by_id(tx, user_id))
+    return await parts.database.read(lambda tx: accounts.by_session(tx, session_id, now_us=clock.now_us()))
+
+
+async def sign_in(request: Request, parts: Parts, answer: Response, *, user_id: str) -> None:
+    """Begin a session, with its cookie on *answer*; the one that this browser had ends."""
+    former = None
+    with contextlib.suppress(errors.SignatureInvalid):
+        former = parts.tokens.read_purpose(SESSION, request.cookies.get(COOKIE, ""), time.time())
+    session_id = await parts.database.write(
+        lambda tx: flow.sign_in(tx, user_id, former=former, now_us=clock.now_us())
+    )
+    set_cookie(request, parts, answer, session_id)
+
+
+def set_cookie(request: Request, parts: Parts, answer: Response, session_id: str) -> None:
+    """Put the cookie of a session on *answer*."""
+    answer.set_cookie(
+        COOKIE,
+        parts.tokens.sign_purpose(SESSION, session_id, int(time.time()) + flow.SESSION_S),
+        max_age=flow.SESSION_S,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )
+
+
+def _note_use(parts: Parts, person: Person | None) -> None:
+    """Note that a key was used, without making its request wait for that."""
+    if person is None or person.key_id is None:
+        return
+    key_id, now = person.key_id, clock.now_us()
+    if person.key_used_at is None or now - person.key_used_at > _NOTED_EVERY_US:
+        with contextlib.suppress(errors.Unavailable):  # a full line has better things to do
+            noted = parts.database.offer(lambda tx: accounts.note_use(tx, key_id, now_us=now))
+            noted.add_done_callback(_nobody_waits)
+
+
+def _nobody_waits(noted: "asyncio.Future[None]") -> None:
+    if not noted.cancelled() and (exc := noted.exception()) is not None:
+        logger.info("key.use_not_noted", extra={"reason": type(exc).__name__})

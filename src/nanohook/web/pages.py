@@ -78,14 +78,7 @@ async def login(request: Request, parts: Parts) -> Response:
     except errors.SignatureInvalid:
         return await _used(request, parts)
     answer = RedirectResponse(_STUDIO, 303)
-    answer.set_cookie(
-        guard.COOKIE,
-        parts.tokens.sign_purpose(guard.SESSION, user_id, int(time.time()) + guard.SESSION_S),
-        max_age=guard.SESSION_S,
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
+    await guard.sign_in(request, parts, answer, user_id=user_id)
     return answer
 
 

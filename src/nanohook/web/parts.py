@@ -1,22 +1,33 @@
 """What an endpoint may use, built once by ``app.create_app``."""
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import Scope
 
+from nanohook import errors
 from nanohook.database import Database
 from nanohook.decoding import Decoder
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
-from nanohook.rules import signing
+from nanohook.passwords import Passwords
+from nanohook.remote.mail import Mailer
+from nanohook.rules import callbacks, signing
+from nanohook.rules.job import Task
 from nanohook.settings import Settings
 from nanohook.storage import Storage
 from nanohook.stores.accounts import Person
+from nanohook.web import query
 from nanohook.web.metrics import Metrics
+from nanohook.web.rates import Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
+from nanohook.web.slots import Slots
+
+Ask = Callable[[Task], Awaitable[callbacks.Record | None]]
+"""Asks ``record-info`` after a claimed task and takes the answer; ``None`` where there was none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +45,12 @@ class Parts:
     metrics: Metrics
     webhook_secrets: tuple[bytes, ...]
     readiness: Readiness
+    passwords: Passwords
+    mailer: Mailer
+    rates: Rates
+    uploads: Slots
+    ask: Ask | None
+    """``None`` without a key for NanoBanana."""
     guests_are_local: bool
     """``dev``: a Host that is not loopback reaches only the webhook and media."""
 
@@ -45,6 +62,30 @@ class Call:
     request: Request
     parts: Parts
     person: Person
+
+    @property
+    def job_id(self) -> str:
+        """The job that the path names."""
+        return str(self.request.path_params["job_id"])
+
+    @property
+    def sees(self) -> str | None:
+        """Whose jobs the caller may look at and end: their own, or everybody's (``None``) as an admin."""
+        return None if self.person.is_admin else self.person.id
+
+    def whose(self) -> str | None:
+        """
+        Tell whose things a list shall be of: the caller's, or with ``scope=all`` everybody's.
+
+        Raises:
+            Forbidden: That is for admins.
+            Invalid: There is no such scope.
+        """
+        if not query.wants_all(self.request.query_params):
+            return self.person.id
+        if not self.person.is_admin:
+            raise errors.Forbidden("scope=all is for admins")
+        return None
 
 
 def signed_address(tokens: signing.Tokens, key: str) -> str:

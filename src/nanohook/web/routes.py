@@ -17,10 +17,29 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nanohook import errors
 from nanohook.settings import Settings
-from nanohook.web import edge, generate, guard, images, media, ops, pages, streams, wire
+from nanohook.web import (
+    archive,
+    auth,
+    check,
+    credits,
+    edge,
+    failures,
+    generate,
+    guard,
+    images,
+    media,
+    ops,
+    pages,
+    projects,
+    streams,
+    wire,
+)
 from nanohook.web.guard import PersonalEndpoint, PublicEndpoint, Who
 from nanohook.web.parts import Call, parts_of
+from nanohook.web.rates import Rate
+from nanohook.web.slots import UPLOAD_S
 from nanohook.web.webhook import Webhook
 
 _SMALL: Final = 16 * 1024
@@ -35,6 +54,7 @@ class _Open:
     path: str
     method: str
     endpoint: PublicEndpoint
+    most_bytes: int = _SMALL
     for_guests: bool = False
     """Under ``dev``, also by a name that is not this machine's."""
 
@@ -48,6 +68,12 @@ class _Theirs:
     endpoint: PersonalEndpoint
     most_bytes: int = _SMALL
     who: Who = Who.PERSON
+    rate: Rate | None = None
+    """Whose budget a request counts against; without one, that of reading or of writing."""
+    within_s: float = wire.BODY_S
+    """How long the body may take."""
+    worded: Callable[[errors.NanohookError, int], str] | None = None
+    """Names an error beside its problem, for callers who know it by another name."""
 
 
 _CALLBACK: Final = "/api/webhooks/image-completion"
@@ -67,17 +93,42 @@ def table(settings: Settings) -> list[BaseRoute]:
         ("/api/images/{job_id}/events", "GET", streams.Streams(of_one_job=True)),
         ("/api/events", "GET", streams.Streams(of_one_job=False)),
     ]
+    most_upload = settings.max_upload_bytes + _FORM
     rest: list[_Open | _Theirs] = [
         _Open("/media/{key:path}", "GET", media.media, for_guests=True),
-        _Theirs("/api/images", "POST", images.upload, settings.max_upload_bytes + _FORM),
+        _Open("/api/auth/register", "POST", auth.register, _SMALL),
+        _Open("/api/auth/login", "POST", auth.login, _SMALL),
+        _Theirs("/api/auth/logout", "POST", auth.logout, who=Who.KNOWN),
+        _Theirs("/api/auth/me", "GET", auth.me, who=Who.KNOWN),
+        _Theirs("/api/auth/password", "POST", auth.change_password),
+        _Open("/api/auth/password/forgot", "POST", auth.forgot, _SMALL),
+        _Open("/api/auth/password/reset", "POST", auth.reset, _SMALL),
+        _Open("/api/auth/verify-email", "POST", auth.verify, _SMALL),
+        _Theirs("/api/auth/verify-email/resend", "POST", auth.resend, who=Who.KNOWN),
+        _Theirs("/api/auth/keys", "GET", auth.keys),
+        _Theirs("/api/auth/keys", "POST", auth.new_key),
+        _Theirs("/api/auth/keys/{key_id}", "DELETE", auth.revoke),
+        _Theirs("/api/projects", "GET", projects.listing),
+        _Theirs("/api/projects", "POST", projects.create, most_upload, within_s=UPLOAD_S),
+        _Theirs("/api/projects/{project_id}", "GET", projects.one),
+        _Theirs("/api/projects/{project_id}", "PATCH", projects.change, most_upload, within_s=UPLOAD_S),
+        _Theirs("/api/projects/{project_id}", "DELETE", projects.remove),
+        _Theirs("/api/images", "POST", images.upload, most_upload, within_s=UPLOAD_S),
         _Theirs("/api/images", "GET", images.listing),
         _Theirs("/api/images/{job_id}", "GET", images.one),
         _Theirs("/api/images/{job_id}", "DELETE", images.remove),
-        _Theirs("/api/images/{job_id}/status", "GET", images.status),
-        _Theirs("/api/images/{job_id}/result", "GET", images.result),
-        _Theirs("/api/images/{job_id}/cancel", "POST", images.stop),
-        _Theirs("/api/images/{job_id}/retry", "POST", images.again),
+        _Theirs("/api/images/{job_id}/status", "GET", images.status, rate=Rate.STATUS),
+        _Theirs("/api/images/{job_id}/result", "GET", images.result, rate=Rate.STATUS),
+        _Theirs("/api/images/{job_id}/history", "GET", images.history),
+        _Theirs("/api/images/{job_id}/restore", "POST", images.restore),
+        _Theirs("/api/images/{job_id}/cancel", "POST", generate.stop),
+        _Theirs("/api/images/{job_id}/retry", "POST", generate.again),
+        _Theirs("/api/images.zip", "GET", archive.archive),
         _Theirs("/api/generate-image", "POST", generate.generate, wire.JSON_BYTES),
+        _Theirs("/api/check-generation-status", "POST", check.check, rate=Rate.STATUS, worded=check.worded),
+        _Theirs("/api/credits", "GET", credits.listing),
+        _Theirs("/api/credits/estimate", "GET", generate.estimate),
+        _Theirs("/api/events/token", "POST", streams.make_token),
         _Open("/healthz", "GET", ops.health),
         _Open("/readyz", "GET", ops.ready),
         _Open("/metrics", "GET", ops.metrics),
@@ -112,18 +163,30 @@ def _open(line: _Open) -> Callable[[Request], Awaitable[Response]]:
         parts = parts_of(request.scope)
         if not line.for_guests:
             guard.check_host(request, parts)
-        return await line.endpoint(request, parts)
+        return await line.endpoint(wire.bounded(request, most_bytes=line.most_bytes), parts)
 
     return answer
 
 
 def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
+    rate = line.rate or (Rate.READ if line.method == "GET" else Rate.WRITE)
+
     async def answer(request: Request) -> Response:
         parts = parts_of(request.scope)
         guard.check_host(request, parts)
-        # Who is asking comes first: a stranger's body is not read.
-        person = await guard.require(request, parts, line.who)
-        bounded = wire.bounded(request, most_bytes=line.most_bytes)
-        return await line.endpoint(Call(request=bounded, parts=parts, person=person))
+        standing = None
+        try:
+            # Who is asking comes first, and how often: a stranger's body is not read.
+            person = await guard.require(request, parts, line.who)
+            standing = await parts.rates.hit(rate, person.id, route=line.path)
+            if standing is not None:
+                standing.check()
+            bounded = wire.bounded(request, most_bytes=line.most_bytes, within_s=line.within_s)
+            answer = await line.endpoint(Call(request=bounded, parts=parts, person=person))
+        except errors.NanohookError as exc:
+            answer = failures.told(exc, worded=line.worded)
+        if standing is not None:
+            standing.mark(answer.headers)
+        return answer
 
     return answer

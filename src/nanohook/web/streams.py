@@ -1,6 +1,7 @@
 """Server-sent events: what a stream begins with; after that the hub alone sends."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
@@ -10,15 +11,22 @@ from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
 from nanohook.database import Transaction
+from nanohook.flow.terms import SECOND_US
 from nanohook.hub import Send as WireSend
 from nanohook.hub import Stream, retry
 from nanohook.rules import sse, views
 from nanohook.rules.job import Job
-from nanohook.stores import events, jobs, pictures
-from nanohook.web import edge, guard
-from nanohook.web.parts import Parts, parts_of, signed_address
+from nanohook.stores import accounts, events, jobs, pictures
+from nanohook.stores.accounts import Person
+from nanohook.web import edge, guard, query, shown, wire
+from nanohook.web.answers import json_answer
+from nanohook.web.parts import Call, Parts, parts_of, signed_address
 
 MOST_JOBS: Final = 100
+TOKEN_S: Final = 24 * 3600
+"""How long a stream's token is good for."""
+_PURPOSE: Final = "stream"
+_ALL: Final = "*"
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store, no-transform"),
@@ -42,9 +50,11 @@ class _Opening:
     is_nothing_new: bool = False
     """The reader has everything and should not come back: 204."""
 
-    def stream(self, owner_id: str, send: WireSend) -> Stream:
+    def stream(self, owner_id: str, sees: str | None, send: WireSend) -> Stream:
         """Make the stream that goes on from here."""
-        return Stream(owner_id=owner_id, jobs=self.jobs, waited_for=self.waited_for, cursor=self.cursor, send=send)
+        return Stream(
+            owner_id=owner_id, sees=sees, jobs=self.jobs, waited_for=self.waited_for, cursor=self.cursor, send=send
+        )
 
 
 class Streams:
@@ -57,13 +67,14 @@ class Streams:
         parts = parts_of(scope)
         request = Request(scope)
         guard.check_host(request, parts)
-        person = await guard.require(request, parts, guard.Who.PERSON)
         names = tuple(dict.fromkeys(self._names(request)))
+        person = await _reader(request, parts, names)
+        sees = _sees(request, person)
         has_place = parts.hub.enter(person.id)
         note: edge.Note = scope[edge.NOTE]
         try:
             opening = await parts.database.read(
-                lambda tx: _open(tx, parts, owner_id=person.id, names=names, cursor=_cursor(request))
+                lambda tx: _open(tx, parts, sees=sees, names=names, cursor=_cursor(request))
             )
             if opening.is_nothing_new or scope["method"] == "HEAD":
                 answer = Response(status_code=204 if opening.is_nothing_new else 200)
@@ -76,7 +87,7 @@ class Streams:
                 is_over = opening.is_over or not has_place
                 await note.send({"type": "http.response.body", "body": text, "more_body": not is_over})
                 if not is_over:
-                    stream = opening.stream(person.id, note.send)
+                    stream = opening.stream(person.id, sees, note.send)
                     parts.hub.add(stream)
                     note.stream = (parts.hub, stream)
         finally:
@@ -92,6 +103,54 @@ class Streams:
         return names
 
 
+async def make_token(call: Call) -> Response:
+    """Make a token for a stream of one job, or of all the caller's: for pages that cannot send a header."""
+    asked = await wire.body_of(call.request, wire.StreamToken)
+    job_id = asked.job_id
+    if job_id is not None:
+        await call.parts.database.read(lambda tx: shown.job(tx, call, job_id))
+    expires_at_s = int(time.time()) + TOKEN_S
+    token = call.parts.tokens.sign_purpose(_PURPOSE, f"{call.person.id} {job_id or _ALL}", expires_at_s)
+    path = "/api/events" if job_id is None else views.links(job_id)["events"]
+    return json_answer(
+        {"token": token, "expires_at": clock.rfc3339(expires_at_s * SECOND_US), "url": f"{path}?token={token}"},
+        status=201,
+    )
+
+
+async def _reader(request: Request, parts: Parts, names: tuple[str, ...]) -> Person:
+    """
+    Tell who reads a stream of the jobs *names*: by a token in the address, else as everywhere.
+
+    Raises:
+        Unauthenticated: Nobody that is known, or by a token of other jobs.
+        Forbidden: ``email_unverified``.
+    """
+    token = request.query_params.get("token")
+    if token is None:
+        return await guard.require(request, parts, guard.Who.PERSON)
+    try:
+        user_id, _, job_id = parts.tokens.read_purpose(_PURPOSE, token, time.time()).partition(" ")
+    except errors.SignatureInvalid:
+        raise errors.Unauthenticated("this token opens no stream, or no longer") from None
+    person = await parts.database.read(lambda tx: accounts.by_id(tx, user_id))
+    if person is None or job_id not in {_ALL, *names} or (job_id != _ALL and len(names) != 1):
+        raise errors.Unauthenticated("this token opens another stream")
+    if not person.is_verified:
+        raise errors.Forbidden("confirm your e-mail address first", code="email_unverified")
+    # An address is passed on more easily than a key: it carries no rights over others.
+    return replace(person, is_admin=False)
+
+
+def _sees(request: Request, person: Person) -> str | None:
+    """Tell whose events are asked for; ``None``: everybody's, or a job's that an admin may see."""
+    wants_all = query.wants_all(request.query_params)
+    if wants_all and not person.is_admin:
+        raise errors.Forbidden("scope=all is for admins")
+    names_jobs = "job_id" in request.path_params or "job" in request.query_params
+    return None if person.is_admin and (wants_all or names_jobs) else person.id
+
+
 def _cursor(request: Request) -> int | sse.BadCursor | None:
     return sse.read_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
 
@@ -100,11 +159,11 @@ async def _open(
     tx: Transaction,
     parts: Parts,
     *,
-    owner_id: str,
+    sees: str | None,
     names: tuple[str, ...],
     cursor: int | sse.BadCursor | None,
 ) -> _Opening:
-    found = [await jobs.get(tx, owner_id=owner_id, job_id=name) for name in names]
+    found = [await jobs.get(tx, owner_id=sees, job_id=name) for name in names]
     known = [job for job in found if job is not None]
     if len(known) < len(names):
         raise errors.NotFound("no such image")

@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
-from nanohook import clock, errors
+from nanohook import clock, errors, ids
 from nanohook.database import Unit
 from nanohook.faults import reach
-from nanohook.flow import create, receive
+from nanohook.flow import receive
 from nanohook.rules import callbacks, signing
 from nanohook.stores.deliveries import Delivery, Source
 from nanohook.web import edge, failures
@@ -71,7 +71,7 @@ class Webhook:
         reach("webhook.read")
         reading = callbacks.read(body)
         delivery = Delivery(
-            id=create.new_id(),
+            id=ids.new_id(),
             source=Source.TOKEN,
             job_id=token.job_id,
             attempt=token.attempt,
@@ -96,7 +96,7 @@ class Webhook:
         webhook_id = signing.verify_headers(headers, body, secrets=parts.webhook_secrets, now_s=time.time())
         reading = callbacks.read(body)
         delivery = Delivery(
-            id=create.new_id(),
+            id=ids.new_id(),
             source=Source.HEADERS,
             job_id=None,
             attempt=None,

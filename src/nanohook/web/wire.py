@@ -1,20 +1,32 @@
 """Requests as they come in: pydantic at the wire, plain values inside."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Message
 
-from nanohook import errors
-from nanohook.rules import wishes, words
+from nanohook import errors, passwords
+from nanohook.rules import signing, smtp, wishes, words
 from nanohook.rules.wishes import Wish
 
 JSON_BYTES: Final = 256 * 1024
 """A prompt of 20,000 characters fits however it is escaped."""
 MOST_ID_CHARS: Final = 64
+BODY_S: Final = 10.0
+"""How long a body of JSON may take."""
 
 M = TypeVar("M", bound=BaseModel)
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -44,6 +56,7 @@ class _BothCases(BaseModel):
 
 
 Text = Annotated[str, Field(min_length=1, max_length=64)]
+Model = Literal["nano-banana", "nano-banana-pro", "nano-banana-2"]
 
 
 class Generate(_BothCases):
@@ -53,7 +66,7 @@ class Generate(_BothCases):
     project_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
     prompt: Annotated[str, Field(max_length=wishes.MOST_PROMPT_CHARS)] | None = None
     transformation_type: Literal["custom", "enhance", "restyle", "background", "remove"] = "custom"
-    model: Literal["nano-banana", "nano-banana-pro", "nano-banana-2"] = "nano-banana"
+    model: Model = "nano-banana"
     num_images: Annotated[int, Field(strict=True, ge=1, le=wishes.MOST_IMAGES)] = 1
     aspect_ratio: Text | None = None
     resolution: Text | None = None
@@ -82,15 +95,139 @@ class Generate(_BothCases):
         return wish
 
 
+class _Body(BaseModel):
+    """Takes the fields that it has, in snake_case."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _password(text: str) -> str:
+    reason = passwords.check(text)
+    if reason is not None:
+        raise ValueError(reason)
+    return text
+
+
+Email = Annotated[str, AfterValidator(smtp.bare)]
+NewPassword = Annotated[str, AfterValidator(_password), Field(json_schema_extra={"format": "password"})]
+Token = Annotated[str, Field(min_length=1, max_length=signing.MAX_TOKEN_CHARS)]
+
+
+class Register(_Body):
+    """Body of ``POST /api/auth/register``."""
+
+    email: Email
+    password: NewPassword
+
+
+class Login(_Body):
+    """Body of ``POST /api/auth/login``."""
+
+    email: Email
+    password: str
+
+
+class Forgot(_Body):
+    """Body of ``POST /api/auth/password/forgot``."""
+
+    email: Email
+
+
+class ChangePassword(_Body):
+    """Body of ``POST /api/auth/password``."""
+
+    current_password: str | None = None
+    new_password: NewPassword
+
+
+class Reset(_Body):
+    """Body of ``POST /api/auth/password/reset``."""
+
+    token: Token
+    new_password: NewPassword
+
+
+class Verify(_Body):
+    """Body of ``POST /api/auth/verify-email``."""
+
+    token: Token
+
+
+class NewKey(_Body):
+    """Body of ``POST /api/auth/keys``; may be absent."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    admin: Annotated[bool, Field(strict=True)] = False
+
+
+ProjectName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Description = Annotated[str, Field(max_length=2_000)]
+
+
+class NewProject(_Body):
+    """Body of ``POST /api/projects``."""
+
+    name: ProjectName
+    description: Description | None = None
+
+
+class ProjectChange(_Body):
+    """Body of ``PATCH /api/projects/{project_id}``: what is not named stays."""
+
+    name: ProjectName = ""
+    description: Description | None = None
+    cover: None = None
+
+    @property
+    def drops_cover(self) -> bool:
+        """The cover shall go."""
+        return "cover" in self.model_fields_set
+
+    def named(self) -> dict[str, Any]:
+        """What shall change, the cover aside."""
+        return self.model_dump(include=self.model_fields_set - {"cover"})
+
+
+class StreamToken(_Body):
+    """Body of ``POST /api/events/token``; may be absent."""
+
+    job_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
+
+
+class Estimate(_Body):
+    """Query of ``GET /api/credits/estimate``."""
+
+    model: Model = "nano-banana"
+    resolution: Text | None = None
+    num_images: Annotated[int, Field(ge=1, le=wishes.MOST_IMAGES)] = 1
+
+    def checked_resolution(self) -> str | None:
+        """
+        Give the resolution, if the model has it.
+
+        Raises:
+            Invalid: It does not.
+        """
+        wishes.check_resolution(self.model, self.resolution)
+        return self.resolution
+
+
+class Check(_BothCases):
+    """Body of ``POST /api/check-generation-status``."""
+
+    image_id: Annotated[str, Field(max_length=MOST_ID_CHARS)]
+    task_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
 class Retry(_BothCases):
     """Body of ``POST …/retry``; may be absent."""
 
     buy_again: Annotated[bool, Field(strict=True)] = False
 
 
-def bounded(request: Request, *, most_bytes: int) -> Request:
+def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> Request:
     """
-    Give *request* with a body that cannot be read further than *most_bytes*.
+    Give *request* with a body that cannot be read further than *most_bytes*, nor longer than *within_s*.
 
     Raises:
         TooLarge: It declares more; reading raises it for one that does not declare it.
@@ -100,10 +237,15 @@ def bounded(request: Request, *, most_bytes: int) -> Request:
     if not (declared.isascii() and declared.isdigit() and len(declared) <= 18 and int(declared) <= most_bytes):  # noqa: PLR2004
         raise too_large
     left = most_bytes
+    until = asyncio.get_running_loop().time() + within_s
 
     async def receive() -> Message:
         nonlocal left
-        message = await request.receive()
+        try:
+            async with asyncio.timeout_at(until):
+                message = await request.receive()
+        except TimeoutError:
+            raise errors.TooSlow(f"the body did not come within {within_s:g} seconds") from None
         left -= len(message.get("body", b""))
         if left < 0:
             raise too_large
@@ -125,6 +267,29 @@ async def body_of(request: Request, model: type[M]) -> M:
         return model.model_validate_json(raw or b"{}")
     except ValidationError as exc:
         raise _invalid(exc) from None
+
+
+def model_of(fields: Mapping[str, str], model: type[M]) -> M:
+    """
+    Read the fields of a form as *model*.
+
+    Raises:
+        Invalid: Names the fields that cannot be used, never their values.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as exc:
+        raise _invalid(exc) from None
+
+
+def values_of(query: QueryParams, model: type[M]) -> M:
+    """
+    Read a query as *model*.
+
+    Raises:
+        Invalid: Names what cannot be used, never its value.
+    """
+    return model_of(dict(query), model)
 
 
 def language(request: Request) -> str:

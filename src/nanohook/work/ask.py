@@ -5,10 +5,10 @@ import logging
 import random
 from dataclasses import dataclass
 
-from nanohook import clock, errors
+from nanohook import clock, errors, ids
 from nanohook.database import Database, Transaction
 from nanohook.faults import reach
-from nanohook.flow import create, receive, submit
+from nanohook.flow import receive, submit
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.remote.nanobanana import Client
 from nanohook.rules import backoff, callbacks
@@ -36,24 +36,29 @@ class Asker:
         return AT_ONCE
 
     async def do(self, claimed: Task) -> None:
-        """Ask after *claimed*, and take the answer."""
+        """Ask after *claimed*, or give it up if there is nothing to ask by."""
         if claimed.task_id is None:
             # Outcome unknown, no callback until its deadline, nothing to ask by.
             await self.database.write(
                 lambda tx: submit.give_up(tx, claimed, terms=self.terms, now_us=clock.now_us())
             )
             return
+        await self.ask(claimed)
+
+    async def ask(self, claimed: Task) -> callbacks.Record | None:
+        """Ask after *claimed*, which has an id, and take the answer; ``None``: none that says anything."""
+        task_id = claimed.task_id or ""
         await self.pace.ask()
         reach("ask.claimed")
         try:
-            answer = await self.client.record_info(claimed.task_id)
+            answer = await self.client.record_info(task_id)
             record = callbacks.read_record(answer.body, http_status=answer.http_status)
         except (errors.Transient, callbacks.NotJson, callbacks.Unreadable) as exc:
             await self._later(claimed, exc)
-            return
+            return None
         reach("ask.answered")
         delivery = Delivery(
-            id=create.new_id(),
+            id=ids.new_id(),
             source=Source.RECORD,
             job_id=claimed.job_id,
             attempt=claimed.attempt,
@@ -80,6 +85,7 @@ class Asker:
                 "reason": receipt.reason if receipt else None,
             },
         )
+        return record
 
     async def _later(self, claimed: Task, exc: errors.NanohookError) -> None:
         """No answer that means anything: ask again, with growing pauses."""

@@ -107,11 +107,11 @@ class Submitter:
             case Accepted(task_id):
                 await submit.accepted(tx, claimed, task_id, terms=self.terms, now_us=now_us)
             case NotSent():
-                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, None))
+                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, None), now_us=now_us)
             case Busy(_, retry_after_s):
-                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, retry_after_s))
+                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, retry_after_s), now_us=now_us)
             case TryOnceMore() if claimed.tries == 0:
-                await submit.again(tx, claimed, due_at=now_us + submit.ONCE_MORE_AFTER_US)
+                await submit.again(tx, claimed, due_at=now_us + submit.ONCE_MORE_AFTER_US, now_us=now_us)
             case TryOnceMore(code):
                 fault = Fault(code="upstream_failed", detail=f"code {code}, twice")
                 await submit.refused(tx, claimed, fault, now_us=now_us)
@@ -119,7 +119,7 @@ class Submitter:
                 fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
                 await submit.refused(tx, claimed, fault, now_us=now_us)
             case Blocked(code) if claimed.tries * _BLOCKED_RETRY_US < _BLOCKED_FOR_US:
-                await submit.again(tx, claimed, due_at=now_us + _BLOCKED_RETRY_US)
+                await submit.again(tx, claimed, due_at=now_us + _BLOCKED_RETRY_US, now_us=now_us)
             case Blocked(code):
                 fault = Fault(code="no_credit" if code == _NO_CREDIT else "bad_key", detail=f"code {code}")
                 await submit.refused(tx, claimed, fault, now_us=now_us)

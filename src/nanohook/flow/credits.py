@@ -1,0 +1,88 @@
+"""
+What a job costs its owner: set aside when an attempt begins, then spent or given back, task by task.
+
+A balance and its ledger change together. The ledger has at most one entry of a kind for each task of an
+attempt, so whatever repeats itself pays and returns nothing twice.
+"""
+
+from collections.abc import Iterable
+
+from nanohook import errors
+from nanohook.database import Transaction
+from nanohook.rules.credit import Kind
+from nanohook.rules.job import Job, Task
+from nanohook.rules.status import Stage
+from nanohook.stores import ledger
+
+
+async def require(tx: Transaction, owner_id: str, amount: int) -> None:
+    """
+    Check that *owner_id* has *amount*; before anything is written, so that a refusal has nothing to undo.
+
+    Raises:
+        TooPoor: They have less.
+    """
+    balance = await ledger.balance(tx, owner_id)
+    if balance.available < amount:
+        raise errors.TooPoor(f"this costs {amount} credits, {balance.available} are available")
+
+
+async def reserve(tx: Transaction, job: Job, indexes: Iterable[int], *, price: int, now_us: int) -> None:
+    """
+    Set *price* aside for each of the tasks *indexes* of the attempt *job* is in.
+
+    Raises:
+        TooPoor: The owner has less.
+    """
+    for index in indexes:
+        if await ledger.change(tx, job.owner_id, available=-price, reserved=price) is None:
+            raise errors.TooPoor(f"this costs {price} credits a picture, fewer are available")
+        await ledger.append(
+            tx,
+            Kind.RESERVE,
+            owner_id=job.owner_id,
+            available=-price,
+            reserved=price,
+            task=(job.id, job.attempt, index),
+            now_us=now_us,
+        )
+
+
+async def settle(tx: Transaction, task: Task, *, now_us: int) -> None:
+    """Spend what was set aside for *task*, which has ended, if its picture is stored; else give it back."""
+    await _close(tx, task, Kind.CHARGE if task.stage is Stage.COMPLETED else Kind.RETURN, now_us=now_us)
+
+
+async def stop(tx: Transaction, task: Task, *, now_us: int) -> None:
+    """Settle *task*, which its owner canceled: it is paid from the moment its submit has begun."""
+    kind = Kind.RETURN if task.submit_started_at is None else Kind.CHARGE
+    await _close(tx, task, kind, now_us=now_us)
+
+
+async def refund(tx: Transaction, task: Task, *, now_us: int) -> None:
+    """Give back what was spent on *task* when it was canceled: NanoBanana turned out not to have taken it."""
+    written = await ledger.of_task(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
+    if Kind.CHARGE in written and Kind.RETURN not in written:
+        await _change(tx, task, Kind.RETURN, available=-written[Kind.RESERVE], reserved=0, now_us=now_us)
+
+
+async def _close(tx: Transaction, task: Task, kind: Kind, *, now_us: int) -> None:
+    written = await ledger.of_task(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
+    if set(written) == {Kind.RESERVE}:
+        price = -written[Kind.RESERVE]
+        given = price if kind is Kind.RETURN else 0
+        await _change(tx, task, kind, available=given, reserved=-price, now_us=now_us)
+
+
+async def _change(tx: Transaction, task: Task, kind: Kind, *, available: int, reserved: int, now_us: int) -> None:
+    if await ledger.change(tx, task.owner_id, available=available, reserved=reserved) is None:
+        raise RuntimeError(f"the balance of {task.owner_id} and its ledger do not agree")
+    await ledger.append(
+        tx,
+        kind,
+        owner_id=task.owner_id,
+        available=available,
+        reserved=reserved,
+        task=(task.job_id, task.attempt, task.index),
+        now_us=now_us,
+    )

@@ -1,0 +1,43 @@
+"""How many jobs of each status there are, in SQL: counted as they change, so that telling it stays quick."""
+
+from collections.abc import Iterable
+
+from nanohook.database import Transaction
+from nanohook.rules.job import Job
+from nanohook.rules.status import ImageJobStatus
+
+
+async def moved(tx: Transaction, before: Job | None, after: Job | None) -> None:
+    """Keep the counts right: *before* became *after*, and ``None`` is no job that anybody sees."""
+    if before is not None and after is not None and _bin(before) == _bin(after):
+        return
+    if before is not None:
+        await tx.run(
+            "UPDATE job_counts SET number = number - 1 WHERE owner_id = ? AND project_id = ? AND status = ?",
+            _bin(before),
+        )
+    if after is not None:
+        await tx.run(
+            "INSERT INTO job_counts (owner_id, project_id, status, number) VALUES (?, ?, ?, 1) "
+            "ON CONFLICT (owner_id, project_id, status) DO UPDATE SET number = number + 1",
+            _bin(after),
+        )
+
+
+async def of_projects(
+    tx: Transaction, project_ids: Iterable[str], *, owner_id: str
+) -> dict[str, dict[ImageJobStatus, int]]:
+    """Tell how many jobs of each status projects of *owner_id* have."""
+    names = {f"project{number}": project_id for number, project_id in enumerate(project_ids)}
+    found = {project_id: dict.fromkeys(ImageJobStatus, 0) for project_id in names.values()}
+    for row in await tx.all(
+        "SELECT project_id, status, number FROM job_counts WHERE owner_id = :owner_id "
+        f"AND project_id IN ({', '.join(f':{name}' for name in names)})",
+        {**names, "owner_id": owner_id},
+    ):
+        found[row["project_id"]][ImageJobStatus(row["status"])] = row["number"]
+    return found
+
+
+def _bin(job: Job) -> tuple[str, str, str]:
+    return job.owner_id, job.project_id or "", job.status.value

@@ -1,0 +1,136 @@
+"""Credits in SQL: what each person has, and every change of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nanohook.database import Transaction
+from nanohook.rules.credit import Kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Balance:
+    """A person's credits."""
+
+    available: int
+    reserved: int
+    """Set aside for tasks that have not ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One change of a balance."""
+
+    id: int
+    kind: Kind
+    available: int
+    """By how much what is available changed; below 0 it became less."""
+    reserved: int
+    """By how much what is reserved changed."""
+    job_id: str | None
+    attempt: int | None
+    index: int | None
+    note: str | None
+    created_at: int
+
+
+async def open_account(tx: Transaction, owner_id: str) -> None:
+    """Give a new person a balance of nothing."""
+    await tx.run("INSERT INTO balances (owner_id) VALUES (:owner_id)", {"owner_id": owner_id})
+
+
+async def balance(tx: Transaction, owner_id: str) -> Balance:
+    """Tell what a person has."""
+    row = await tx.one(
+        "SELECT available, reserved FROM balances WHERE owner_id = :owner_id", {"owner_id": owner_id}
+    )
+    return Balance(available=0, reserved=0) if row is None else Balance(**dict(row))
+
+
+async def change(tx: Transaction, owner_id: str, *, available: int, reserved: int) -> Balance | None:
+    """
+    Change both halves of a balance, if neither falls below nothing by it.
+
+    Returns:
+        The balance after it, or ``None``: nothing was changed.
+    """
+    row = await tx.one(
+        "UPDATE balances SET available = available + :available, reserved = reserved + :reserved "
+        "WHERE owner_id = :owner_id AND available + :available >= 0 AND reserved + :reserved >= 0 "
+        "RETURNING available, reserved",
+        {"owner_id": owner_id, "available": available, "reserved": reserved},
+    )
+    return None if row is None else Balance(**dict(row))
+
+
+async def append(
+    tx: Transaction,
+    kind: Kind,
+    *,
+    owner_id: str,
+    available: int,
+    reserved: int,
+    task: tuple[str, int, int] | None = None,
+    note: str | None = None,
+    now_us: int,
+) -> None:
+    """
+    Write a change of a balance down.
+
+    Args:
+        task: Job, attempt and index of what it is for; each has at most one entry of a kind.
+    """
+    job_id, attempt, index = task or (None, None, None)
+    await tx.run(
+        "INSERT INTO ledger (owner_id, kind, available, reserved, job_id, attempt, idx, note, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (owner_id, kind.value, available, reserved, job_id, attempt, index, note, now_us),
+    )
+
+
+async def of_task(tx: Transaction, *, job_id: str, attempt: int, index: int) -> dict[Kind, int]:
+    """Tell what was written down for a task: by kind, the change of what is available."""
+    rows = await tx.all(
+        "SELECT kind, available FROM ledger WHERE job_id = ? AND attempt = ? AND idx = ?", (job_id, attempt, index)
+    )
+    return {Kind(row["kind"]): row["available"] for row in rows}
+
+
+async def paid(tx: Transaction, job_id: str) -> set[int]:
+    """Tell for which tasks of a job, by index, something is paid or set aside over all its attempts."""
+    rows = await tx.all(
+        "SELECT idx FROM ledger WHERE job_id = ? GROUP BY idx HAVING SUM(available) < 0", (job_id,)
+    )
+    return {row["idx"] for row in rows}
+
+
+async def costs(tx: Transaction, job_ids: Iterable[str]) -> dict[str, int]:
+    """Tell what jobs cost so far, what is reserved for them included; a job without entries is left out."""
+    names = {f"job{number}": job_id for number, job_id in enumerate(job_ids)}
+    rows = await tx.all(
+        "SELECT job_id, -SUM(available) AS cost FROM ledger "
+        f"WHERE job_id IN ({', '.join(f':{name}' for name in names)}) GROUP BY job_id",
+        names,
+    )
+    return {row["job_id"]: row["cost"] for row in rows}
+
+
+async def page(tx: Transaction, *, owner_id: str, before_id: int | None, most: int) -> list[Entry]:
+    """List a person's entries, newest first."""
+    rows = await tx.all(
+        "SELECT * FROM ledger WHERE owner_id = :owner_id AND id < :before ORDER BY id DESC LIMIT :most",
+        {"owner_id": owner_id, "before": 2**62 if before_id is None else before_id, "most": most},
+    )
+    return [
+        Entry(
+            id=row["id"],
+            kind=Kind(row["kind"]),
+            available=row["available"],
+            reserved=row["reserved"],
+            job_id=row["job_id"],
+            attempt=row["attempt"],
+            index=row["idx"],
+            note=row["note"],
+            created_at=row["created_at"],
+        )
+        for row in rows
+    ]

@@ -1,0 +1,244 @@
+"""
+Accounts over HTTP: register, confirm, sign in and out, passwords, API keys.
+
+To a stranger every address is the same: the answers, the work behind them and their time do not tell whether it
+has an account. Passwords are hashed only after the limits, and links go out by mail alone.
+"""
+
+import logging
+import time
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nanohook import clock, errors, ids
+from nanohook.clock import rfc3339
+from nanohook.database import Transaction
+from nanohook.flow import accounts as flow
+from nanohook.flow.accounts import Registered
+from nanohook.rules import letters
+from nanohook.stores import accounts, ledger
+from nanohook.stores.accounts import Account, Person
+from nanohook.web import guard, wire
+from nanohook.web.answers import json_answer
+from nanohook.web.parts import Call, Parts
+from nanohook.web.rates import network_of
+
+logger = logging.getLogger(__name__)
+
+VERIFY: Final = "verify"
+RESET: Final = "reset"
+_LIVES_S: Final = {VERIFY: 24 * 3600, RESET: 3600}
+_PAGES: Final = {VERIFY: "/verify-email?token=", RESET: "/login?reset="}
+_SENT: Final = {"status": "check_your_email"}
+
+
+async def register(request: Request, parts: Parts) -> Response:
+    """Take a registration; whoever owns the address is written to."""
+    if parts.settings.registration == "closed":
+        raise errors.Forbidden("registration is closed here", code="registration_closed")
+    asked = await _body(request, parts, wire.Register)
+    hashed = await parts.passwords.hash(asked.password)
+    became, account = await parts.database.write(
+        lambda tx: flow.register(tx, email=asked.email, password_hash=hashed, now_us=clock.now_us())
+    )
+    if account is not None:
+        kind = "known" if became is Registered.KNOWN else VERIFY
+        _write_to(parts, account, kind, language=wire.language(request))
+    logger.info("account.registered", extra={"outcome": became.value})
+    return json_answer(_SENT, status=202)
+
+
+async def login(request: Request, parts: Parts) -> Response:
+    """Sign in with a password; the answer is the person, and a cookie."""
+    guard.check_origin(request, parts)
+    asked = await _body(request, parts, wire.Login)
+    found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
+    # Work is done for an address without an account too: the time does not tell.
+    is_right = await parts.passwords.verify(None if found is None else found.password_hash, asked.password)
+    if found is None or found.is_disabled or not is_right:
+        logger.info("login.refused", extra={"peer": _peer(request)})
+        raise errors.Unauthenticated("address and password do not fit", code="bad_credentials")
+    if found.password_hash is not None and parts.passwords.needs_rehash(found.password_hash):
+        stronger = await parts.passwords.hash(asked.password)
+        await parts.database.write(lambda tx: accounts.set_password(tx, found.person.id, stronger))
+    answer = json_answer(await _me(parts, found.person))
+    await guard.sign_in(request, parts, answer, user_id=found.person.id)
+    return answer
+
+
+async def logout(call: Call) -> Response:
+    """End this session."""
+    session_id = call.person.session_id
+    answer = Response(status_code=204)
+    if session_id is not None:
+        await call.parts.database.write(lambda tx: accounts.end_session(tx, session_id))
+        answer.delete_cookie(guard.COOKIE)
+    return answer
+
+
+async def me(call: Call) -> Response:
+    """Tell who is asking, and what they have."""
+    return json_answer(await _me(call.parts, call.person))
+
+
+async def change_password(call: Call) -> Response:
+    """Set a new password by the present one; every other session ends."""
+    asked = await wire.body_of(call.request, wire.ChangePassword)
+    parts, person = call.parts, call.person
+    await parts.rates.sign_in(f"account {person.email}", route=str(call.request.scope["route"].path))
+    found = await parts.database.read(lambda tx: accounts.account_of(tx, person.id))
+    has_one = found is not None and found.password_hash is not None
+    # An account that the command line made has none yet: its key is all there is to show.
+    if (
+        found is not None
+        and has_one
+        and not await parts.passwords.verify(found.password_hash, asked.current_password or "")
+    ):
+        raise errors.Forbidden("the present password is another", code="bad_credentials")
+    hashed = await parts.passwords.hash(asked.new_password)
+    session_id = await parts.database.write(
+        lambda tx: flow.change_password(tx, person, hashed, now_us=clock.now_us())
+    )
+    answer = Response(status_code=204)
+    if session_id is not None:
+        guard.set_cookie(call.request, parts, answer, session_id)
+    return answer
+
+
+async def forgot(request: Request, parts: Parts) -> Response:
+    """Write to the owner of an address, with a link to a new password."""
+    asked = await _body(request, parts, wire.Forgot)
+    found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
+    if found is not None and not found.is_disabled:
+        _write_to(parts, found, RESET, language=wire.language(request))
+    return json_answer(_SENT, status=202)
+
+
+async def reset(request: Request, parts: Parts) -> Response:
+    """Set a new password by a mailed link; every session ends."""
+    asked = await _body(request, parts, wire.Reset)
+    subject = _subject(parts, RESET, asked.token)
+    hashed = await parts.passwords.hash(asked.new_password)
+    await parts.database.write(
+        lambda tx: flow.reset_password(
+            tx,
+            subject,
+            hashed,
+            free_credits=parts.settings.free_credits,
+            now_us=clock.now_us(),
+        )
+    )
+    return Response(status_code=204)
+
+
+async def verify(request: Request, parts: Parts) -> Response:
+    """Confirm an address by the link that was mailed to it."""
+    asked = await _body(request, parts, wire.Verify)
+    subject = _subject(parts, VERIFY, asked.token)
+    await parts.database.write(
+        lambda tx: flow.verify(tx, subject, free_credits=parts.settings.free_credits, now_us=clock.now_us())
+    )
+    return Response(status_code=204)
+
+
+async def resend(call: Call) -> Response:
+    """Write again to a person who has not confirmed the address."""
+    person = call.person
+    await call.parts.rates.sign_in(f"account {person.email}", route=str(call.request.scope["route"].path))
+    found = await call.parts.database.read(lambda tx: accounts.account_of(tx, person.id))
+    if found is not None and not person.is_verified:
+        _write_to(call.parts, found, VERIFY, language=wire.language(call.request))
+    return json_answer(_SENT, status=202)
+
+
+async def keys(call: Call) -> Response:
+    """List this person's API keys; what they are is never told again."""
+    found = await call.parts.database.read(lambda tx: accounts.keys(tx, owner_id=call.person.id))
+    return json_answer({"keys": [_shown(key) for key in found]})
+
+
+async def new_key(call: Call) -> Response:
+    """Make an API key; this answer alone tells it."""
+    asked = await wire.body_of(call.request, wire.NewKey)
+    key = ids.new_key()
+
+    async def add(tx: Transaction) -> accounts.Key:
+        key_id = await flow.add_key(
+            tx, call.person, key, name=asked.name, is_admin=asked.admin, now_us=clock.now_us()
+        )
+        return next(one for one in await accounts.keys(tx, owner_id=call.person.id) if one.id == key_id)
+
+    made = await call.parts.database.write(add)
+    return json_answer({**_shown(made), "key": key}, status=201)
+
+
+async def revoke(call: Call) -> Response:
+    """Make an API key worthless."""
+    key_id = str(call.request.path_params["key_id"])
+    done = await call.parts.database.write(
+        lambda tx: accounts.revoke_key(tx, key_id=key_id, owner_id=call.person.id, now_us=clock.now_us())
+    )
+    if not done:
+        raise errors.NotFound("no such key")
+    return Response(status_code=204)
+
+
+async def _body(request: Request, parts: Parts, model: type[wire.M]) -> wire.M:
+    """Read what a stranger sends; counted against where they are, and against the account they name."""
+    route = str(request.scope["route"].path)
+    await parts.rates.sign_in(f"address {network_of(_peer(request))}", route=route)
+    asked = await wire.body_of(request, model)
+    email = getattr(asked, "email", None)
+    if email is not None:
+        await parts.rates.sign_in(f"account {email}", route=route)
+    return asked
+
+
+def _peer(request: Request) -> str:
+    return "" if request.client is None else request.client.host
+
+
+def _subject(parts: Parts, purpose: str, token: str) -> str:
+    try:
+        return parts.tokens.read_purpose(purpose, token, time.time())
+    except errors.SignatureInvalid:
+        raise errors.Invalid(
+            "this link is none of ours, or too old", code="token_invalid", fields={"token": "ask for a new one"}
+        ) from None
+
+
+def _write_to(parts: Parts, account: Account, kind: str, *, language: str) -> None:
+    """Write to the owner of *account*; its *kind* chooses the words, and the link that goes with them."""
+    link = None
+    if kind in _PAGES:
+        subject = f"{account.person.id} {flow.state_of(account)}"
+        token = parts.tokens.sign_purpose(kind, subject, int(time.time()) + _LIVES_S[kind])
+        # From the public address alone, never from the Host that a stranger sent.
+        link = f"{parts.settings.public_url or ''}{_PAGES[kind]}{token}"
+    subject_line, text = letters.letter(kind, language, link=link or parts.settings.public_url or "/login")
+    parts.mailer.send(to=account.person.email, subject=subject_line, text=text, link=link)
+
+
+async def _me(parts: Parts, person: Person) -> dict[str, object]:
+    balance = await parts.database.read(lambda tx: ledger.balance(tx, person.id))
+    return {
+        "id": person.id,
+        "email": person.email,
+        "is_admin": person.is_admin,
+        "is_verified": person.is_verified,
+        "created_at": rfc3339(person.created_at),
+        "credits": {"available": balance.available, "reserved": balance.reserved},
+    }
+
+
+def _shown(key: accounts.Key) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "is_admin": key.is_admin,
+        "created_at": rfc3339(key.created_at),
+        "last_used_at": None if key.last_used_at is None else rfc3339(key.last_used_at),
+    }

@@ -1,0 +1,116 @@
+"""
+``POST /api/check-generation-status``: the question of those who still poll, word for word as they know it.
+
+It asks NanoBanana at most once in ``AGAIN_AFTER_S`` for each task. Whatever the answer is, it takes the way of
+every callback; what is said here is what the database says after that.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from starlette.responses import Response
+
+from nanohook import clock, errors
+from nanohook.database import Transaction
+from nanohook.flow.terms import SECOND_US
+from nanohook.rules.job import Job, Step, Task
+from nanohook.rules.status import ImageJobStatus
+from nanohook.stores import jobs, pictures, tasks
+from nanohook.web import wire
+from nanohook.web.answers import json_answer
+from nanohook.web.parts import Call, signed_address
+
+logger = logging.getLogger(__name__)
+
+AGAIN_AFTER_S: Final = 5
+_LEASE_S: Final = 30
+_ASK_S: Final = 10.0
+"""How long one who asks waits for NanoBanana; then the database has to do."""
+
+_WORDS: Final = {401: "Unauthorized", 403: "Forbidden", 404: "Image not found", 429: "Rate limit exceeded"}
+
+
+def worded(exc: errors.NanohookError, status: int) -> str:
+    """Name an error as this route's callers know it."""
+    if exc.code == "email_unverified":
+        return "Email verification required"
+    return str(exc) if exc.code in {"no_task_id", "unknown_task"} else _WORDS.get(status, str(exc))
+
+
+async def check(call: Call) -> Response:
+    """Tell whether an image is still in progress, completed or failed."""
+    asked = await wire.body_of(call.request, wire.Check)
+    job, group = await call.parts.database.read(lambda tx: _seen(tx, call, asked))
+    if job.is_open:
+        if not any(task.task_id for task in group):
+            raise errors.Conflict("No task ID found for this image", code="no_task_id")
+        await asyncio.gather(*(_ask(call, task) for task in group if task.step is Step.ASK and task.task_id))
+    return json_answer(await call.parts.database.read(lambda tx: _answer(tx, call, asked.image_id)))
+
+
+async def _seen(tx: Transaction, call: Call, asked: wire.Check) -> tuple[Job, list[Task]]:
+    job = await jobs.load(tx, asked.image_id)
+    if job is None:
+        raise errors.NotFound("no such image")
+    if call.sees not in {None, job.owner_id}:
+        # Elsewhere another's image is unknown; the callers of this route know the difference.
+        raise errors.Forbidden("this image is somebody else's")
+    if asked.task_id is not None and not await tasks.knows(tx, job_id=job.id, task_id=asked.task_id):
+        raise _unknown_task()
+    return job, await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
+
+
+async def _ask(call: Call, task: Task) -> None:
+    """Ask NanoBanana after *task*, unless somebody just did."""
+    ask = call.parts.ask
+    now = clock.now_us()
+    if ask is None:
+        return
+    claimed = await call.parts.database.write(
+        lambda tx: tasks.claim_to_ask(
+            tx,
+            task,
+            asked_before_us=now - AGAIN_AFTER_S * SECOND_US,
+            now_us=now,
+            lease_until_us=now + _LEASE_S * SECOND_US,
+        )
+    )
+    if claimed is None:
+        return
+    try:
+        async with asyncio.timeout(_ASK_S):
+            record = await ask(claimed)
+    except TimeoutError:
+        logger.warning("check.no_answer", extra={"job_id": task.job_id, "waited_s": _ASK_S})
+        await call.parts.database.write(
+            lambda tx: tasks.release(tx, claimed, Step.ASK, due_at=clock.now_us() + SECOND_US)
+        )
+        return
+    if record is not None and not record.found:
+        raise _unknown_task()
+
+
+async def _answer(tx: Transaction, call: Call, image_id: str) -> dict[str, object]:
+    job = await jobs.get(tx, owner_id=call.sees, job_id=image_id)
+    if job is None:
+        raise errors.NotFound("no such image")
+    if job.status is ImageJobStatus.COMPLETED:
+        first = (await pictures.results(tx, job_id=job.id, owner_id=job.owner_id))[0]
+        return {
+            "success": True,
+            "status": "completed",
+            "imageId": job.id,
+            "transformedUrl": signed_address(call.parts.tokens, first.stored.key),
+        }
+    if job.status is ImageJobStatus.FAILED:
+        return {"success": False, "status": "failed", "message": "Generation failed"}
+    if job.status is ImageJobStatus.CANCELED:
+        return {"success": False, "status": "failed", "message": "Generation canceled"}
+    if not job.is_open:
+        raise errors.Conflict("No task ID found for this image", code="no_task_id")
+    return {"success": True, "status": "processing", "message": "Image generation still in progress"}
+
+
+def _unknown_task() -> errors.NotFound:
+    return errors.NotFound("Failed to check task status: 404", code="unknown_task")

@@ -1,0 +1,146 @@
+"""Projects: what groups a person's images, with a name and perhaps a cover."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nanohook import clock, errors
+from nanohook.clock import rfc3339
+from nanohook.database import Transaction, Unit
+from nanohook.flow import projects as flow
+from nanohook.rules import views
+from nanohook.rules.job import Stored
+from nanohook.stores import counts, projects
+from nanohook.stores.projects import Project
+from nanohook.values import replace
+from nanohook.web import query, uploads, wire
+from nanohook.web.answers import json_answer
+from nanohook.web.parts import Call, Parts, signed_address
+
+
+async def listing(call: Call) -> Response:
+    """List this person's projects, newest first, each with its number of jobs by status."""
+    asked = call.request.query_params
+    most = query.limit(asked)
+
+    async def read(tx: Transaction) -> dict[str, object]:
+        page = await projects.page(tx, owner_id=call.person.id, before_id=asked.get("cursor"), most=most + 1)
+        return {
+            "projects": await _shown(tx, call, page[:most]),
+            "next_cursor": page[most - 1].id if len(page) > most else None,
+        }
+
+    return json_answer(await call.parts.database.read(read))
+
+
+async def create(call: Call) -> Response:
+    """Make a project; 201 with it."""
+    body, cover = await _asked(call, wire.NewProject)
+    made = await _keep(
+        call,
+        cover,
+        lambda tx: flow.create(
+            tx,
+            owner_id=call.person.id,
+            name=body.name,
+            description=body.description,
+            cover=cover,
+            now_us=clock.now_us(),
+        ),
+    )
+    return json_answer(await _one(call, made.id), status=201)
+
+
+async def one(call: Call) -> Response:
+    """Show a project."""
+    return json_answer(await _one(call, _id(call.request)))
+
+
+async def change(call: Call) -> Response:
+    """Change what is named of a project."""
+    project_id = _id(call.request)
+    # Looked at first: a picture for nobody's project need not be stored.
+    await _one(call, project_id)
+    body, cover = await _asked(call, wire.ProjectChange)
+    former: Stored | None = None
+
+    async def write(tx: Transaction) -> Project:
+        nonlocal former
+        project = await flow.get(tx, owner_id=call.person.id, project_id=project_id)
+        former = project.cover if cover is not None or body.drops_cover else None
+        changed = replace(
+            project,
+            **body.named(),
+            cover=cover if cover is not None or body.drops_cover else project.cover,
+            updated_at=clock.now_us(),
+        )
+        await projects.update(tx, changed)
+        return changed
+
+    await _keep(call, cover, write)
+    await uploads.remove(call.parts, former)
+    return json_answer(await _one(call, project_id))
+
+
+async def remove(call: Call) -> Response:
+    """Delete a project and its jobs."""
+    project_id = _id(call.request)
+    found = await call.parts.database.read(lambda tx: flow.get(tx, owner_id=call.person.id, project_id=project_id))
+    is_gone = False
+    while not is_gone:
+        is_gone = await call.parts.database.write(
+            lambda tx: flow.delete(tx, owner_id=call.person.id, project_id=project_id, now_us=clock.now_us())
+        )
+    await uploads.remove(call.parts, found.cover)
+    return Response(status_code=204)
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["project_id"])
+
+
+async def _asked(call: Call, model: type[wire.M]) -> tuple[wire.M, Stored | None]:
+    """Read a body of JSON, or one of multipart with a cover; its other fields are checked before that is kept."""
+    if not uploads.is_form(call.request):
+        return await wire.body_of(call.request, model), None
+    async with uploads.place(call):
+        form = await uploads.read(call.request, name="cover", most_bytes=call.parts.settings.max_upload_bytes)
+        body = wire.model_of(form.fields, model)
+        cover = None if form.file is None else await uploads.store(call.parts, form.file, folder="covers")
+    return body, cover
+
+
+async def _keep(call: Call, cover: Stored | None, write: Unit[Project]) -> Project:
+    """Write what names *cover*; its files go again if that is refused."""
+    try:
+        return await call.parts.database.write(write)
+    except errors.NanohookError:
+        await uploads.remove(call.parts, cover)
+        raise
+
+
+async def _one(call: Call, project_id: str) -> dict[str, object]:
+    async def read(tx: Transaction) -> dict[str, object]:
+        project = await flow.get(tx, owner_id=call.person.id, project_id=project_id)
+        return (await _shown(tx, call, [project]))[0]
+
+    return await call.parts.database.read(read)
+
+
+async def _shown(tx: Transaction, call: Call, page: list[Project]) -> list[dict[str, object]]:
+    numbers = await counts.of_projects(tx, [project.id for project in page], owner_id=call.person.id)
+    return [
+        {
+            "project_id": project.id,
+            "name": project.name,
+            "description": project.description,
+            "cover": None if project.cover is None else _cover(call.parts, project.cover),
+            "counts": numbers[project.id],
+            "created_at": rfc3339(project.created_at),
+            "updated_at": rfc3339(project.updated_at),
+        }
+        for project in page
+    ]
+
+
+def _cover(parts: Parts, cover: Stored) -> dict[str, object]:
+    return views.stored(cover, lambda key: signed_address(parts.tokens, key))

@@ -1,0 +1,69 @@
+"""What comes in the query of an address: bounded, and refused by name."""
+
+from typing import Final
+
+from starlette.datastructures import QueryParams
+
+from nanohook import errors
+from nanohook.rules.status import ImageJobStatus
+
+DEFAULT_LIMIT: Final = 50
+MOST_LIMIT: Final = 200
+MOST_DIGITS: Final = 18
+"""Of a number in an address: it fits into 64 bits."""
+
+
+def limit(query: QueryParams) -> int:
+    """
+    Read how many a page shall have.
+
+    Raises:
+        Invalid: Not 1 to ``MOST_LIMIT``.
+    """
+    text = query.get("limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MOST_LIMIT):  # noqa: PLR2004
+        raise errors.Invalid("limit cannot be used", fields={"limit": f"must be 1 to {MOST_LIMIT}"})
+    return int(text)
+
+
+def number(query: QueryParams, name: str) -> int | None:
+    """
+    Read a whole number, such as the cursor of a list whose ids are numbers.
+
+    Raises:
+        Invalid: It is none.
+    """
+    text = query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+        raise errors.Invalid(f"{name} cannot be used", fields={name: "must be a whole number"})
+    return int(text)
+
+
+def statuses(query: QueryParams) -> tuple[ImageJobStatus, ...]:
+    """
+    Read the statuses that are wanted, each once.
+
+    Raises:
+        Invalid: One of them is none.
+    """
+    texts = query.getlist("status")
+    if not set(texts) <= set(ImageJobStatus):
+        raise errors.Invalid("status cannot be used", fields={"status": f"one of {', '.join(ImageJobStatus)}"})
+    return tuple(ImageJobStatus(text) for text in dict.fromkeys(texts))
+
+
+def wants_all(query: QueryParams) -> bool:
+    """
+    Tell whether everybody's things are asked for.
+
+    Raises:
+        Invalid: ``scope`` is something else than ``all``.
+    """
+    scope = query.get("scope")
+    if scope not in {None, "all", "mine"}:
+        raise errors.Invalid("scope cannot be used", fields={"scope": "must be all or mine"})
+    return scope == "all"

@@ -1,0 +1,144 @@
+"""
+How often a person may ask: sliding windows, one budget for each kind of request.
+
+If the limiter cannot be reached, requests pass: a limit is a courtesy to everybody else, and no reason to turn
+people away. One warning says so, and one line when it is back.
+
+Source: RateLimit header fields for HTTP, draft-ietf-httpapi-ratelimit-headers-10.
+"""
+
+import collections
+import enum
+import ipaddress
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import limits
+from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import MutableHeaders
+
+from nanohook import errors
+
+logger = logging.getLogger(__name__)
+
+_READ: Final = "600/minute"
+_SIGN_IN: Final = "10/minute"
+_V6_PREFIX: Final = 64
+"""One customer's share of IPv6: whoever has it has all of its addresses."""
+
+
+class Rate(enum.Enum):
+    """Kinds of requests that share a budget; the value is its name in headers."""
+
+    STATUS = "status"
+    """Status, result and check."""
+    WRITE = "write"
+    READ = "read"
+    SIGN_IN = "sign-in"
+    """Whatever a stranger could try passwords or addresses with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How much of a budget is left after a request."""
+
+    rate: Rate
+    quota: int
+    window_s: int
+    left: int
+    reset_s: int
+    """When there is more, seconds."""
+    is_over: bool
+
+    def check(self) -> None:
+        """
+        Refuse the request if the budget is spent.
+
+        Raises:
+            TooMany: With the time to come back.
+        """
+        if self.is_over:
+            raise errors.TooMany(
+                f"at most {self.quota} of these in {self.window_s} seconds",
+                code="rate_limited",
+                retry_after_s=self.reset_s,
+            )
+
+    def mark(self, headers: MutableHeaders) -> None:
+        """Tell the client how it stands."""
+        headers["RateLimit-Policy"] = f'"{self.rate.value}";q={self.quota};w={self.window_s}'
+        headers["RateLimit"] = f'"{self.rate.value}";r={self.left};t={self.reset_s}'
+
+
+class Rates:
+    """
+    Counts requests against their budgets, and by route.
+
+    Args:
+        status: Budget of ``Rate.STATUS``, such as ``60/minute``.
+        write: Budget of ``Rate.WRITE``.
+        storage: Where the windows are kept; this process's memory without one.
+    """
+
+    def __init__(self, *, status: str, write: str, storage: Storage | None = None) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(storage or MemoryStorage())
+        self._budgets: Final = {
+            Rate.STATUS: limits.parse(status),
+            Rate.WRITE: limits.parse(write),
+            Rate.READ: limits.parse(_READ),
+            Rate.SIGN_IN: limits.parse(_SIGN_IN),
+        }
+        self._is_away = False
+        self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        """By route and ``passed`` or ``limited``."""
+
+    async def hit(self, rate: Rate, whose: str, *, route: str) -> Standing | None:
+        """Count a request of *whose*; ``None``: the limiter is away, and it passes."""
+        budget = self._budgets[rate]
+        try:
+            passed = await self._limiter.hit(budget, rate.value, whose)
+            window = await self._limiter.get_window_stats(budget, rate.value, whose)
+        except Exception as exc:  # noqa: BLE001 - whatever its storage raises: a request shall not fail for it
+            if not self._is_away:
+                self._is_away = True
+                logger.warning("rates.away", extra={"reason": type(exc).__name__, "effect": "requests pass"})
+            return None
+        if self._is_away:
+            self._is_away = False
+            logger.warning("rates.back")
+        self.counts[route, "passed" if passed else "limited"] += 1
+        return Standing(
+            rate=rate,
+            quota=budget.amount,
+            window_s=budget.get_expiry(),
+            left=window.remaining,
+            reset_s=max(1, math.ceil(window.reset_time - time.time())),
+            is_over=not passed,
+        )
+
+    async def sign_in(self, whose: str, *, route: str) -> None:
+        """
+        Count what somebody tries who is not signed in, against an address of the net or of mail.
+
+        Raises:
+            TooMany: Too often.
+        """
+        standing = await self.hit(Rate.SIGN_IN, whose, route=route)
+        if standing is not None:
+            standing.check()
+
+
+def network_of(host: str) -> str:
+    """Name whom an address of the net belongs to: itself, or for IPv6 the share of one customer."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    mapped = address.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((address, _V6_PREFIX), strict=False))

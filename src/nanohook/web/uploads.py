@@ -1,0 +1,131 @@
+"""Pictures on their way in: read within bounds, measured, made upright, stripped of metadata, stored."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from nanohook import errors, ids
+from nanohook.rules import imaging
+from nanohook.rules.job import Stored
+from nanohook.web import wire
+from nanohook.web.parts import Call, Parts
+
+_MOST_FIELDS: Final = 8
+_MOST_PART_BYTES: Final = 16 * 1024
+
+
+class Form(NamedTuple):
+    """What a multipart body held."""
+
+    file: bytes | None
+    fields: dict[str, str]
+
+
+def is_form(request: Request) -> bool:
+    """Tell whether the body is multipart."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+@contextlib.asynccontextmanager
+async def place(call: Call) -> AsyncIterator[None]:
+    """
+    Hold one of the places that uploads have, and see to it that there is room on the disk.
+
+    Raises:
+        TooMany: This person has too many under way.
+        Unavailable: The process has.
+        DiskFull: Less is free than the reserve.
+    """
+    check_disk(call.parts)
+    with call.parts.uploads.take(call.person.id):
+        yield
+
+
+async def read(request: Request, *, name: str, most_bytes: int) -> Form:
+    """
+    Read a multipart body with at most one file, under *name*.
+
+    Raises:
+        Rejected: It cannot be read.
+        TooLarge: The file is.
+    """
+    try:
+        async with request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_PART_BYTES) as form:
+            file = form.get(name)
+            body = await file.read(most_bytes + 1) if isinstance(file, UploadFile) else None
+            fields = _texts(form)
+    except (HTTPException, UnicodeError):
+        # The parser's own refusals, and what a form may name as its character set.
+        raise errors.Rejected("the multipart body cannot be read", code="bad_multipart") from None
+    if body is not None and len(body) > most_bytes:
+        raise errors.TooLarge(f"a picture has at most {most_bytes} bytes")
+    return Form(body, fields)
+
+
+async def store(parts: Parts, body: bytes, *, folder: str) -> Stored:
+    """
+    Store a picture that came in.
+
+    Raises:
+        ImageRejected: It is none, or too large to be decoded.
+        UnknownMediaType: It is one of a kind that is not taken.
+        StorageFailed: The disk refused.
+    """
+    most = parts.settings.max_pixels
+    # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
+    probe = await asyncio.to_thread(imaging.probe, body, most_pixels=most)
+    made = await parts.decoder.run(probe.pixels, imaging.normalise, body, most_pixels=most)
+    name = f"{folder}/{ids.new_id()}"
+    stored = Stored(
+        key=f"{name}.{made.picture.extension}",
+        thumbnail_key=f"{name}-small.{made.thumbnail.extension}",
+        content_type=made.picture.content_type,
+        width_px=made.picture.width_px,
+        height_px=made.picture.height_px,
+        size_bytes=len(made.picture.body),
+    )
+    await parts.storage.put(stored.key, made.picture.body)
+    await parts.storage.put(stored.thumbnail_key, made.thumbnail.body)
+    return stored
+
+
+async def remove(parts: Parts, stored: Stored | None) -> None:
+    """Remove the files of a picture that nothing names any more."""
+    if stored is not None:
+        await parts.storage.delete(stored.key)
+        await parts.storage.delete(stored.thumbnail_key)
+
+
+def project_id(fields: dict[str, str]) -> str | None:
+    """
+    Read the project that an upload is for.
+
+    Raises:
+        Invalid: It is no id.
+    """
+    given = fields.get("project_id")
+    if not given:
+        return None
+    if len(given) > wire.MOST_ID_CHARS or not given.isascii():
+        raise errors.Invalid("project_id cannot be used", fields={"project_id": "is not an id"})
+    return given
+
+
+def check_disk(parts: Parts) -> None:
+    """
+    Keep the reserve free for jobs that already run.
+
+    Raises:
+        DiskFull: Less is free.
+    """
+    if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes:
+        raise errors.DiskFull("the disk is nearly full, nothing new is taken", retry_after_s=60)
+
+
+def _texts(form: FormData) -> dict[str, str]:
+    return {name: value for name, value in form.items() if isinstance(value, str)}
