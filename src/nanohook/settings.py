@@ -236,9 +236,18 @@ def fixed(**values: Any) -> Settings:
 
 def unknown_names(env_file: pathlib.Path | None = pathlib.Path(".env")) -> list[str]:
     """List the ``NANOHOOK_*`` names that are set and that no setting has: a typing error, most likely."""
-    names = {*os.environ, *(dotenv_values(env_file) if env_file and env_file.is_file() else ())}
+    names = _names_set(env_file)
     known = {f"NANOHOOK_{field}".upper() for field in Settings.model_fields}
     return sorted(name for name in names if name.startswith("NANOHOOK_") and name not in known)
+
+
+def former_names(env_file: pathlib.Path | None = pathlib.Path(".env")) -> list[str]:
+    """List the names that are set and that ``NANOHOOK_REDIS_URL`` has taken the place of."""
+    return sorted(name for name in _names_set(env_file) if name.startswith("UPSTASH_REDIS_REST_"))
+
+
+def _names_set(env_file: pathlib.Path | None) -> set[str]:
+    return {*os.environ, *(dotenv_values(env_file) if env_file and env_file.is_file() else ())}
 
 
 def _name(location: Sequence[int | str]) -> str:

@@ -58,6 +58,20 @@ def test_all_problems_come_together_by_name_and_without_values(monkeypatch):
         ("NANOHOOK_RECONCILE_AFTER_S", "off"),
         ("NANOHOOK_PUBLIC_URL", "http://canary-31337.example.org"),
         ("NANOHOOK_NANOBANANA_URL", "http://canary-31337.example.org"),
+        ("NANOHOOK_REGISTRATION", "canary-31337"),
+        ("NANOHOOK_FREE_CREDITS", "-31337"),
+        ("NANOHOOK_FREE_CREDITS", "1000000000"),
+        ("NANOHOOK_PRICES", "canary-31337"),
+        ("NANOHOOK_PRICES", '{"canary-31337": 4}'),
+        ("NANOHOOK_PRICES", '{"nano-banana": "canary-31337"}'),
+        ("NANOHOOK_SMTP_URL", "http://canary-31337"),
+        ("NANOHOOK_SMTP_URL", "smtps://canary-31337@mail.example.org"),
+        ("NANOHOOK_MAIL_FROM", "canary-31337"),
+        ("NANOHOOK_RATE_STATUS", "canary-31337"),
+        ("NANOHOOK_RATE_WRITE", "canary-31337"),
+        ("NANOHOOK_TRUSTED_PROXIES", "canary-31337"),
+        ("NANOHOOK_ALLOWED_ORIGINS", "https://canary-31337/"),
+        ("NANOHOOK_ALLOWED_ORIGINS", "*"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(monkeypatch, name, value):
@@ -74,6 +88,32 @@ def test_a_file_is_read_and_the_environment_wins_over_it(tmp_path, monkeypatch):
     assert found.open_tasks == 9
     assert found.nanobanana_api_key.get_secret_value() == "from-file"
     assert settings.unknown_names(file) == ["NANOHOOK_PUBLIC_ULR"]
+
+
+def test_the_former_names_of_redis_are_found_so_that_one_warning_can_name_the_new_one(tmp_path, monkeypatch):
+    file = tmp_path / ".env"
+    file.write_text("UPSTASH_REDIS_REST_URL=x\n")
+    monkeypatch.setenv("UPSTASH_REDIS_REST_TOKEN", "y")
+    assert settings.former_names(file) == ["UPSTASH_REDIS_REST_TOKEN", "UPSTASH_REDIS_REST_URL"]
+    assert settings.unknown_names(file) == []
+
+
+def test_what_people_and_money_need_is_read(monkeypatch):
+    for name, value in {
+        "NANOHOOK_PRICES": '{"nano-banana": 5, "nano-banana-pro": {"4K": 30}}',
+        "NANOHOOK_SMTP_URL": "smtps://user:pass@mail.example.org",
+        "NANOHOOK_MAIL_FROM": "nanohook <a@example.org>",
+        "NANOHOOK_PUBLIC_URL": "https://hook.example.org/",
+        "NANOHOOK_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8",
+        "NANOHOOK_ALLOWED_ORIGINS": "https://app.example.org,http://localhost:3000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = settings.load(env_file=None)
+    assert (found.prices.of("nano-banana", None), found.prices.of("nano-banana-pro", "4K")) == (5, 30)
+    assert (found.prices.of("nano-banana-pro", None), found.prices.of("nano-banana-2", "2K")) == (18, 12)
+    assert found.trusted_proxies == ("127.0.0.1", "10.0.0.0/8")
+    assert found.allowed_origins == ("https://app.example.org", "http://localhost:3000")
+    assert (found.registration, found.free_credits, found.rate_status) == ("closed", 0, "60/minute")
 
 
 def test_fixed_ignores_the_surroundings(monkeypatch):

@@ -28,6 +28,8 @@ def configured(**given: Any) -> Settings:
     logs.configure(level=chosen.log_level, form=chosen.log_format)
     if chosen.reconcile_every_s < LEAST_EVERY_S:
         logger.warning("settings.asks_often", extra={"setting": "NANOHOOK_RECONCILE_EVERY_S", "risk": "HTTP 429"})
+    if former := settings.former_names():
+        logger.warning("settings.not_used", extra={"settings": former, "use": "NANOHOOK_REDIS_URL"})
     for name in settings.unknown_names():
         logger.warning("settings.unknown", extra={"setting": name})
     return chosen

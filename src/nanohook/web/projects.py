@@ -134,7 +134,7 @@ async def _shown(tx: Transaction, call: Call, page: list[Project]) -> list[dict[
             "name": project.name,
             "description": project.description,
             "cover": None if project.cover is None else _cover(call.parts, project.cover),
-            "counts": numbers[project.id],
+            "counts": {status.value: number for status, number in numbers[project.id].items()},
             "created_at": rfc3339(project.created_at),
             "updated_at": rfc3339(project.updated_at),
         }
