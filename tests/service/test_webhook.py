@@ -433,7 +433,7 @@ async def test_a_body_that_does_not_end_is_refused_after_five_seconds(service):
     async with asyncio.timeout(10):
         answer = await reader.read()
     writer.close()
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"too_slow"' in answer
     assert 4.5 < time.monotonic() - begun < 8
 

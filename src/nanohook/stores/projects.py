@@ -1,13 +1,13 @@
 """Projects in SQL."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from nanohook.database import Row, Transaction
 from nanohook.rules.job import Stored
+from nanohook.values import frozen
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Project:
     """What groups a person's jobs. Times are µs."""
 

@@ -145,7 +145,7 @@ async def _read(scope: Scope, receive_: Receive, seen: bytearray) -> bytes:
             while _take_in(await receive_(), seen):
                 pass
     except TimeoutError:
-        raise errors.Rejected("the body took too long", code="too_slow") from None
+        raise errors.TooSlow("the body took too long") from None
     return bytes(seen)
 
 
