@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import orjson
 import pytest
@@ -69,6 +70,25 @@ async def test_the_api_as_the_readme_shows_it(dev, tmp_path):
         "transformedUrl": orjson.loads(result)["images"][0]["url"],
     }
     assert [(image["width"], image["height"]) for image in orjson.loads(result)["images"]] == [(1024, 576)]
+
+
+async def test_the_python_client_as_the_readme_shows_it(dev, tmp_path, monkeypatch, capsys):
+    needs.program("curl")
+    code = README.split("```python\n")[1].split("\n```")[0].replace("localhost:8000", f"127.0.0.1:{dev}")
+    key = shell(
+        "NANOHOOK_DATA_DIR=var/dev .venv/bin/nanohook user create ada@example.org --verified --credits 100",
+        tmp_path,
+        port=dev,
+    ).split()[-1]
+    shutil.copy(PICTURE, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    await names["winter"](key)
+    assert (tmp_path / "winter.jpg").stat().st_size > 1_000
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1].startswith("COMPLETED 100 ")
+    assert told[-1].count("/media/results/") == 2
 
 
 async def test_the_old_question_without_a_key_is_refused(dev, tmp_path):

@@ -8,24 +8,25 @@
  *     const stream = nanohook.follow(job_id, {
  *       status: (event) => console.log(event.stage, event.progress, event.images),
  *     });
- *     // … and `stream.close()` when nobody looks any more.
+ *     // … `stream.busy` while it runs, and `stream.close()` when nobody looks any more.
  *
- * For pages of the service's own origin: the session cookie says who asks. Every verb but `follow` rejects with a
- * `Problem`; nothing here knows the page, and nothing here gives up on a job because it takes long.
+ * For pages of the service's own origin: the session cookie says who asks. A page of another origin has the same verbs
+ * from `connect({ base, key })`. Every verb but `follow` rejects with a `Problem`; nothing here knows the page, and
+ * nothing here gives up on a job because it takes long.
  */
 
 export const FINAL = new Set(["COMPLETED", "FAILED", "CANCELED"]);
+const DENIALS = new Set([401, 403]);
 
 const REQUEST_MS = 30_000;
 const UPLOAD_MS = 120_000;
 const FIRST_PAUSE_MS = 1_000;
 const MOST_PAUSE_MS = 30_000;
-
-/** How far the server's clock is ahead of ours, in ms: known after the first answer. */
-let aheadMs = 0;
-
-/** The server's time in ms since the epoch, to measure its events against. */
-export const now = () => Date.now() + aheadMs;
+const MOST_TRIES = 4;
+const FIRST_JITTER_MS = 500;
+/** Somebody looks on: a server that asks for more than this is told of, not waited for. */
+const MOST_RETRY_AFTER_S = 10;
+const MOST_JOBS = 100;
 
 /** An answer that is no success. `status` is 0 and `code` is `network` where no answer came at all. */
 export class Problem extends Error {
@@ -37,23 +38,71 @@ export class Problem extends Error {
 }
 
 /**
- * Upload a picture; resolves to its job, for which nothing is asked yet.
+ * The verbs, for a service at `base` (`https://host`; empty: the page's own origin) and an API key.
  *
- * `progress` hears the share that has left, 0 to 1. XMLHttpRequest, since `fetch` cannot tell that.
+ * An event source cannot send the key: `follow` gets tokens by it, or from `streamToken` where a page holds no key,
+ * `async (jobId | null) => ({ token, expires_at })`.
+ *
+ * All but an upload is sent again when no answer came, and everything at 429 and 503, when nothing was kept: after the
+ * server's `Retry-After` and a jittered pause.
  */
-export function create(file, { progress, signal } = {}) {
+export function connect({ base = "", key = null, streamToken = null } = {}) {
+  const host = { base: base.replace(/\/+$/, ""), key, aheadMs: 0 };
+  const ownToken = (jobId) => ask(host, "POST", "/api/events/token", jobId ? { job_id: jobId } : {});
+  host.token = streamToken ?? (key && ownToken);
+  const order = (path, wish, idempotencyKey) =>
+    patiently(() => ask(host, "POST", path, wish, { "Idempotency-Key": idempotencyKey }));
+  const get = (path) => patiently(() => ask(host, "GET", path));
+  return {
+    /** The server's time in ms since the epoch, known after its first answer: to measure its events against. */
+    now: () => Date.now() + host.aheadMs,
+
+    /** Upload a picture; resolves to its job, for which nothing is asked yet. `progress` hears the share, 0 to 1. */
+    create: (file, { projectId, progress, signal } = {}) =>
+      patiently(() => upload(host, file, { projectId, progress, signal }), { isRepeatable: false, signal }),
+
+    /** Ask for a change: `{ imageId, prompt, model?, … }` as `POST /api/generate-image` takes it; paid once. */
+    generate: (wish, { idempotencyKey = newKey() } = {}) => order("/api/generate-image", wish, idempotencyKey),
+
+    /** The whole job: original, pictures, prompt, error. */
+    job: (jobId) => get(address(jobId)),
+
+    /** How far it is; `follow` tells it without being asked again. */
+    status: (jobId) => get(address(jobId, "/status")),
+
+    /** A completed job's pictures, with fresh addresses. */
+    result: (jobId) => get(address(jobId, "/result")),
+
+    cancel: (jobId) => patiently(() => ask(host, "POST", address(jobId, "/cancel"))),
+
+    /** The next attempt of a job that failed. `buyAgain`: accept to pay for a task that may be paid already. */
+    retry: (jobId, { buyAgain = false, idempotencyKey = newKey() } = {}) =>
+      order(address(jobId, "/retry"), buyAgain ? { buy_again: true } : {}, idempotencyKey),
+
+    follow: (jobs, handlers) => listen(host, jobs, handlers),
+
+    /** Any other route of the service; `body` is sent as JSON, or as the `FormData` that it is. */
+    request: (method, path, body) =>
+      patiently(() => ask(host, method, path, body), { isRepeatable: method !== "POST" }),
+  };
+}
+
+export const { now, create, generate, job, status, result, cancel, retry, follow, request } = connect();
+
+/** XMLHttpRequest, since `fetch` cannot tell how much has left. */
+function upload(host, file, { projectId, progress, signal }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const fail = (cause) => reject(noAnswer(cause));
-    request.open("POST", "/api/images");
-    request.setRequestHeader("Accept-Language", language());
+    request.open("POST", `${host.base}/api/images`);
+    for (const [name, value] of Object.entries(introduced(host))) request.setRequestHeader(name, value);
     request.responseType = "text";
     request.timeout = UPLOAD_MS;
     request.upload.onprogress = (event) => event.lengthComputable && progress?.(event.loaded / event.total);
     request.onload = () => {
       const header = (name) => request.getResponseHeader(name);
       try {
-        resolve(answered(request.status, header, request.response));
+        resolve(answered(host, request.status, header, request.response));
       } catch (problem) {
         reject(problem);
       }
@@ -63,36 +112,28 @@ export function create(file, { progress, signal } = {}) {
     signal?.addEventListener("abort", () => request.abort(), { once: true });
     const body = new FormData();
     body.append("file", file, file.name || "picture");
+    if (projectId) body.append("project_id", projectId);
     request.send(body);
   });
 }
 
-/** Ask for a change: `{ imageId, prompt, model?, … }` as `POST /api/generate-image` takes it. */
-export const generate = (wish) => ask("POST", "/api/generate-image", wish);
-
-/** The whole job: original, pictures, prompt, error. */
-export const job = (jobId) => ask("GET", address(jobId));
-
-/** A completed job's pictures, with fresh addresses. */
-export const result = (jobId) => ask("GET", address(jobId, "/result"));
-
-export const cancel = (jobId) => ask("POST", address(jobId, "/cancel"));
-
-/** The next attempt of a job that failed. `buyAgain`: accept to pay for a task that may be paid already. */
-export const retry = (jobId, { buyAgain = false } = {}) =>
-  ask("POST", address(jobId, "/retry"), buyAgain ? { buy_again: true } : {});
-
 /**
- * Hear what happens to a job until its end.
+ * Hear what happens to a job, or to up to 100 of them, until their end.
  *
- * Handlers, all optional: `status(event)`, the present state first; `deleted()`; `reset()`: forget what is shown, the
- * present state follows; `denied(problem)`: signed out; `link(state)`: `live`, `reconnecting` or `offline`.
+ * Handlers, all optional: `status(event)`, the present state first; `deleted(jobId)`; `reset()`: forget what is shown,
+ * the present state follows; `denied(problem)`: signed out; `link(state)`: `live`, `reconnecting` or `offline`.
  * A break of any length only delays: the cursor brings what was missed, once each and in order.
+ *
+ * What comes back has `pending`, how many of the jobs have not ended; `busy`, whether any; and `close()`.
  */
-export function follow(jobId, handlers = {}) {
+function listen(host, followed, handlers = {}) {
+  let ids = [...new Set([followed].flat())];
+  if (ids.length > MOST_JOBS) throw new RangeError(`a stream takes ${MOST_JOBS} jobs at most`);
+  const running = new Set(ids);
   let source = null;
+  let token = null;
   let cursor = "";
-  let newest = null;
+  let opened = 0;
   let pauses = 0;
   let timer = 0;
   let isClosed = false;
@@ -104,17 +145,36 @@ export function follow(jobId, handlers = {}) {
 
   const close = () => {
     isClosed = true;
+    running.clear();
     clearTimeout(timer);
     source?.close();
     removeEventListener("online", onOnline);
     removeEventListener("offline", onOffline);
   };
 
-  const open = () => {
+  const drop = (gone) => {
+    ids = ids.filter((id) => !gone.includes(id));
+    for (const id of gone) running.delete(id);
+  };
+
+  const open = async () => {
+    const mine = ++opened;
     clearTimeout(timer);
     source?.close();
-    const after = cursor && `?last_event_id=${encodeURIComponent(cursor)}`;
-    source = new EventSource(address(jobId, "/events") + after);
+    const isOne = ids.length === 1;
+    const query = new URLSearchParams(isOne ? [] : ids.map((id) => ["job", id]));
+    if (cursor) query.set("last_event_id", cursor);
+    if (host.token) {
+      try {
+        if (!(Date.parse(token?.expires_at) > Date.now() + host.aheadMs)) token = await host.token(isOne ? ids[0] : null);
+      } catch (problem) {
+        if (mine === opened && !isClosed) refused(problem);
+        return;
+      }
+      if (mine !== opened || isClosed) return;
+      query.set("token", token.token);
+    }
+    source = new EventSource(`${host.base}${isOne ? address(ids[0], "/events") : "/api/events"}?${query}`);
     source.onopen = () => {
       pauses = 0;
       link("live");
@@ -122,22 +182,29 @@ export function follow(jobId, handlers = {}) {
     source.onerror = onError;
     source.addEventListener("status", (event) => {
       cursor = event.lastEventId || cursor;
-      newest = JSON.parse(event.data);
-      handlers.status?.(newest);
+      const told = parsed(host, event.data);
+      if (FINAL.has(told.status)) running.delete(told.job_id);
+      else running.add(told.job_id);
+      handlers.status?.(told);
     });
     source.addEventListener("reset", () => {
       cursor = "";
       handlers.reset?.();
     });
-    source.addEventListener("deleted", () => {
-      close();
-      handlers.deleted?.();
+    source.addEventListener("deleted", (event) => {
+      cursor = event.lastEventId || cursor;
+      const gone = parsed(host, event.data).job_id;
+      drop([gone]);
+      // The address still names it, and would be refused from now on.
+      if (ids.length) open();
+      else close();
+      handlers.deleted?.(gone);
     });
   };
 
   const onError = () => {
     if (isClosed) return;
-    const isOver = newest && FINAL.has(newest.status);
+    const isOver = running.size === 0;
     if (source.readyState === EventSource.CLOSED) {
       // 204 after the last event is the server's "that was all"; any other refusal needs a closer look.
       if (isOver) close();
@@ -151,28 +218,33 @@ export function follow(jobId, handlers = {}) {
   /** EventSource hides why it was refused, and stops for good: ask in a way that tells. */
   const look = async () => {
     link(navigator.onLine ? "reconnecting" : "offline");
-    try {
-      const found = await job(jobId);
-      if (isClosed) return;
-      if (FINAL.has(found.status)) {
-        close();
-        handlers.status?.({ ...found, at: found.updated_at });
-        return;
-      }
-    } catch (problem) {
-      if (isClosed) return;
-      if (problem.status === 404) {
-        close();
-        handlers.deleted?.();
-        return;
-      }
-      if (problem.status === 401 || problem.status === 403) {
-        close();
-        handlers.denied?.(problem);
-        return;
-      }
-    }
-    // Doubling pauses with full jitter: after a restart not everybody comes back in the same moment.
+    token = null;
+    // Without a key nobody can be asked: the next token, or its denial, tells.
+    if (host.token && !host.key) return again();
+    const found = await Promise.allSettled(ids.map((id) => ask(host, "GET", address(id))));
+    if (isClosed) return;
+    const denial = found.find(({ reason }) => DENIALS.has(reason?.status));
+    if (denial) return refused(denial.reason);
+    const gone = ids.filter((_, place) => found[place].reason?.status === 404);
+    // Those whose end was told already are told no more.
+    const jobs = found.map(({ value }) => value).filter((each) => running.has(each?.job_id));
+    const ended = jobs.filter((each) => FINAL.has(each.status));
+    drop(gone);
+    for (const each of ended) running.delete(each.job_id);
+    if (running.size === 0) close();
+    else again();
+    for (const id of gone) handlers.deleted?.(id);
+    for (const each of ended) handlers.status?.({ ...each, at: each.updated_at });
+  };
+
+  const refused = (problem) => {
+    if (!DENIALS.has(problem.status)) return host.key ? look() : again();
+    close();
+    handlers.denied?.(problem);
+  };
+
+  /** Doubling pauses with full jitter: after a restart not everybody comes back in the same moment. */
+  const again = () => {
     const most = Math.min(MOST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** pauses++);
     timer = setTimeout(open, FIRST_PAUSE_MS + Math.random() * most);
   };
@@ -186,40 +258,80 @@ export function follow(jobId, handlers = {}) {
 
   addEventListener("online", onOnline);
   addEventListener("offline", onOffline);
-  open();
-  return { close };
+  if (ids.length) open();
+  else close();
+  return {
+    close,
+    get pending() {
+      return running.size;
+    },
+    get busy() {
+      return running.size > 0;
+    },
+  };
 }
 
 /** Root-relative, and safe for an id that came from an address bar. */
 const address = (jobId, rest = "") => `/api/images/${encodeURIComponent(jobId)}${rest}`;
 
-/** The server's sentences come in the page's language, which may differ from the browser's. */
-const language = () => document.documentElement.lang || navigator.language;
+/** Only secure contexts have the first. */
+const newKey = () =>
+  crypto.randomUUID?.() ??
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-async function ask(method, path, body) {
+/** Try `once` until it is answered, as `connect` says. */
+async function patiently(once, { isRepeatable = true, signal } = {}) {
+  for (let tries = 1; ; tries++) {
+    signal?.throwIfAborted();
+    try {
+      return await once();
+    } catch (problem) {
+      if (tries === MOST_TRIES || !isPassing(problem, isRepeatable)) throw problem;
+      const jitterMs = Math.random() * FIRST_JITTER_MS * 2 ** (tries - 1);
+      const askedMs = (problem.retryAfterS ?? 0) * 1000;
+      await new Promise((resolve) => setTimeout(resolve, askedMs + jitterMs));
+    }
+  }
+}
+
+function isPassing({ status, code, retryAfterS, cause }, isRepeatable) {
+  // Who is offline, or has waited for half a minute, is told so.
+  if (status === 0) return isRepeatable && navigator.onLine && cause?.name !== "TimeoutError";
+  // `in_progress`: an earlier try broke on its way back, and the server still works on it.
+  return (status === 429 || status === 503 || code === "in_progress") && !(retryAfterS > MOST_RETRY_AFTER_S);
+}
+
+/** The server's sentences come in the page's language, which may differ from the browser's. */
+const introduced = ({ key }) => ({
+  "Accept-Language": document.documentElement.lang || navigator.language,
+  ...(key && { Authorization: `Bearer ${key}` }),
+});
+
+async function ask(host, method, path, body, headers) {
   let answer;
   let text;
+  const isForm = body instanceof FormData;
   try {
-    answer = await fetch(path, {
+    answer = await fetch(host.base + path, {
       method,
-      headers: { "Accept-Language": language(), ...(body && { "Content-Type": "application/json" }) },
-      body: body && JSON.stringify(body),
-      signal: AbortSignal.timeout(REQUEST_MS),
+      headers: { ...introduced(host), ...headers, ...(body && !isForm && { "Content-Type": "application/json" }) },
+      body: body && !isForm ? JSON.stringify(body) : body,
+      signal: AbortSignal.timeout(isForm ? UPLOAD_MS : REQUEST_MS),
     });
     text = await answer.text();
   } catch (cause) {
     throw noAnswer(cause);
   }
-  return answered(answer.status, (name) => answer.headers.get(name), text);
+  return answered(host, answer.status, (name) => answer.headers.get(name), text);
 }
 
-function answered(status, header, text) {
+function answered(host, status, header, text) {
   const date = Date.parse(header("date"));
   // The header counts whole seconds, cut off: half a second more is right on the average.
-  if (date) aheadMs = date + 500 - Date.now();
+  if (date) host.aheadMs = date + 500 - Date.now();
   let content = {};
   try {
-    content = JSON.parse(text);
+    content = parsed(host, text);
   } catch {
     // A proxy's HTML: the status has to do.
   }
@@ -232,5 +344,11 @@ function answered(status, header, text) {
     retryAfterS: Number(header("retry-after")) || null,
   });
 }
+
+/** The addresses of pictures are root-relative: of the service, not of a page elsewhere. */
+const parsed = ({ base }, text) =>
+  JSON.parse(text, (name, value) =>
+    base && /^(thumbnail_)?url$/.test(name) && value?.startsWith?.("/") ? base + value : value,
+  );
 
 const noAnswer = (cause) => new Problem({ status: 0, code: "network", detail: "no answer came", cause });
