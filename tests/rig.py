@@ -1,6 +1,7 @@
 """The whole service over HTTP for a test: a real uvicorn, a real SQLite file, the sandbox as upstream."""
 
 import contextlib
+import dataclasses
 import io
 import pathlib
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import httpx
 import orjson
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nanohook import app, server, settings
 from nanohook.cli import people
@@ -32,10 +34,12 @@ class Rig:
     upstream: Table
     """The sandbox's tasks."""
     upstream_url: str
+    chosen_parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Those that stand in for the service's own."""
 
     @property
     def parts(self) -> Parts:
-        return self.service.state.parts
+        return dataclasses.replace(self.service.state.parts, **self.chosen_parts)
 
     async def upload(self, body: bytes | None = None) -> dict[str, Any]:
         answer = await self.client.post("/api/images", files={"file": ("x.png", body or picture())})
@@ -71,6 +75,19 @@ class Rig:
         return await self.client.post(path, content=content, headers={"Content-Type": "application/json"})
 
 
+class _With:
+    """The service with some of its parts replaced, for every request."""
+
+    def __init__(self, app: ASGIApp, chosen: dict[str, Any]) -> None:
+        self._app = app
+        self._chosen = chosen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["state"]["parts"] = dataclasses.replace(scope["state"]["parts"], **self._chosen)
+        await self._app(scope, receive, send)
+
+
 CREDITS = 1_000_000
 FINAL = ("COMPLETED", "FAILED", "CANCELED")
 
@@ -83,9 +100,20 @@ def picture(width: int = 320, height: int = 180, *, kind: str = "PNG") -> bytes:
 
 @contextlib.asynccontextmanager
 async def running(
-    data_dir: pathlib.Path, *, sandbox: Options | None = None, sign_up: bool = True, **chosen: Any
+    data_dir: pathlib.Path,
+    *,
+    sandbox: Options | None = None,
+    sign_up: bool = True,
+    parts: dict[str, Any] | None = None,
+    **chosen: Any,
 ) -> AsyncIterator[Rig]:
-    """Run sandbox and service; *chosen* settings win over those of the rig."""
+    """
+    Run sandbox and service.
+
+    Args:
+        parts: Of the web side, in place of the service's own.
+        chosen: Settings, which win over those of the rig.
+    """
     async with contextlib.AsyncExitStack() as stack:
         upstream = create_sandbox(sandbox or Options(latency_s=0.05, callback_pause_s=0.05))
         upstream_url = await stack.enter_async_context(live.serve(upstream))
@@ -104,9 +132,11 @@ async def running(
             "rate_write": "1000000/second",
         }
         service = app.create_app(settings.fixed(**{**values, **chosen}))
+        if parts:
+            service.middleware_stack = _With(service.middleware_stack, parts)
         await stack.enter_async_context(server.serving(service, listener))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=base, trust_env=False, timeout=20))
-        rig = Rig(base, client, service, upstream.state.tasks, upstream_url)
+        rig = Rig(base, client, service, upstream.state.tasks, upstream_url, parts or {})
         if sign_up:
             client.headers["Authorization"] = f"Bearer {await make_account(rig)}"
         yield rig

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from nanohook import errors
-from nanohook.rules import views, words
+from nanohook.rules import page_words, views, words
 from nanohook.rules.job import Fault
 from nanohook.rules.status import Stage
 from nanohook.settings import Settings
@@ -45,7 +45,8 @@ def test_the_tree_in_the_docstring_names_every_error():
 
 def test_every_stage_and_every_error_code_has_words_in_both_languages():
     assert set(words.STAGES) == set(Stage)
-    assert set(words.PAGE["en"]) == set(words.PAGE["fr"])
+    for texts in (value for value in vars(page_words).values() if isinstance(value, dict) and "fr" in value):
+        assert set(texts["en"]) == set(texts["fr"])
     for code in words.FAULTS:
         for language in words.LANGUAGES:
             shown = views.fault(Fault(code=code), language)

@@ -1,5 +1,5 @@
 """
-The benchmark: ``python -m tests.bench [a b c d e] [--quick]``; not part of the tests.
+The benchmark: ``python -m tests.bench [a b c d e f] [--quick]``; not part of the tests.
 
 Every figure stands beside a yardstick that was measured in the same run, in turn with it, on the same machine:
 what holds elsewhere is the ratio. Servers are processes of their own, at the default log level, with their log
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 
-from tests.bench import line_a, line_b, line_c, line_d, line_e
+from tests.bench import line_a, line_b, line_c, line_d, line_e, line_f
 from tests.bench.report import Run
 
 _LINES = {
@@ -22,13 +22,14 @@ _LINES = {
     "c": line_c.measure,
     "d": line_d.measure,
     "e": line_e.measure,
+    "f": line_f.measure,
 }
 
 
 def main() -> int:
     """Measure the chosen lines and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("lines", nargs="*", metavar="a-e", help="lines to measure; all of them without one")
+    parser.add_argument("lines", nargs="*", metavar="a-f", help="lines to measure; all of them without one")
     parser.add_argument("--quick", action="store_true", help="one short pair of each, while developing")
     parser.add_argument("--dir", type=pathlib.Path, help="where databases and logs go; must be a real disk")
     chosen = parser.parse_args()

@@ -179,6 +179,26 @@ async def call_paced(
     return sent, result
 
 
+async def call_in_turn(calls: Sequence[tuple[Address, bytes]], *, rounds: int) -> list[Result]:
+    """Send each of *calls* once a round, one after the other, over a connection of its own; a result for each."""
+    results = [Result() for _ in calls]
+    answers: asyncio.Queue[bytes] = asyncio.Queue()
+    callers = []
+    for address, _ in calls:
+        callers += await _callers(address, 1, lambda _, answer: answers.put_nowait(answer))
+    for _ in range(rounds):
+        for caller, (_, request), result in zip(callers, calls, results, strict=True):
+            caller.send(request)
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await answers.get()
+            result.took.append(time.perf_counter() - caller.sent)
+            result.statuses[answer[9:12]] += 1
+    for caller in callers:
+        caller.sent = 0.0
+        caller.transport.abort()
+    return results
+
+
 async def ask(address: Address, request: bytes) -> Any:
     """Send one request and return the JSON of its answer."""
     told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

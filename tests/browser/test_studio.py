@@ -1,70 +1,21 @@
 """The page in a real browser: the main job as a person does it."""
 
-import contextlib
 import re
-import secrets
-import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 
 from nanohook.sandbox.options import Options
-from nanohook.stores import accounts
 from nanohook.web import pages
-from tests import needs, rig
+from tests import rig
+from tests.browsing import launched, visiting
 
-# The browser's own errands would be requests to other hosts.
-_ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-_WAIT_MS = 10_000
 _BUDGET_BYTES = 60_000
 # Long enough to see the page at work, and to reload it there.
 _SLOW = Options(latency_s=1.4, callback_pause_s=0.05)
-
-
-@dataclass
-class Visit:
-    """One person's browser window on a running service."""
-
-    page: Page
-    service: rig.Rig
-    complaints: list[str] = field(default_factory=list)
-    """What the console said at level warning or error, and exceptions."""
-    asked: list[str] = field(default_factory=list)
-    """Every address that was requested."""
-
-    async def sign_in(self) -> None:
-        person = await self.service.parts.database.read(lambda tx: accounts.account(tx, "ada@example.org"))
-        assert person is not None
-        token = self.service.parts.tokens.sign_purpose(
-            pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", int(time.time()) + 60
-        )
-        await self.page.goto(f"{self.service.base}/login?token={token}")
-        await expect(self.page.locator("#generate")).to_be_enabled()
-
-    async def choose(self, body: bytes, name: str = "kite.png") -> None:
-        await self.page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": body})
-
-    async def state(self, name: str) -> None:
-        await expect(self.page.locator("#studio")).to_have_attribute("data-state", name, timeout=_WAIT_MS)
-
-    async def after(self) -> list[int]:
-        return await self.page.evaluate(
-            "() => { const i = document.getElementById('after'); return [i.naturalWidth, i.naturalHeight]; }"
-        )
-
 
 # One browser for all: it takes longer to start than a test to run. Each test has a profile of its own.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,40 +23,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
 async def _browser() -> AsyncIterator[Browser]:
-    path = needs.program("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=_ARGS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
-@contextlib.asynccontextmanager
-async def visiting(
-    browser: Browser,
-    tmp_path,
-    *,
-    window: dict[str, Any] | None = None,
-    sandbox: Options | None = None,
-    **settings,
-) -> AsyncIterator[Visit]:
-    async with rig.running(tmp_path, sandbox=sandbox, **settings) as service:
-        context: BrowserContext = await browser.new_context(
-            **{"locale": "en-GB", "reduced_motion": "reduce", **(window or {})}
-        )
-        page = await context.new_page()
-        visit = Visit(page, service)
-        page.on("request", lambda request: visit.asked.append(request.url))
-        page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda said: said.type in {"warning", "error"} and visit.complaints.append(said.text),
-        )
-        try:
-            yield visit
-        finally:
-            await context.close()
+    async with launched() as browser:
+        yield browser
 
 
 @pytest.mark.parametrize(
@@ -145,9 +64,7 @@ async def test_the_finished_picture_appears_by_itself_in_exactly_the_original_si
         with Image.open(await download.path()) as saved:
             assert saved.size == (401, 263)
         assert visit.complaints == []
-        assert {address.split("/")[2] for address in visit.asked if address.startswith("http")} == {
-            visit.service.base.removeprefix("http://")
-        }
+        assert visit.hosts == {visit.service.base.removeprefix("http://")}
 
 
 async def test_a_reload_in_the_middle_goes_on_and_one_after_the_end_shows_it_again(browser, tmp_path):
@@ -280,7 +197,7 @@ async def test_a_stranger_is_told_how_to_sign_in_and_a_used_link_says_so(browser
         assert answer.status == 401
         await expect(visit.page.get_by_role("heading")).to_have_text("Connectez-vous d'abord")
         await visit.page.get_by_role("link", name="English").click()
-        await expect(visit.page.get_by_role("heading")).to_have_text("Sign in first")
+        await expect(visit.page.get_by_role("heading")).to_have_text("Log in first")
         answer = await visit.page.goto(f"{visit.service.base}/login?token=none")
         assert answer is not None
         assert answer.status == 401
@@ -313,14 +230,18 @@ _TOO_SMALL = """() => [...document.querySelectorAll("a, button, label.button, te
   .filter(([, box]) => box.width < 44 || box.height < 44).map(([name]) => name)"""
 
 
-async def test_the_first_view_weighs_little(tmp_path):
-    async with rig.running(tmp_path) as service:
-        assert sum(path.stat().st_size for path in _own_files()) < _BUDGET_BYTES
+async def test_the_first_view_weighs_little(browser, tmp_path):
+    async with visiting(browser, tmp_path, window={"locale": "fr"}) as visit:
+        await visit.sign_in()
+        await expect(visit.page.locator("#keys")).to_contain_text("Entrée lancent la génération")
+        weights = await visit.page.evaluate(_WEIGHTS)
+        assert {"/static/studio.js", "/static/studio.css", "/static/nanohook.js"} <= set(weights)
+        assert sum(weights.values()) < _BUDGET_BYTES, weights
         for path in pages.STATIC.iterdir():
-            answer = await service.client.get(f"/static/{path.name}")
+            answer = await visit.service.client.get(f"/static/{path.name}")
             assert answer.status_code == 200
 
 
-def _own_files() -> Iterator:
-    yield from pages.STATIC.iterdir()
-    yield from (pages.STATIC.parent / "templates").iterdir()
+_WEIGHTS = """() => Object.fromEntries(performance.getEntriesByType("resource")
+  .map((each) => [new URL(each.name).pathname, each.decodedBodySize])
+  .filter(([path]) => /[.](js|css)$/.test(path)))"""

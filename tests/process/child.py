@@ -80,14 +80,19 @@ def started(
     *,
     env: Mapping[str, str] | None = None,
     cwd: pathlib.Path = ROOT,
+    stdin: int = subprocess.DEVNULL,
 ) -> Iterator[Child]:
-    """Start *command* in an environment of *env* alone; what it says is kept in *folder*. Killed in the end."""
+    """
+    Start *command* in an environment of *env* alone; what it says is kept in *folder*. Killed in the end.
+
+    It has no terminal of its own but what *stdin* is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = str(len(list(folder.glob("*.err"))))
     output, log = folder / f"{name}.out", folder / f"{name}.err"
     with output.open("wb") as out, log.open("wb") as err:
         process = subprocess.Popen(
-            command, cwd=cwd, env=dict(env or {}), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            command, cwd=cwd, env=dict(env or {}), stdin=stdin, stdout=out, stderr=err, start_new_session=True
         )
     try:
         yield Child(process, output, log)

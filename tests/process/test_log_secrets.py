@@ -51,7 +51,7 @@ async def test_the_log_tells_a_whole_job_and_no_secret(tmp_path):
         ) as (service, base, env),
         httpx.AsyncClient(base_url=base, trust_env=False, timeout=20) as client,
     ):
-        words = ("user", "create", "ada@example.org", "--verified")
+        words = ("user", "create", "ada@example.org", "--verified", "--credits", "100")
         created = await child.ran(*words, folder=tmp_path / "user", env=env)
         key = created.printed.splitlines()[-1]
         secrets |= {key, key.removeprefix("nh_")}

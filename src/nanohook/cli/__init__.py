@@ -3,13 +3,13 @@
 import sys
 
 from nanohook.cli.commands import commands
-from nanohook.errors import ConfigError
+from nanohook.errors import NanohookError
 
 
 def main() -> None:
-    """Run the command that was typed; a problem of settings or surroundings is one message and exit 2."""
+    """Run the command that was typed; what we refuse on purpose is one message and exit 2."""
     try:
         commands()
-    except ConfigError as exc:
+    except NanohookError as exc:
         print(f"nanohook: {exc}", file=sys.stderr)  # noqa: T201 - what a command line is for
         sys.exit(2)

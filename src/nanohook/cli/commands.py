@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+import sys
 import time
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
 from nanohook.cli import people, serving
 from nanohook.flow.terms import CALLBACK_GRACE_S
+from nanohook.rules.credit import MOST_CREDITS
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 
@@ -125,39 +127,53 @@ def sign(
     typer.echo(f"{chosen.public_url}/api/webhooks/image-completion/{token}")
 
 
-Amount = Annotated[int, typer.Argument(help="How many to add; below 0 to take back, after --.")]
+Amount = Annotated[
+    int,
+    typer.Argument(min=-MOST_CREDITS, max=MOST_CREDITS, help="How many to add; below 0 to take back, after --."),
+]
 
 
 @users.command("create")
 def user_create(
     email: str,
-    password: Annotated[
-        str | None,
+    credits: Annotated[
+        int | None,
         typer.Option(
-            prompt="Password",
-            prompt_required=False,
-            hide_input=True,
-            confirmation_prompt=True,
-            help="For the page's login; asked for where its value is left out.",
+            min=0,
+            max=MOST_CREDITS - 1,
+            help="NANOHOOK_FREE_CREDITS without it, as soon as the address is confirmed.",
         ),
     ] = None,
-    credits: Annotated[int | None, typer.Option(min=0, help="NANOHOOK_FREE_CREDITS without it.")] = None,
     *,
+    password: Annotated[
+        bool, typer.Option("--password", help="Asks for one, for the page's login; or reads a line of a pipe.")
+    ] = False,
     verified: Annotated[bool, typer.Option("--verified", help="The address needs no confirmation.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="Account and key carry admin rights.")] = False,
 ) -> None:
     """Make an account; its API key is printed once, alone on the last line."""
+    spelt = people.spelt(email)
     chosen = serving.configured()
+    # Who confirms the address later gets the free ones then, as everybody does.
+    free = chosen.free_credits if verified else 0
     asked = people.NewAccount(
-        email=email,
-        password=password,
+        email=spelt,
+        password=_asked_password() if password else None,
         is_verified=verified,
         is_admin=admin,
-        credits=chosen.free_credits if credits is None else credits,
+        credits=free if credits is None else credits,
     )
     key = asyncio.run(people.create(chosen, asked))
-    typer.echo(f"account {email} created with {asked.credits} credits; its API key, shown this once:")
+    typer.echo(f"account {spelt} created with {asked.credits} credits; its API key, shown this once:")
     typer.echo(key)
+
+
+def _asked_password() -> str:
+    """Ask for a password twice without showing it; as an option it would stand in every list of processes."""
+    if sys.stdin.isatty():
+        asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return asked
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 @users.command("list")

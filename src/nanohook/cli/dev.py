@@ -39,7 +39,8 @@ async def run(*, port: int, live: bool) -> None:
         token = parts.tokens.sign_purpose(pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", expires)
         # Plain lines: whatever folds or colours them breaks the link.
         typer.echo(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
-        typer.echo(f"for an API key: NANOHOOK_DATA_DIR={DATA_DIR} nanohook user create EMAIL --verified --credits 100")
+        typer.echo("for an API key:")
+        typer.echo(f"NANOHOOK_DATA_DIR={DATA_DIR} nanohook user create EMAIL --verified --credits 100")
         typer.echo("open this once to log in:")
         typer.echo(f"{here}/login?token={token}")
         await stop.wait()

@@ -66,7 +66,7 @@ async def create_in(found: Database, asked: NewAccount) -> str:
         now = clock.now_us()
         person = await flow.create(
             tx,
-            email=_spelt(asked.email),
+            email=spelt(asked.email),
             password_hash=password_hash,
             is_admin=asked.is_admin,
             is_verified=asked.is_verified,
@@ -83,13 +83,19 @@ async def create_in(found: Database, asked: NewAccount) -> str:
 
 
 def _check(asked: NewAccount) -> None:
-    _spelt(asked.email)
+    spelt(asked.email)
     reason = None if asked.password is None else passwords.check(asked.password)
     if reason is not None:
         raise errors.ConfigError(f"the password {reason}")
 
 
-def _spelt(email: str) -> str:
+def spelt(email: str) -> str:
+    """
+    Spell an address the one way in which an account is kept.
+
+    Raises:
+        ConfigError: It is none.
+    """
     try:
         return smtp.bare(email)
     except ValueError as exc:
@@ -110,8 +116,9 @@ async def change_credits(settings: Settings, *, email: str, amount: int) -> int:
         ConfigError: There is no such account.
         TooPoor: It has fewer than shall be taken.
     """
+    address = spelt(email)
     async with opened(settings) as found:
-        person = await _known(found, email)
+        person = await _known(found, address)
         balance = await found.write(
             lambda tx: flow.change_credits(
                 tx, user_id=person.id, amount=amount, actor=COMMAND_LINE, now_us=clock.now_us()
@@ -127,8 +134,9 @@ async def disable(settings: Settings, *, email: str, is_disabled: bool) -> None:
     Raises:
         ConfigError: There is no such account.
     """
+    address = spelt(email)
     async with opened(settings) as found:
-        person = await _known(found, email)
+        person = await _known(found, address)
         await found.write(
             lambda tx: flow.disable(
                 tx, user_id=person.id, is_disabled=is_disabled, actor=COMMAND_LINE, now_us=clock.now_us()
@@ -148,7 +156,7 @@ async def person(found: Database, email: str, *, credits: int) -> Person:
 
 
 async def _known(found: Database, email: str) -> Person:
-    known = await found.read(lambda tx: accounts.account(tx, _spelt(email)))
+    known = await found.read(lambda tx: accounts.account(tx, email))
     if known is None:
         raise errors.ConfigError("there is no account of this address")
     return known.person

@@ -99,6 +99,27 @@ def state_of(account: Account) -> str:
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
+async def linked(tx: Transaction, subject: str) -> Account:
+    """
+    Find the account that a mailed link is for.
+
+    Args:
+        subject: What the link was signed for: a person's id and ``state_of`` their account.
+
+    Raises:
+        Invalid: ``token_invalid``: used already, or older than the account's newest password.
+    """
+    user_id, _, state = subject.partition(" ")
+    account = await accounts.account_of(tx, user_id)
+    if account is None or account.is_disabled or not secrets.compare_digest(state_of(account), state):
+        raise errors.Invalid(
+            "this link was used already, or is too old",
+            code="token_invalid",
+            fields={"token": "ask for a new one"},
+        )
+    return account
+
+
 async def verify(tx: Transaction, subject: str, *, free_credits: int, now_us: int) -> Person:
     """
     Note that a person has followed the link of a confirmation; they get their free credits by it.
@@ -109,7 +130,7 @@ async def verify(tx: Transaction, subject: str, *, free_credits: int, now_us: in
     Raises:
         Invalid: ``token_invalid``: used already, or older than the account's newest password.
     """
-    account = await _linked(tx, subject)
+    account = await linked(tx, subject)
     await accounts.verify(tx, account.person.id, now_us=now_us)
     if free_credits and not account.person.is_verified:
         await _change(tx, account.person.id, free_credits, note="at the start", now_us=now_us)
@@ -130,16 +151,51 @@ async def reset_password(
     await accounts.end_sessions(tx, person.id)
 
 
-async def change_password(tx: Transaction, person: Person, password_hash: str, *, now_us: int) -> str | None:
+async def change_password(
+    tx: Transaction, person: Person, password_hash: str, *, present: str | None, now_us: int
+) -> str | None:
     """
     Set a new password; all sessions end.
 
+    Args:
+        present: The hash that the present password was checked against.
+
     Returns:
         The new session of the one who asked, if they asked in one.
+
+    Raises:
+        Forbidden: ``bad_credentials``: meanwhile it became another.
     """
+    account = await accounts.account_of(tx, person.id)
+    if account is None or account.is_disabled or account.password_hash != present:
+        raise errors.Forbidden("the present password is another", code="bad_credentials")
     await accounts.set_password(tx, person.id, password_hash)
     await accounts.end_sessions(tx, person.id)
     return None if person.session_id is None else await sign_in(tx, person.id, former=None, now_us=now_us)
+
+
+async def log_in(
+    tx: Transaction, account: Account, *, stronger: str | None, former: str | None, now_us: int
+) -> str | None:
+    """
+    Begin a session of who has shown the password of *account*, in place of a *former* one.
+
+    Checking a password takes a while: whoever knows the old one must not come in, nor bring it back, after it
+    was changed.
+
+    Args:
+        account: As it was when the password was checked.
+        stronger: A new hash of the same password.
+
+    Returns:
+        The session's id; ``None`` if the account has another password by now, or is disabled.
+    """
+    present = await accounts.account_of(tx, account.person.id)
+    if present is None or present.is_disabled or present.password_hash != account.password_hash:
+        return None
+    if stronger is not None:
+        await accounts.set_password(tx, account.person.id, stronger)
+    return await sign_in(tx, account.person.id, former=former, now_us=now_us)
 
 
 async def sign_in(tx: Transaction, user_id: str, *, former: str | None, now_us: int) -> str:
@@ -212,23 +268,11 @@ async def disable(tx: Transaction, *, user_id: str, is_disabled: bool, actor: st
     )
 
 
-async def _linked(tx: Transaction, subject: str) -> Account:
-    user_id, _, state = subject.partition(" ")
-    account = await accounts.account_of(tx, user_id)
-    if account is None or account.is_disabled or not secrets.compare_digest(state_of(account), state):
-        raise errors.Invalid(
-            "this link was used already, or is too old",
-            code="token_invalid",
-            fields={"token": "ask for a new one"},
-        )
-    return account
-
-
 async def _change(tx: Transaction, user_id: str, amount: int, *, note: str, now_us: int) -> ledger.Balance:
     after = await ledger.change(tx, user_id, available=amount, reserved=0)
     if after is None:
         raise errors.TooPoor("a balance does not go below nothing")
     if after.available >= MOST_CREDITS:
-        raise errors.Invalid("too many credits", fields={"credits": f"a balance stays below {MOST_CREDITS}"})
+        raise errors.Invalid(f"a balance stays below {MOST_CREDITS:,} credits", fields={"credits": "are too many"})
     await ledger.append(tx, Kind.GRANT, owner_id=user_id, available=amount, reserved=0, note=note, now_us=now_us)
     return after

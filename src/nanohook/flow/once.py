@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from nanohook import errors
 from nanohook.database import Transaction
+from nanohook.faults import reach
 from nanohook.stores import idempotency
 from nanohook.stores.idempotency import Remembered
 from nanohook.values import frozen
@@ -59,6 +60,7 @@ async def once(
     former = await idempotency.get(tx, **whose, now_us=now_us)
     if former is None:
         text = await do(tx)
+        reach("once.done")
         await idempotency.put(tx, Remembered(ticket.request_sha256, text), **whose, now_us=now_us)
         return Answer(text, is_replayed=False)
     if former.request_sha256 != ticket.request_sha256:

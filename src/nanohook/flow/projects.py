@@ -43,21 +43,21 @@ async def get(tx: Transaction, *, owner_id: str, project_id: str) -> Project:
     return project
 
 
-async def delete(tx: Transaction, *, owner_id: str, project_id: str, now_us: int) -> bool:
+async def delete(tx: Transaction, *, owner_id: str, project_id: str, now_us: int) -> Project | None:
     """
     Delete some of a project's jobs; when none is left, the project itself.
 
     Returns:
-        Whether it is gone. Until it is, this is to be called again: half done, it is a project with fewer jobs.
+        What is gone. Until it is, this is to be called again: half done, it is a project with fewer jobs.
 
     Raises:
         NotFound: No such project of this person.
     """
-    await get(tx, owner_id=owner_id, project_id=project_id)
+    project = await get(tx, owner_id=owner_id, project_id=project_id)
     left = await jobs.of_project(tx, owner_id=owner_id, project_id=project_id, most=AT_ONCE)
     for job in left:
         await cancel.delete(tx, owner_id=owner_id, job_id=job.id, now_us=now_us)
     if len(left) == AT_ONCE:
-        return False
+        return None
     await projects.delete(tx, owner_id=owner_id, project_id=project_id)
-    return True
+    return project

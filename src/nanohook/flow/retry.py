@@ -45,9 +45,10 @@ async def retry(
         raise errors.Conflict(
             "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
         )
-    # A task that was canceled too late is paid already; what NanoBanana made of it is not paid again.
+    # A task that was canceled too late is paid already: what NanoBanana made of it is not paid again, nor what it
+    # is made anew because there is nothing of it. Only who buys another beside one that may exist pays twice.
     paid = await ledger.paid(tx, job.id)
-    owed = [task.index for task in unfinished if task.index not in paid or not _may_have_result(task)]
+    owed = [task.index for task in unfinished if task.index not in paid or _outcome_is_unknown(task)]
     price = prices.of(job.model or "", job.options.get("resolution"))
     await credits.require(tx, job.owner_id, price * len(owed))
     queued = replace(

@@ -158,11 +158,10 @@ async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: 
         return  # a callback was faster, and knows more
     if task_id is not None:
         await tasks.update(tx, replace(task, task_id=task.task_id or task_id))
-    elif task.task_id is None:
+    elif task.task_id is None and task.result_url is None:
+        # A retry that came meanwhile had to pay for itself: the outcome was unknown to it.
         await tasks.update(tx, replace(task, submit_started_at=None))
-        job = await jobs.load(tx, task.job_id)
-        if job is None or job.attempt == task.attempt:  # a retry already lives on what was paid
-            await credits.refund(tx, task, now_us=now_us)
+        await credits.refund(tx, task, now_us=now_us)
 
 
 async def _in_submit(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:

@@ -96,9 +96,17 @@ async def of_task(tx: Transaction, *, job_id: str, attempt: int, index: int) -> 
 
 
 async def paid(tx: Transaction, job_id: str) -> set[int]:
-    """Tell for which tasks of a job, by index, something is paid or set aside over all its attempts."""
+    """
+    Tell for which tasks of a job, by index, the newest purchase is paid.
+
+    That is the newest attempt with an entry: the attempts after it live on what it paid. What an older one paid
+    was for another task of NanoBanana's.
+    """
     rows = await tx.all(
-        "SELECT idx FROM ledger WHERE job_id = ? GROUP BY idx HAVING SUM(available) < 0", (job_id,)
+        "SELECT idx FROM ledger AS entry WHERE job_id = :job_id AND attempt = "
+        "(SELECT MAX(attempt) FROM ledger WHERE job_id = :job_id AND idx = entry.idx) "
+        "GROUP BY idx HAVING SUM(available) < 0",
+        {"job_id": job_id},
     )
     return {row["idx"] for row in rows}
 

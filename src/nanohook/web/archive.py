@@ -3,10 +3,11 @@
 import asyncio
 import pathlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final, NamedTuple
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from nanohook import errors
 from nanohook.database import Transaction
@@ -46,7 +47,7 @@ async def archive(call: Call) -> Response:
         raise errors.Conflict("none of these images has a result", code="no_result")
     files = await asyncio.to_thread(_files, call, chosen)
     headers = {"Content-Disposition": 'attachment; filename="images.zip"', "Cache-Control": "no-store"}
-    return StreamingResponse(_zipped(files), headers=headers, media_type="application/zip")
+    return _Archive(files, headers=headers)
 
 
 def _files(call: Call, chosen: list[tuple[str, ResultPicture]]) -> list[_File]:
@@ -61,7 +62,22 @@ def _files(call: Call, chosen: list[tuple[str, ResultPicture]]) -> list[_File]:
     return found
 
 
-def _zipped(files: list[_File]) -> Iterator[bytes]:
+class _Archive(StreamingResponse):
+    """An archive on its way; however that ends, no file stays open."""
+
+    def __init__(self, files: list[_File], *, headers: dict[str, str]) -> None:
+        self._pieces = _zipped(files)
+        super().__init__(self._pieces, headers=headers, media_type="application/zip")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Who leaves in the middle leaves it halfway, in the middle of a file.
+            self._pieces.close()
+
+
+def _zipped(files: list[_File]) -> Generator[bytes, None, None]:
     """Write the archive piece by piece: pictures are compressed already, so they are stored as they are."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as made:  # type: ignore[call-overload]

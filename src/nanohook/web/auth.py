@@ -57,14 +57,14 @@ async def login(request: Request, parts: Parts) -> Response:
     found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
     # Work is done for an address without an account too: the time does not tell.
     is_right = await parts.passwords.verify(None if found is None else found.password_hash, asked.password)
-    if found is None or found.is_disabled or not is_right:
+    session_id = None
+    if found is not None and is_right:
+        session_id = await _log_in(request, parts, found, asked.password)
+    if found is None or session_id is None:
         logger.info("login.refused", extra={"peer": _peer(request)})
         raise errors.Unauthenticated("address and password do not fit", code="bad_credentials")
-    if found.password_hash is not None and parts.passwords.needs_rehash(found.password_hash):
-        stronger = await parts.passwords.hash(asked.password)
-        await parts.database.write(lambda tx: accounts.set_password(tx, found.person.id, stronger))
     answer = json_answer(await _me(parts, found.person))
-    await guard.sign_in(request, parts, answer, user_id=found.person.id)
+    guard.set_cookie(request, parts, answer, session_id)
     return answer
 
 
@@ -87,19 +87,15 @@ async def change_password(call: Call) -> Response:
     """Set a new password by the present one; every other session ends."""
     asked = await wire.body_of(call.request, wire.ChangePassword)
     parts, person = call.parts, call.person
-    await parts.rates.sign_in(f"account {person.email}", route=str(call.request.scope["route"].path))
+    await parts.rates.sign_in(f"account {person.email}", route=_route(call.request))
     found = await parts.database.read(lambda tx: accounts.account_of(tx, person.id))
-    has_one = found is not None and found.password_hash is not None
+    present = None if found is None else found.password_hash
     # An account that the command line made has none yet: its key is all there is to show.
-    if (
-        found is not None
-        and has_one
-        and not await parts.passwords.verify(found.password_hash, asked.current_password or "")
-    ):
+    if present is not None and not await parts.passwords.verify(present, asked.current_password or ""):
         raise errors.Forbidden("the present password is another", code="bad_credentials")
     hashed = await parts.passwords.hash(asked.new_password)
     session_id = await parts.database.write(
-        lambda tx: flow.change_password(tx, person, hashed, now_us=clock.now_us())
+        lambda tx: flow.change_password(tx, person, hashed, present=present, now_us=clock.now_us())
     )
     answer = Response(status_code=204)
     if session_id is not None:
@@ -120,6 +116,8 @@ async def reset(request: Request, parts: Parts) -> Response:
     """Set a new password by a mailed link; every session ends."""
     asked = await _body(request, parts, wire.Reset)
     subject = _subject(parts, RESET, asked.token)
+    found = await parts.database.read(lambda tx: flow.linked(tx, subject))
+    await parts.rates.sign_in(f"account {found.person.email}", route=_route(request))
     hashed = await parts.passwords.hash(asked.new_password)
     await parts.database.write(
         lambda tx: flow.reset_password(
@@ -146,7 +144,7 @@ async def verify(request: Request, parts: Parts) -> Response:
 async def resend(call: Call) -> Response:
     """Write again to a person who has not confirmed the address."""
     person = call.person
-    await call.parts.rates.sign_in(f"account {person.email}", route=str(call.request.scope["route"].path))
+    await call.parts.rates.sign_in(f"account {person.email}", route=_route(call.request))
     found = await call.parts.database.read(lambda tx: accounts.account_of(tx, person.id))
     if found is not None and not person.is_verified:
         _write_to(call.parts, found, VERIFY, language=wire.language(call.request))
@@ -187,13 +185,28 @@ async def revoke(call: Call) -> Response:
 
 async def _body(request: Request, parts: Parts, model: type[wire.M]) -> wire.M:
     """Read what a stranger sends; counted against where they are, and against the account they name."""
-    route = str(request.scope["route"].path)
+    route = _route(request)
     await parts.rates.sign_in(f"address {network_of(_peer(request))}", route=route)
     asked = await wire.body_of(request, model)
     email = getattr(asked, "email", None)
     if email is not None:
         await parts.rates.sign_in(f"account {email}", route=route)
     return asked
+
+
+async def _log_in(request: Request, parts: Parts, found: Account, password: str) -> str | None:
+    """Begin a session of who has shown the right password; ``None`` if it is so no longer."""
+    stronger = None
+    if found.password_hash is not None and parts.passwords.needs_rehash(found.password_hash):
+        stronger = await parts.passwords.hash(password)
+    former = guard.former(request, parts)
+    return await parts.database.write(
+        lambda tx: flow.log_in(tx, found, stronger=stronger, former=former, now_us=clock.now_us())
+    )
+
+
+def _route(request: Request) -> str:
+    return str(request.scope["route"].path)
 
 
 def _peer(request: Request) -> str:

@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 
 AGAIN_AFTER_S: Final = 5
 _LEASE_S: Final = 30
-_ASK_S: Final = 10.0
+WAIT_S: Final = 10.0
 """How long one who asks waits for NanoBanana; then the database has to do."""
+_NOT_FOUND: Final = 404
+"""The one answer of ``record-info`` that firmly says "no such task"; others may only be too early."""
 
 _WORDS: Final = {401: "Unauthorized", 403: "Forbidden", 404: "Image not found", 429: "Rate limit exceeded"}
 
@@ -38,15 +40,22 @@ def worded(exc: errors.NanohookError, status: int) -> str:
     return str(exc) if exc.code in {"no_task_id", "unknown_task"} else _WORDS.get(status, str(exc))
 
 
-async def check(call: Call) -> Response:
+async def check(call: Call, *, wait_s: float = WAIT_S) -> Response:
     """Tell whether an image is still in progress, completed or failed."""
     asked = await wire.body_of(call.request, wire.Check)
     job, group = await call.parts.database.read(lambda tx: _seen(tx, call, asked))
+    lost: list[Task] = []
     if job.is_open:
         if not any(task.task_id for task in group):
             raise errors.Conflict("No task ID found for this image", code="no_task_id")
-        await asyncio.gather(*(_ask(call, task) for task in group if task.step is Step.ASK and task.task_id))
-    return json_answer(await call.parts.database.read(lambda tx: _answer(tx, call, asked.image_id)))
+        waiting = [task for task in group if task.step is Step.ASK and task.task_id]
+        # All are waited for, whatever comes of one: no question is left behind without an owner.
+        found = await asyncio.gather(*(_knows(call, task, wait_s) for task in waiting), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        lost = [task for task, is_known in zip(waiting, found, strict=True) if not is_known]
+    return json_answer(await call.parts.database.read(lambda tx: _answer(tx, call, asked.image_id, lost)))
 
 
 async def _seen(tx: Transaction, call: Call, asked: wire.Check) -> tuple[Job, list[Task]]:
@@ -61,12 +70,12 @@ async def _seen(tx: Transaction, call: Call, asked: wire.Check) -> tuple[Job, li
     return job, await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
 
 
-async def _ask(call: Call, task: Task) -> None:
-    """Ask NanoBanana after *task*, unless somebody just did."""
+async def _knows(call: Call, task: Task, wait_s: float) -> bool:
+    """Ask NanoBanana after *task*, unless somebody just did; ``False``: it firmly says that it has none."""
     ask = call.parts.ask
     now = clock.now_us()
     if ask is None:
-        return
+        return True
     claimed = await call.parts.database.write(
         lambda tx: tasks.claim_to_ask(
             tx,
@@ -77,21 +86,29 @@ async def _ask(call: Call, task: Task) -> None:
         )
     )
     if claimed is None:
-        return
+        return True
     try:
-        async with asyncio.timeout(_ASK_S):
+        async with asyncio.timeout(wait_s):
             record = await ask(claimed)
     except TimeoutError:
-        logger.warning("check.no_answer", extra={"job_id": task.job_id, "waited_s": _ASK_S})
+        logger.warning("check.no_answer", extra={"job_id": task.job_id, "waited_s": wait_s})
         await call.parts.database.write(
             lambda tx: tasks.release(tx, claimed, Step.ASK, due_at=clock.now_us() + SECOND_US)
         )
-        return
-    if record is not None and not record.found:
-        raise _unknown_task()
+        return True
+    return record is None or record.found or record.code != _NOT_FOUND
 
 
-async def _answer(tx: Transaction, call: Call, image_id: str) -> dict[str, object]:
+async def _answer(tx: Transaction, call: Call, image_id: str, lost: list[Task]) -> dict[str, object]:
+    """
+    Tell how a job stands.
+
+    Args:
+        lost: Its tasks that NanoBanana has just said it does not have.
+
+    Raises:
+        NotFound: The job is gone; or ``unknown_task``: there is nothing left to wait for.
+    """
     job = await jobs.get(tx, owner_id=call.sees, job_id=image_id)
     if job is None:
         raise errors.NotFound("no such image")
@@ -109,6 +126,11 @@ async def _answer(tx: Transaction, call: Call, image_id: str) -> dict[str, objec
         return {"success": False, "status": "failed", "message": "Generation canceled"}
     if not job.is_open:
         raise errors.Conflict("No task ID found for this image", code="no_task_id")
+    group = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
+    gone = {(task.attempt, task.index, task.task_id) for task in lost}
+    # What a retry makes anew is no longer waited for under that id.
+    if all((task.attempt, task.index, task.task_id) in gone for task in group if not task.is_ended):
+        raise _unknown_task()
     return {"success": True, "status": "processing", "message": "Image generation still in progress"}
 
 

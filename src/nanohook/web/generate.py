@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from nanohook import clock, errors
 from nanohook.database import Transaction
+from nanohook.faults import reach
 from nanohook.flow import cancel, create, retry
 from nanohook.flow.once import Ticket, once
 from nanohook.rules import views
@@ -27,7 +28,6 @@ async def generate(call: Call) -> Response:
     """Start a job; 202 with where to follow it."""
     asked = await wire.body_of(call.request, wire.Generate)
     wish = asked.wish(wire.language(call.request))
-    check_may_generate(call.parts)
 
     async def start(tx: Transaction) -> Job:
         job = await create.generate(
@@ -49,7 +49,6 @@ async def generate(call: Call) -> Response:
 async def again(call: Call) -> Response:
     """Start the next attempt of a job that failed, or of which a task failed."""
     asked = await wire.body_of(call.request, wire.Retry)
-    check_may_generate(call.parts)
 
     async def start(tx: Transaction) -> Job:
         job = await retry.retry(
@@ -121,8 +120,12 @@ def check_reachable(parts: Parts, job: Job) -> None:
 async def _accepted(call: Call, start: Callable[[Transaction], Awaitable[Job]], *, route: str) -> Response:
     """Start what is asked, once for each ``Idempotency-Key``, and answer that it goes on in the background."""
     ticket = await _ticket(call, route)
+    refusal = _refusal(call.parts)
 
     async def take(tx: Transaction) -> str:
+        # Only here: what was taken under this key before is answered whatever has become of us.
+        if refusal is not None:
+            raise refusal
         job = await start(tx)
         costs = await ledger.costs(tx, [job.id])
         answer = {
@@ -136,9 +139,19 @@ async def _accepted(call: Call, start: Callable[[Transaction], Awaitable[Job]], 
         }
         return orjson.dumps(answer).decode()
 
+    reach("accept.read")
     answer = await call.parts.database.write(lambda tx: once(tx, ticket, take, now_us=clock.now_us()))
+    reach("accept.committed")
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else None
     return Response(answer.text, 202, headers=headers, media_type="application/json")
+
+
+def _refusal(parts: Parts) -> errors.NanohookError | None:
+    try:
+        check_may_generate(parts)
+    except (errors.Conflict, errors.DiskFull) as exc:
+        return exc
+    return None
 
 
 async def _ticket(call: Call, route: str) -> Ticket | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +28,7 @@ _NOTED_EVERY_US: Final = 60 * SECOND_US
 """The time of a key's last use is noted no more often than this."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_PORTS: Final = {"http": ":80", "https": ":443"}
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 
 PublicEndpoint = Callable[[Request, Parts], Awaitable[Response]]
@@ -106,9 +108,17 @@ def check_origin(request: Request, parts: Parts) -> None:
     if origin is None:
         if request.headers.get("sec-fetch-site") == "same-origin":
             return
-    elif origin in {f"{request.scope['scheme']}://{request.headers.get('host')}", parts.settings.public_url}:
+    elif origin in {f"{request.scope['scheme']}://{request.headers.get('host')}", _public_origin(parts)}:
         return
     raise errors.Forbidden("this write did not come from our own page", code="wrong_origin")
+
+
+def _public_origin(parts: Parts) -> str | None:
+    """Write the public address as a browser names the origin of its pages: no path, no port that goes without."""
+    if parts.settings.public_url is None:
+        return None
+    url = URL(parts.settings.public_url)
+    return f"{url.scheme}://{url.netloc.lower().removesuffix(_PORTS[url.scheme])}"
 
 
 async def _by_cookie(request: Request, parts: Parts) -> Person | None:
@@ -125,13 +135,17 @@ async def _by_cookie(request: Request, parts: Parts) -> Person | None:
 
 async def sign_in(request: Request, parts: Parts, answer: Response, *, user_id: str) -> None:
     """Begin a session, with its cookie on *answer*; the one that this browser had ends."""
-    former = None
-    with contextlib.suppress(errors.SignatureInvalid):
-        former = parts.tokens.read_purpose(SESSION, request.cookies.get(COOKIE, ""), time.time())
     session_id = await parts.database.write(
-        lambda tx: flow.sign_in(tx, user_id, former=former, now_us=clock.now_us())
+        lambda tx: flow.sign_in(tx, user_id, former=former(request, parts), now_us=clock.now_us())
     )
     set_cookie(request, parts, answer, session_id)
+
+
+def former(request: Request, parts: Parts) -> str | None:
+    """Read which session this browser has, to be ended by the next."""
+    with contextlib.suppress(errors.SignatureInvalid):
+        return parts.tokens.read_purpose(SESSION, request.cookies.get(COOKIE, ""), time.time())
+    return None
 
 
 def set_cookie(request: Request, parts: Parts, answer: Response, session_id: str) -> None:

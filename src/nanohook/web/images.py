@@ -34,7 +34,9 @@ async def upload(call: Call) -> Response:
         project_id = uploads.project_id(form.fields)
         stored = await uploads.store(call.parts, form.file, folder="originals")
     reach("upload.stored")
-    job = await call.parts.database.write(
+    job = await uploads.keep(
+        call.parts,
+        stored,
         lambda tx: create.upload(
             tx,
             stored,
@@ -42,7 +44,7 @@ async def upload(call: Call) -> Response:
             project_id=project_id,
             language=wire.language(call.request),
             now_us=clock.now_us(),
-        )
+        ),
     )
     reach("upload.settled")
     # The server measures the original before anything is asked upstream.
@@ -66,7 +68,7 @@ async def listing(call: Call) -> Response:
         owner_id=call.whose(),
         statuses=query.statuses(asked),
         project_id=asked.get("project_id"),
-        text=asked.get("q"),
+        text=query.words(asked, "q"),
         task_id=asked.get("task_id"),
         before_id=asked.get("cursor"),
     )

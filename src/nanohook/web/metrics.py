@@ -7,7 +7,7 @@ lock each time, three for every callback. They are put in its form when somebody
 
 import bisect
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import prometheus_client
@@ -36,6 +36,8 @@ class Metrics(Collector):
         self._requests: collections.Counter[tuple[str, str, int]] = collections.Counter()
         self._times: collections.defaultdict[str, _Times] = collections.defaultdict(_Times)
         self._deliveries: collections.Counter[str] = collections.Counter()
+        self.rate_checks: Mapping[tuple[str, str], int] = {}
+        """By route and outcome; those who check count."""
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.streams = Gauge("nanohook_streams_open", "Open streams.", registry=self.registry)
@@ -73,6 +75,12 @@ class Metrics(Collector):
         for verdict, count in self._deliveries.items():
             deliveries.add_metric((verdict,), count)
         yield deliveries
+        checks = CounterMetricFamily(
+            "nanohook_rate_checks", "Requests held against a limit of rate.", labels=("route", "outcome")
+        )
+        for line, count in self.rate_checks.items():
+            checks.add_metric(line, count)
+        yield checks
 
     def text(self) -> bytes:
         """Write every figure in the text format of Prometheus."""

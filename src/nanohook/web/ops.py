@@ -29,6 +29,7 @@ async def metrics(request: Request, parts: Parts) -> Response:
         await guard.require(request, parts, guard.Who.ADMIN)
     parts.metrics.streams.set(len(parts.hub))
     parts.metrics.inbox.set(parts.database.waiting)
+    parts.metrics.rate_checks = parts.rates.counts
     return PlainTextResponse(
         parts.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )

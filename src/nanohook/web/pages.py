@@ -1,33 +1,46 @@
-"""Pages for people, and the login link that ``dev`` prints."""
+"""Pages for people: what all of them share, their languages above all; and the studio."""
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, urlencode
 
 import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from nanohook import errors
-from nanohook.database import Transaction
-from nanohook.rules import words
-from nanohook.stores import accounts, facts
-from nanohook.web import guard
-from nanohook.web.parts import Parts
+from nanohook.rules import page_words, wishes, words
+from nanohook.stores import ledger
+from nanohook.web.guard import PublicEndpoint
+from nanohook.web.parts import Call, Parts
 
 STATIC: Final = Path(__file__).parent / "static"
 LOGIN: Final = "login"
 LOGIN_S: Final = 3600
 LANGUAGE: Final = "nanohook_language"
+STUDIO: Final = "/generate-images"
 _LANGUAGE_S: Final = 365 * 24 * 3600
-_STUDIO: Final = "/generate-images"
-_TEMPLATES: Final = jinja2.Environment(
+_SWITCH: Final = "lang"
+
+
+class _Environment(jinja2.Environment):
+    """Looks into a mapping before its methods: a text may be called ``keys`` or ``clear``."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
+_TEMPLATES: Final = _Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+# An accent is two bytes so, and six as an escape: the texts go out with every page.
+_TEMPLATES.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -41,92 +54,78 @@ _PAGE_HEADERS: Final = {
 
 async def home(_request: Request, _parts: Parts) -> Response:
     """Lead to the studio."""
-    return RedirectResponse(_STUDIO, 303)
+    return RedirectResponse(STUDIO, 303)
 
 
-async def studio(request: Request, parts: Parts) -> Response:
+async def studio(call: Call) -> Response:
     """Show the page where a picture is dropped and changed."""
-    chosen = request.query_params.get("lang")
-    if chosen in words.LANGUAGES:
-        # A browser carries the address's #job over a redirect: the picture stays in view.
-        answer = RedirectResponse(_STUDIO, 303)
-        answer.set_cookie(LANGUAGE, chosen, max_age=_LANGUAGE_S, httponly=True, samesite="lax")
-        return answer
-    try:
-        person = await guard.require(request, parts, guard.Who.PERSON)
-    except errors.Forbidden:
-        return _door(request, "unverified", status=403)
-    except errors.Rejected:
-        return _door(request, "sign_in")
-    language = _language(request)
-    most = parts.settings.max_upload_bytes
-    return _page(
+    language = language_of(call.request)
+    settings = call.parts.settings
+    most = settings.max_upload_bytes
+    filled = {"most": f"{most / 2**20:.3g}"}
+    price = settings.prices.of(wishes.MODELS[0], None)
+    return page(
+        call.request,
         "studio.html",
-        language=language,
-        texts={name: text.replace("{most}", f"{most / 2**20:.3g}") for name, text in words.PAGE[language].items()},
-        person=person,
-        most_bytes=most,
+        texts=page_words.of(language, page_words.STUDIO, page_words.STUDIO_SCRIPT, filled=filled),
+        said=page_words.of(language, page_words.STUDIO_SCRIPT, filled=filled),
         stages={stage.value: words.in_language(texts, language) for stage, texts in words.STAGES.items()},
+        most_bytes=most,
+        price=page_words.credits(price, language),
+        **await account(call),
     )
 
 
-async def login(request: Request, parts: Parts) -> Response:
-    """Sign in by a link that was printed for this person: good for one hour, and once."""
-    token = request.query_params.get("token", "")
-    try:
-        user_id = await _take(token, parts)
-    except errors.SignatureInvalid:
-        return await _used(request, parts)
-    answer = RedirectResponse(_STUDIO, 303)
-    await guard.sign_in(request, parts, answer, user_id=user_id)
+async def account(call: Call) -> dict[str, Any]:
+    """Read what ``account.html`` shows in the header: who it is, and what they have."""
+    balance = await call.parts.database.read(lambda tx: ledger.balance(tx, call.person.id))
+    return {
+        "person": call.person,
+        "credits": page_words.credits(balance.available, language_of(call.request)),
+    }
+
+
+def in_any_language(endpoint: PublicEndpoint) -> PublicEndpoint:
+    """Let ``?lang=`` choose the language of all pages, and go on to the page itself."""
+
+    async def answer(request: Request, parts: Parts) -> Response:
+        chosen = request.query_params.get(_SWITCH)
+        if chosen not in words.LANGUAGES:
+            return await endpoint(request, parts)
+        # A browser carries the address's #job over a redirect: the picture stays in view.
+        moved = RedirectResponse(here(request), 303)
+        moved.set_cookie(LANGUAGE, chosen, max_age=_LANGUAGE_S, httponly=True, samesite="lax")
+        return moved
+
     return answer
 
 
-async def _take(token: str, parts: Parts) -> str:
-    """
-    Use up a login link; return whose it is.
-
-    Raises:
-        SignatureInvalid: Not our link, too old, or used.
-    """
-    subject = parts.tokens.read_purpose(LOGIN, token, time.time())
-    user_id, _, nonce = subject.partition(" ")
-
-    async def take(tx: Transaction) -> bool:
-        is_known = await accounts.by_id(tx, user_id) is not None
-        return is_known and await facts.take_once(tx, f"login {nonce}")
-
-    if not await parts.database.write(take):
-        raise errors.SignatureInvalid("this login link was used already; start dev again for a new one")
-    return user_id
-
-
-async def _used(request: Request, parts: Parts) -> Response:
-    """Answer a link that signs nobody in: whoever is signed in already meant to come here again."""
-    try:
-        await guard.person_of(request, parts)
-    except errors.Rejected:
-        return _door(request, "used_link")
-    return RedirectResponse(_STUDIO, 303)
-
-
-def _door(request: Request, reason: str, *, status: int = 401) -> Response:
-    """Tell somebody who may not come in why, and what to do; *reason* names its texts."""
-    language = _language(request)
-    return _page(
-        "signed_out.html",
-        status=status,
-        language=language,
-        texts=words.PAGE[language],
-        reason=reason,
-        origin=f"{request.url.scheme}://{request.url.netloc}",
-    )
-
-
-def _language(request: Request) -> str:
+def language_of(request: Request) -> str:
+    """Tell which language somebody reads a page in: as they chose, or as their browser says."""
     chosen = request.cookies.get(LANGUAGE)
     return chosen if chosen in words.LANGUAGES else words.language_of(request.headers.get("accept-language"))
 
 
-def _page(name: str, *, status: int = 200, **shown: Any) -> Response:
-    return HTMLResponse(_TEMPLATES.get_template(name).render(shown), status, headers=_PAGE_HEADERS)
+def page(request: Request, name: str, *, texts: Mapping[str, str], status: int = 200, **shown: Any) -> Response:
+    """
+    Make a page of the template *name*.
+
+    Args:
+        texts: In the reader's language, beside those of ``page_words.SHELL``.
+        shown: Whatever else the template names.
+    """
+    language = language_of(request)
+    shell = page_words.of(language, page_words.SHELL)
+    switches = {code: here(request, **{_SWITCH: code}) for code in words.LANGUAGES}
+    body = _TEMPLATES.get_template(name).render(
+        language=language, switches=switches, texts={**shell, **texts}, **shown
+    )
+    return HTMLResponse(body, status, headers=_PAGE_HEADERS)
+
+
+def here(request: Request, **more: str) -> str:
+    """Name the page that is asked for, from its root; in what language is left to *more*."""
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != _SWITCH]
+    path = quote(request.scope["path"])
+    query += more.items()
+    return f"{path}?{urlencode(query)}" if query else path

@@ -3,9 +3,9 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanohook import clock, errors
+from nanohook import clock
 from nanohook.clock import rfc3339
-from nanohook.database import Transaction, Unit
+from nanohook.database import Transaction
 from nanohook.flow import projects as flow
 from nanohook.rules import views
 from nanohook.rules.job import Stored
@@ -35,8 +35,8 @@ async def listing(call: Call) -> Response:
 async def create(call: Call) -> Response:
     """Make a project; 201 with it."""
     body, cover = await _asked(call, wire.NewProject)
-    made = await _keep(
-        call,
+    made = await uploads.keep(
+        call.parts,
         cover,
         lambda tx: flow.create(
             tx,
@@ -76,7 +76,7 @@ async def change(call: Call) -> Response:
         await projects.update(tx, changed)
         return changed
 
-    await _keep(call, cover, write)
+    await uploads.keep(call.parts, cover, write)
     await uploads.remove(call.parts, former)
     return json_answer(await _one(call, project_id))
 
@@ -84,13 +84,13 @@ async def change(call: Call) -> Response:
 async def remove(call: Call) -> Response:
     """Delete a project and its jobs."""
     project_id = _id(call.request)
-    found = await call.parts.database.read(lambda tx: flow.get(tx, owner_id=call.person.id, project_id=project_id))
-    is_gone = False
-    while not is_gone:
-        is_gone = await call.parts.database.write(
+    gone = None
+    while gone is None:
+        gone = await call.parts.database.write(
             lambda tx: flow.delete(tx, owner_id=call.person.id, project_id=project_id, now_us=clock.now_us())
         )
-    await uploads.remove(call.parts, found.cover)
+    # The cover as it was then: somebody may have changed it while the jobs went.
+    await uploads.remove(call.parts, gone.cover)
     return Response(status_code=204)
 
 
@@ -101,21 +101,13 @@ def _id(request: Request) -> str:
 async def _asked(call: Call, model: type[wire.M]) -> tuple[wire.M, Stored | None]:
     """Read a body of JSON, or one of multipart with a cover; its other fields are checked before that is kept."""
     if not uploads.is_form(call.request):
-        return await wire.body_of(call.request, model), None
+        # The route's own limit is for pictures.
+        return await wire.body_of(wire.bounded(call.request, most_bytes=wire.JSON_BYTES), model), None
     async with uploads.place(call):
         form = await uploads.read(call.request, name="cover", most_bytes=call.parts.settings.max_upload_bytes)
         body = wire.model_of(form.fields, model)
         cover = None if form.file is None else await uploads.store(call.parts, form.file, folder="covers")
     return body, cover
-
-
-async def _keep(call: Call, cover: Stored | None, write: Unit[Project]) -> Project:
-    """Write what names *cover*; its files go again if that is refused."""
-    try:
-        return await call.parts.database.write(write)
-    except errors.NanohookError:
-        await uploads.remove(call.parts, cover)
-        raise
 
 
 async def _one(call: Call, project_id: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 200
 MOST_DIGITS: Final = 18
 """Of a number in an address: it fits into 64 bits."""
+MOST_WORDS_CHARS: Final = 200
 
 
 def limit(query: QueryParams) -> int:
@@ -41,6 +42,19 @@ def number(query: QueryParams, name: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
         raise errors.Invalid(f"{name} cannot be used", fields={name: "must be a whole number"})
     return int(text)
+
+
+def words(query: QueryParams, name: str) -> str | None:
+    """
+    Read what is searched for.
+
+    Raises:
+        Invalid: It is longer than ``MOST_WORDS_CHARS``; SQLite refuses a pattern of more than 50,000 bytes.
+    """
+    text = query.get(name)
+    if text is not None and len(text) > MOST_WORDS_CHARS:
+        raise errors.Invalid(f"{name} cannot be used", fields={name: f"at most {MOST_WORDS_CHARS} characters"})
+    return text
 
 
 def statuses(query: QueryParams) -> tuple[ImageJobStatus, ...]:

@@ -24,6 +24,9 @@ from nanohook.web import (
     auth,
     check,
     credits,
+    dashboard,
+    docs,
+    doors,
     edge,
     failures,
     generate,
@@ -129,18 +132,32 @@ def table(settings: Settings) -> list[BaseRoute]:
         _Theirs("/api/credits", "GET", credits.listing),
         _Theirs("/api/credits/estimate", "GET", generate.estimate),
         _Theirs("/api/events/token", "POST", streams.make_token),
+        _Open("/api/openapi.json", "GET", docs.document),
+        _Open("/api/docs", "GET", docs.page),
         _Open("/healthz", "GET", ops.health),
         _Open("/readyz", "GET", ops.ready),
         _Open("/metrics", "GET", ops.metrics),
-        _Open("/", "GET", pages.home),
-        _Open("/login", "GET", pages.login),
-        _Open("/generate-images", "GET", pages.studio),
+        *_pages(),
     ]
     return [
         lane().route,
         *(Route(path, endpoint, methods=[method]) for path, method, endpoint in raw),
         *(_route(line) for line in rest),
+        Mount(docs.ASSETS, docs.Assets()),
         Mount("/static", _Static(directory=pages.STATIC)),
+    ]
+
+
+def _pages() -> list[_Open]:
+    """What people see; a page behind a door is for those who are logged in and confirmed."""
+    return [
+        _Open("/", "GET", pages.home),
+        _Open("/login", "GET", doors.login),
+        _Open("/register", "GET", doors.register),
+        _Open("/verify-email", "GET", doors.verify_email),
+        _Open("/generate-images", "GET", doors.behind(pages.studio)),
+        _Open("/dashboard/projects", "GET", doors.behind(dashboard.projects)),
+        _Open("/dashboard/projects/{project_id}", "GET", doors.behind(dashboard.project)),
     ]
 
 

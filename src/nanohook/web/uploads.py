@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from nanohook import errors, ids
+from nanohook.database import Unit
 from nanohook.rules import imaging
 from nanohook.rules.job import Stored
 from nanohook.web import wire
@@ -17,6 +18,8 @@ from nanohook.web.parts import Call, Parts
 
 _MOST_FIELDS: Final = 8
 _MOST_PART_BYTES: Final = 16 * 1024
+
+T = TypeVar("T")
 
 
 class Form(NamedTuple):
@@ -92,6 +95,15 @@ async def store(parts: Parts, body: bytes, *, folder: str) -> Stored:
     await parts.storage.put(stored.key, made.picture.body)
     await parts.storage.put(stored.thumbnail_key, made.thumbnail.body)
     return stored
+
+
+async def keep(parts: Parts, stored: Stored | None, write: Unit[T]) -> T:
+    """Write what names *stored*; its files go again if that is refused."""
+    try:
+        return await parts.database.write(write)
+    except errors.NanohookError:
+        await remove(parts, stored)
+        raise
 
 
 async def remove(parts: Parts, stored: Stored | None) -> None:

@@ -108,8 +108,15 @@ def _password(text: str) -> str:
     return text
 
 
+def _one_line(text: str) -> str:
+    if not smtp.is_one_line(text):
+        raise ValueError("must be one line of text")
+    return text
+
+
 Email = Annotated[str, AfterValidator(smtp.bare)]
 NewPassword = Annotated[str, AfterValidator(_password), Field(json_schema_extra={"format": "password"})]
+KeyName = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_one_line)]
 Token = Annotated[str, Field(min_length=1, max_length=signing.MAX_TOKEN_CHARS)]
 
 
@@ -156,7 +163,7 @@ class Verify(_Body):
 class NewKey(_Body):
     """Body of ``POST /api/auth/keys``; may be absent."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    name: KeyName | None = None
     admin: Annotated[bool, Field(strict=True)] = False
 
 
@@ -230,7 +237,8 @@ def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> R
     Give *request* with a body that cannot be read further than *most_bytes*, nor longer than *within_s*.
 
     Raises:
-        TooLarge: It declares more; reading raises it for one that does not declare it.
+        TooLarge: It declares more; reading raises it for one that does not declare it, ``TooSlow``, and
+            ``Rejected`` with ``disconnected`` for one that never ends.
     """
     too_large = errors.TooLarge(f"the body has at most {most_bytes} bytes", code="too_large")
     declared = request.headers.get("content-length", "0")
@@ -246,6 +254,9 @@ def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> R
                 message = await request.receive()
         except TimeoutError:
             raise errors.TooSlow(f"the body did not come within {within_s:g} seconds") from None
+        if message["type"] == "http.disconnect":
+            # Theirs to do: left to the framework it would be logged as a crash of ours.
+            raise errors.Rejected("the connection ended within the body", code="disconnected")
         left -= len(message.get("body", b""))
         if left < 0:
             raise too_large

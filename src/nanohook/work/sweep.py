@@ -34,23 +34,30 @@ class Sweeper:
         while True:
             try:
                 await self.sweep(now_us=clock.now_us())
-            except (errors.Unavailable, errors.StorageFailed) as exc:
+            except errors.Unavailable as exc:
                 logger.warning("sweep.failed", extra={"reason": str(exc)})
             await asyncio.sleep(EVERY_S)
 
     async def sweep(self, *, now_us: int) -> None:
-        """Remove what is due at *now_us*."""
-        while await self._purge_some(now_us=now_us) == AT_ONCE:
+        """Remove what is due at *now_us*; what cannot be removed holds up nothing else."""
+        stuck: set[str] = set()
+        while await self._purge_some(stuck, now_us=now_us):
             pass
         await self._database.write(lambda tx: accounts.forget_sessions(tx, now_us=now_us))
         await self._database.write(lambda tx: idempotency.forget(tx, now_us=now_us))
 
-    async def _purge_some(self, *, now_us: int) -> int:
-        before = now_us - RESTORE_US - _MARGIN_US
-        due = await self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=AT_ONCE))
+    async def _purge_some(self, stuck: set[str], *, now_us: int) -> bool:
+        """Purge the next jobs but those in *stuck*, which grows by those that fail; ``False``: there are none."""
+        before, most = now_us - RESTORE_US - _MARGIN_US, AT_ONCE + len(stuck)
+        found = await self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=most))
+        due = [job for job in found if job.id not in stuck]
         for job in due:
-            await self._purge(job, now_us=now_us)
-        return len(due)
+            try:
+                await self._purge(job, now_us=now_us)
+            except errors.StorageFailed as exc:
+                stuck.add(job.id)
+                logger.warning("sweep.job_failed", extra={"job_id": job.id, "reason": str(exc)})
+        return bool(due)
 
     async def _purge(self, job: Job, *, now_us: int) -> None:
         """Remove a job's files, then its rows: cut off in between, it is done again."""

@@ -5,9 +5,10 @@
  * server is the only memory. Nothing an error does takes picture or prompt away.
  */
 
+import * as me from "./me.js";
 import * as nanohook from "./nanohook.js";
 import {
-  $, clearPicture, notice, reveal, say, sentence, showLink, showPicture, showStage, stages, stopClock, texts,
+  $, clearPicture, fileName, notice, reveal, say, sentence, showLink, showPicture, showStage, stages, stopClock, texts,
 } from "./telling.js";
 
 const studio = $("studio");
@@ -94,12 +95,15 @@ async function press({ buyAgain = false } = {}) {
   say(texts.busy);
   try {
     const id = await ask(last, prompt, buyAgain);
+    me.refresh();
     // Canceled between the click and the answer: the job exists by now and must not go on.
     if (turn !== mine) return void nanohook.cancel(id).catch(() => {});
     watch(id, prompt);
   } catch (problem) {
     if (turn !== mine) return;
     turn = null;
+    // Spent elsewhere meanwhile: the header shall not say otherwise.
+    if (problem.status === 402) me.refresh();
     if (problem.code === "may_be_paid") {
       job = last;
       fail({ message: problem.message, code: "unknown_outcome" });
@@ -170,6 +174,7 @@ function onStatus(event) {
   job.event = event;
   if (nanohook.FINAL.has(event.status)) {
     turn = null;
+    me.refresh();
     showLink(null);
     if (event.status === "COMPLETED") finish(event);
     else fail(event.status === "CANCELED" ? null : (event.error ?? { message: event.message }));
@@ -203,7 +208,7 @@ async function finish(event, isSecond = false) {
   }
   if (job !== mine) return;
   $("view").href = $("download").href = made.url;
-  $("download").download = fileName(made);
+  $("download").download = fileName(picture?.file, made);
   const { naturalWidth: width, naturalHeight: height } = image;
   const original = $("before");
   const isSame = original.naturalWidth === width && original.naturalHeight === height;
@@ -271,11 +276,6 @@ function refuse(problem, text = sentence(problem), focus = null) {
   notice(text);
   reveal($("notice"));
   focus?.focus();
-}
-
-function fileName(made) {
-  const name = (picture?.file?.name ?? "").replace(/\.[^.]*$/, "").slice(0, 80) || "picture";
-  return `${name}-nanohook.${made.content_type.split("/")[1].replace("jpeg", "jpg")}`;
 }
 
 /* ---- coming back ---- */

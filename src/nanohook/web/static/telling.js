@@ -12,13 +12,18 @@ const LATE_S = 120;
 const BREAK_MS = 5_000;
 /** Which of the five named steps a stage belongs to. */
 const STEP_OF = { uploading: "queued", queued: "queued", submitting: "queued" };
-const UPLOAD_ERRORS = {
+/** Whatever the code, these say it all. */
+const BY_STATUS = { 401: "signed_out", 429: "too_many" };
+/** The texts of codes that have none of their own. */
+const ERRORS = {
   not_an_image: "not_a_picture",
   unknown_media_type: "not_a_picture",
   bad_multipart: "not_a_picture",
   too_many_scans: "not_a_picture",
   network: "no_network",
+  too_slow: "no_network",
   not_found: "gone",
+  email_unverified: "unverified",
 };
 
 const steps = [...$("steps").children];
@@ -107,8 +112,13 @@ export function say(text) {
 
 /** A `Problem` in words: what happened and what to do. */
 export function sentence({ status, code, retryAfterS, requestId }) {
-  if (status === 401 || code === "email_unverified") return status === 401 ? texts.signed_out : texts.unverified;
-  const name = UPLOAD_ERRORS[code] ?? code;
+  const name = BY_STATUS[status] ?? ERRORS[code] ?? code;
   const text = Object.hasOwn(texts, name) ? texts[name] : status === 503 ? texts.unavailable : texts.unknown;
   return text.replace("{seconds}", retryAfterS ?? 10).replace("{id}", requestId ?? status);
+}
+
+/** Name a result after the `file` it was made of. */
+export function fileName(file, made) {
+  const name = (file?.name ?? "").replace(/\.[^.]*$/, "").slice(0, 80) || "picture";
+  return `${name}-nanohook.${made.content_type.split("/")[1].replace("jpeg", "jpg")}`;
 }

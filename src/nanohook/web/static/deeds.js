@@ -1,0 +1,218 @@
+/** What hands do in the gallery: upload, generate, stop, look, delete and take that back, several at once. */
+
+import * as client from "./nanohook.js";
+import * as cards from "./card.js";
+import { add, all, count, expecting, focus, press, put, remember, remove, showPicked } from "./gallery.js";
+import { followHands } from "./hands.js";
+import { $, board, counted, filled, isBusy, say, sentence, setBusy, texts } from "./saying.js";
+import { fail, toast } from "./toasts.js";
+import { send } from "./uploading.js";
+
+const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: "/static/deeds.css" });
+document.head.append(style);
+await new Promise((resolve) => (style.onload = style.onerror = resolve));
+
+const MOST_AT_ONCE = 4;
+/** Statuses of an upload that is refused for what it is: sending it again would not help. */
+const USELESS = [413, 415, 422];
+const mostInZip = Number(board.dataset.mostZip);
+const picked = () => all().filter((card) => card.pick.checked);
+
+/** Do `one` with each of `things`, a few at a time. */
+async function each(things, one) {
+  const waiting = [...things];
+  const work = async () => {
+    while (waiting.length) await one(waiting.shift());
+  };
+  await Promise.all(Array.from({ length: MOST_AT_ONCE }, work));
+}
+
+/* ---- pictures come ---- */
+
+export function take(files) {
+  for (const file of files) {
+    const card = cards.make({ file });
+    add(card, $("grid").firstElementChild);
+    upload(card);
+  }
+}
+
+function upload(card) {
+  card.refusal = card.share = null;
+  card.stop = new AbortController();
+  const progress = (share) => {
+    card.share = share;
+    cards.render(card);
+  };
+  const sending = send(card.file, { progress, signal: card.stop.signal });
+  /** Resolves to whether it has arrived. */
+  card.arrival = expecting(sending.then(
+    (job) => {
+      cards.learn(card, job, job.event_id);
+      count();
+      return true;
+    },
+    (problem) => {
+      if (problem.name === "AbortError") return false;
+      card.refusal = { text: sentence(problem), isFinal: USELESS.includes(problem.status) };
+      cards.render(card);
+      say(`${card.file.name}: ${card.refusal.text}`);
+      return false;
+    },
+  ));
+  cards.render(card);
+}
+
+/* ---- one picture ---- */
+
+/** Do what the main button says, which shows itself busy already. */
+export async function go(card, isRetry) {
+  if (card.refusal) return card.refusal.isFinal ? remove(card) : upload(card);
+  try {
+    if (card.job || (await card.arrival)) await expecting(isRetry ? repeat(card) : order(card));
+  } catch (problem) {
+    if (problem.code === "may_be_paid") card.paysAgain = true;
+    else fail(problem);
+  } finally {
+    card.isAsking = false;
+    cards.render(card);
+    remember();
+  }
+}
+
+async function repeat(card) {
+  const { job_id: id, error } = card.job;
+  try {
+    await client.retry(id, { buyAgain: card.paysAgain || error?.code === "unknown_outcome" });
+  } catch (problem) {
+    // Somebody, in another tab perhaps, was faster: their attempt is as good.
+    if (problem.code !== "not_failed") throw problem;
+  }
+  put(await client.job(id));
+}
+
+async function order(card) {
+  const prompt = card.prompt.value.trim();
+  const accepted = await client.generate({ imageId: card.job.job_id, prompt }).catch((problem) => {
+    // The first answer got lost on the way, or another tab has asked: it runs.
+    if (problem.code === "job_running") return card.job;
+    throw problem;
+  });
+  const made = put(await client.job(accepted.job_id));
+  count();
+  if (made === card) return;
+  // Another version of an ended one is a picture of its own.
+  card.prompt.value = card.job.prompt ?? "";
+  card.prompt.dispatchEvent(new Event("input"));
+  focus(made);
+}
+
+export async function stop(card) {
+  try {
+    put(await client.cancel(card.job.job_id));
+  } catch (problem) {
+    // It ended a moment before: the stream tells how.
+    if (problem.code !== "job_ended") fail(problem);
+  }
+}
+
+export async function look(card) {
+  if (!cards.shown(card)) return;
+  const { open } = await import("./view.js");
+  open(card, all().filter(cards.shown), focus);
+}
+
+/* ---- gone, and back ---- */
+
+/** Takes the last deletion back. */
+let takeBack = null;
+
+export const bin = (card) => drop([card]);
+
+function drop(chosen) {
+  const jobs = chosen.map((card) => card.job).filter(Boolean);
+  for (const card of chosen) {
+    card.stop?.abort();
+    remove(card);
+  }
+  if (!jobs.length) return;
+  const gone = each(jobs, async (job) => {
+    try {
+      await client.request("DELETE", `/api/images/${job.job_id}`);
+    } catch (problem) {
+      // Somebody else was faster.
+      if (problem.status === 404) return;
+      put(job);
+      fail(problem);
+    }
+  }).then(count);
+  const told = toast(counted(jobs.length, "one_deleted", "many_deleted"), { act: texts.undo, then: undo });
+  takeBack = async () => {
+    told.go();
+    await gone;
+    await expecting(each(jobs, restore));
+    count();
+  };
+}
+
+export function undo() {
+  takeBack?.();
+  takeBack = null;
+}
+
+async function restore(job) {
+  try {
+    put(await client.request("POST", `/api/images/${job.job_id}/restore`));
+    say(texts.undone);
+  } catch (problem) {
+    fail(problem);
+  }
+}
+
+/* ---- several at once ---- */
+
+function pickAll(isPicked) {
+  for (const card of all()) card.pick.checked = isPicked && !!card.job;
+  showPicked();
+}
+
+async function zip() {
+  if (isBusy($("zip"))) return;
+  const ready = picked().filter((card) => cards.kindOf(card) === "ready");
+  if (!ready.length) return toast(texts.zip_nothing, { kind: "bad" });
+  if (ready.length > mostInZip) return toast(filled(texts.zip_many, { n: mostInZip }), { kind: "bad" });
+  const url = `/api/images.zip?${new URLSearchParams(ready.map(({ job }) => ["id", job.job_id]))}`;
+  const told = toast(texts.zip_wait, { kind: "busy" });
+  setBusy($("zip"), true);
+  try {
+    await check(url);
+    Object.assign(document.createElement("a"), { href: url, download: "images.zip" }).click();
+    told.tell(texts.zip_ready, "good");
+  } catch (problem) {
+    told.tell(sentence(problem), "bad");
+  } finally {
+    setBusy($("zip"), false);
+  }
+}
+
+/** A download cannot say why it fails: its beginning is asked for, and told. */
+async function check(url) {
+  const stop = new AbortController();
+  let answer;
+  try {
+    answer = await fetch(url, { signal: stop.signal });
+  } catch {
+    throw { status: 0, code: "network" };
+  }
+  stop.abort();
+  const { status } = answer;
+  const code = { 404: "not_found", 409: "zip_nothing", 422: "zip_large" }[status];
+  if (!answer.ok) throw { status, code, requestId: answer.headers.get("x-request-id") };
+}
+
+$("zip").addEventListener("click", zip);
+$("bin").addEventListener("click", () => drop(picked()));
+$("whole").addEventListener("click", () => pickAll(true));
+$("clear").addEventListener("click", () => pickAll(false));
+
+export const onKey = followHands({ picked, press, look, drop, undo, pickAll });

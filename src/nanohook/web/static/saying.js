@@ -1,0 +1,70 @@
+/** What the project pages share: their words, and how they ask for what they show. */
+
+export const $ = (id) => document.getElementById(id);
+export const board = $("board");
+/** The page's texts, in its language. */
+export const texts = JSON.parse(board.dataset.texts);
+
+/** Whatever the code, these say it all. */
+const BY_STATUS = { 401: "signed_out", 429: "too_many" };
+/** The texts of codes that have none of their own. */
+const BY_CODE = {
+  not_an_image: "not_a_picture",
+  unknown_media_type: "not_a_picture",
+  bad_multipart: "not_a_picture",
+  too_many_scans: "not_a_picture",
+  network: "no_network",
+  too_slow: "no_network",
+  not_found: "gone",
+  email_unverified: "unverified",
+  insufficient_credits: "no_credits",
+};
+
+export const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+
+/** `one` has words of its own. */
+export const counted = (number, one, many) => (number === 1 ? texts[one] : filled(texts[many], { n: number }));
+
+/** A `Problem` in words: what happened and what to do. */
+export function sentence({ status, code, retryAfterS, requestId }) {
+  const name = BY_STATUS[status] ?? BY_CODE[code] ?? code;
+  const text = Object.hasOwn(texts, name) ? texts[name] : status === 503 ? texts.unavailable : texts.unknown;
+  return filled(text, { seconds: retryAfterS ?? 10, id: requestId ?? status });
+}
+
+/** For those who listen; nobody sees it. */
+export const say = (text) => ($("said").textContent = text);
+
+/** Not `disabled`: that would throw the keyboard's focus away. */
+export function setBusy(button, isBusy) {
+  button.setAttribute("aria-busy", isBusy);
+  button.setAttribute("aria-disabled", isBusy);
+}
+
+export const isBusy = (button) => button.getAttribute("aria-busy") === "true";
+
+let aheadMs = 0;
+/** The server's time in ms since the epoch, known after the first answer: to measure its events against. */
+export const now = () => Date.now() + aheadMs;
+
+/**
+ * Read a route; rejects with what `sentence` takes.
+ *
+ * The client's own `request` is more patient; it comes with what hands do, when there are any: the first view only
+ * reads.
+ */
+export async function read(path) {
+  let answer;
+  try {
+    answer = await fetch(path, { signal: AbortSignal.timeout(30_000) });
+    const found = await answer.json();
+    // The header counts whole seconds, cut off: half a second more is right on the average.
+    aheadMs = Date.parse(answer.headers.get("date")) + 500 - Date.now() || 0;
+    if (answer.ok) return found;
+    answer.code = found.code;
+  } catch {
+    answer = { status: 0, code: "network", headers: new Headers() };
+  }
+  const { status, code, headers } = answer;
+  throw { status, code, requestId: headers.get("x-request-id"), retryAfterS: headers.get("retry-after") };
+}

@@ -1,0 +1,77 @@
+"""Requests written by hand: for bodies that never come, come slowly, or break off."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status_code: int
+    headers: httpx.Headers
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode()
+
+    def json(self) -> Any:
+        return orjson.loads(self.content)
+
+
+class Connection:
+    """One connection to a service; what is sent is the test's own affair."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._host = host
+
+    async def begin(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Send the head of a request."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        await self.send("\r\n".join([*lines, "", ""]).encode())
+
+    async def send(self, body: bytes) -> None:
+        """Send some of the body."""
+        self._writer.write(body)
+        await self._writer.drain()
+
+    async def answer(self, *, timeout_s: float = 5.0) -> Answer:
+        """Read an answer, whatever is left of the request."""
+        async with asyncio.timeout(timeout_s):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.split("\r\n")
+            headers = httpx.Headers([tuple(line.split(": ", 1)) for line in lines if line])
+            content = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return Answer(int(first.split()[1]), headers, content)
+
+
+@contextlib.asynccontextmanager
+async def opened(base: str) -> AsyncIterator[Connection]:
+    """Connect to the service at *base*; the connection is cut in the end."""
+    url = httpx.URL(base)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        yield Connection(reader, writer, url.netloc.decode())
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def without_body(
+    base: str, method: str, path: str, headers: Mapping[str, str], *, size_bytes: int = 20_000_000
+) -> Answer:
+    """Promise a body and send none of it: whoever answers has not waited for it."""
+    async with opened(base) as connection:
+        await connection.begin(method, path, {"Content-Length": str(size_bytes), **headers})
+        return await connection.answer()
