@@ -124,7 +124,14 @@ def _for_others(app: ASGIApp, settings: Settings) -> ASGIApp:
         allow_origins=settings.allowed_origins,
         allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
         allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"),
-        expose_headers=("Date", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"),
+        expose_headers=(
+            "Date",
+            "Idempotent-Replayed",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Retry-After",
+            "X-Request-Id",
+        ),
     )
 
 

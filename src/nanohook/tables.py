@@ -258,7 +258,7 @@ tasks = Table(
     Column("said", Text),
     Column("may_buy", Integer, nullable=False, server_default=text("0")),
     Column("deliveries", Integer, nullable=False, server_default=text("0")),
-    # When a person's question was last passed on to NanoBanana.
+    # When NanoBanana was last asked after it, for a person or by ourselves.
     Column("asked_at", Integer),
     _one_of("stage", status.Stage),
     _one_of("step", job.Step, or_none=True),

@@ -284,6 +284,17 @@ async def test_it_asks_once_in_five_seconds_however_many_want_to_know(service, u
         await later(service, job_id)
 
 
+async def test_what_the_service_asked_a_moment_ago_is_not_asked_again(tmp_path):
+    async with watched(tmp_path, reconcile_after_s=0.05) as (service, upstream):
+        job_id, [task_id] = await running(service)
+        await live.until(lambda: rows(service, "SELECT 1 FROM tasks WHERE asks = 1"))
+        assert told(await ask(service, imageId=job_id)) == PROCESSING
+        assert upstream.asked == [task_id]
+        await later(service, job_id)
+        assert told(await ask(service, imageId=job_id)) == PROCESSING
+        assert upstream.asked == [task_id] * 2
+
+
 async def test_each_of_several_tasks_is_asked_for(service, upstream):
     job_id, task_ids = await running(service, numImages=3)
     assert told(await ask(service, imageId=job_id, taskId=task_ids[2])) == PROCESSING

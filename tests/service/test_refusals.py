@@ -285,8 +285,8 @@ async def test_who_is_nobody_is_refused_before_the_body_is_read(service, things,
     assert await everything(service) == before
 
 
-async def dead_keys(service):
-    """Keys that opened everything a moment ago."""
+async def dead(service):
+    """What opened everything a moment ago: two keys, and a cookie whose session has not ended."""
     revoked = await rig.make_account(service, "revoked@example.org")
     disabled = await rig.make_account(service, "disabled@example.org", is_admin=True)
     for key in (revoked, disabled):
@@ -294,17 +294,20 @@ async def dead_keys(service):
             assert (await client.get("/api/images")).status_code == 200
     user_id = await person_of(service, "revoked@example.org")
     await run(service, "UPDATE api_keys SET revoked_at = 1 WHERE owner_id = ?", user_id)
-    user_id = await person_of(service, "disabled@example.org")
-    await run(service, "UPDATE users SET disabled_at = 1 WHERE id = ?", user_id)
-    return [revoked, disabled]
+    cookie = await session(service, "disabled@example.org")
+    async with guest(service, Cookie=cookie) as client:
+        assert (await client.get("/api/images")).status_code == 200
+    await run(service, "UPDATE users SET disabled_at = 1 WHERE email = 'disabled@example.org'")
+    keys = [{"Authorization": f"Bearer {key}"} for key in (revoked, disabled)]
+    return [*keys, {"Cookie": cookie, "Origin": service.base}]
 
 
 async def test_a_dead_key_opens_no_route(service, things, table):
-    keys = await dead_keys(service)
+    wrong = await dead(service)
     before = await everything(service)
     for method, path in {*LINES, *ADMINS} & table:
-        for key in keys:
-            answer = await unread(service, (method, path), things, {"Authorization": f"Bearer {key}"})
+        for headers in wrong:
+            answer = await unread(service, (method, path), things, headers)
             refused(answer, 401, "unauthenticated")
     assert await everything(service) == before
 

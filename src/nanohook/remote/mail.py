@@ -125,10 +125,19 @@ class Mailer:
             extra = {"to": address.address, "subject": subject, "link": link}
             _logger.warning("mail.not_configured", extra=extra)
             return
-        if self._is_closing or len(self._line) + len(self._sending) >= MOST_WAITING:
-            raise errors.Unavailable("no more mails are taken for the moment", retry_after_s=10)
+        self.check_room()
         content = _written(self._door.sender, address, subject=subject, text=text)
         self._put(_Mail(to=address, content=content, tries=0), pause_s=0.0)
+
+    def check_room(self) -> None:
+        """
+        Check that a mail would be taken; asked also where none is sent, so that nobody can tell the two apart.
+
+        Raises:
+            Unavailable: The line is full, or the service is ending.
+        """
+        if self._is_closing or len(self._line) + len(self._sending) >= MOST_WAITING:
+            raise errors.Unavailable("no more mails are taken for the moment", retry_after_s=10)
 
     async def run(self) -> None:
         """Send what is in the line when it is due, until canceled; what is on its way then is ``close``'s."""

@@ -53,7 +53,8 @@ _UPDATE: Final = (
     f"said = :said, may_buy = :may_buy WHERE {_KEY}"
 )
 _CLAIM: Final = (
-    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
+    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
+    "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END WHERE rowid IN ("
     "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now ORDER BY due_at LIMIT :most) "
     f"RETURNING {_LIST}"
 )

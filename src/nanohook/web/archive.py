@@ -47,6 +47,8 @@ async def archive(call: Call) -> Response:
         raise errors.Conflict("none of these images has a result", code="no_result")
     files = await asyncio.to_thread(_files, call, chosen)
     headers = {"Content-Disposition": 'attachment; filename="images.zip"', "Cache-Control": "no-store"}
+    if call.request.method == "HEAD":
+        return Response(headers=headers, media_type="application/zip")
     return _Archive(files, headers=headers)
 
 

@@ -39,6 +39,7 @@ async def register(request: Request, parts: Parts) -> Response:
     if parts.settings.registration == "closed":
         raise errors.Forbidden("registration is closed here", code="registration_closed")
     asked = await _body(request, parts, wire.Register)
+    parts.mailer.check_room()
     hashed = await parts.passwords.hash(asked.password)
     became, account = await parts.database.write(
         lambda tx: flow.register(tx, email=asked.email, password_hash=hashed, now_us=clock.now_us())
@@ -106,6 +107,7 @@ async def change_password(call: Call) -> Response:
 async def forgot(request: Request, parts: Parts) -> Response:
     """Write to the owner of an address, with a link to a new password."""
     asked = await _body(request, parts, wire.Forgot)
+    parts.mailer.check_room()
     found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
     if found is not None and not found.is_disabled:
         _write_to(parts, found, RESET, language=wire.language(request))
