@@ -28,7 +28,7 @@ async def cancel(tx: Transaction, *, owner_id: str | None, job_id: str, now_us: 
 
     Raises:
         NotFound: No such job of this person.
-        Conflict: ``job_ended``, or ``not_started``: nothing was asked for.
+        Conflict: ``job_ended``: there is nothing to cancel, or not yet.
     """
     job = await jobs.get(tx, owner_id=owner_id, job_id=job_id)
     if job is None:
@@ -36,8 +36,7 @@ async def cancel(tx: Transaction, *, owner_id: str | None, job_id: str, now_us: 
     if job.status is ImageJobStatus.CANCELED:
         return job
     if not job.is_open:
-        code = "not_started" if job.stage is Stage.UPLOADED else "job_ended"
-        raise errors.Conflict("there is nothing running to cancel", code=code)
+        raise errors.Conflict("there is nothing running to cancel", code="job_ended")
     return await _stop(tx, job, now_us=now_us)
 
 

@@ -63,6 +63,12 @@ async def get(tx: Transaction, *, owner_id: str, project_id: str) -> Project | N
     return None if row is None else _project(row)
 
 
+async def owner_of(tx: Transaction, project_id: str) -> str | None:
+    """Tell whose a project is; for admins."""
+    row = await tx.one("SELECT owner_id FROM projects WHERE id = :id", {"id": project_id})
+    return None if row is None else row["owner_id"]
+
+
 async def page(tx: Transaction, *, owner_id: str, before_id: str | None, most: int) -> list[Project]:
     """List projects of *owner_id*, newest first."""
     below = "" if before_id is None else "AND id < :before"

@@ -172,6 +172,21 @@ async def claim_to_ask(
     return None if row is None else _task(row)
 
 
+async def put_off(tx: Transaction, claimed: Task, *, until_us: int) -> None:
+    """Let the next question wait until *until_us* at least, if nothing came of the one that *claimed* was for."""
+    await tx.run(
+        f"UPDATE tasks SET due_at = :until WHERE {_KEY} AND claim = :claim AND step = 'ask' AND held = 0 "
+        "AND due_at < :until",
+        {
+            "job_id": claimed.job_id,
+            "attempt": claimed.attempt,
+            "idx": claimed.index,
+            "claim": claimed.claim,
+            "until": until_us,
+        },
+    )
+
+
 async def knows(tx: Transaction, *, job_id: str, task_id: str) -> bool:
     """Tell whether *task_id* is one of a job's tasks, of whichever attempt."""
     row = await tx.one("SELECT 1 FROM tasks WHERE task_id = ? AND job_id = ? LIMIT 1", (task_id, job_id))

@@ -96,6 +96,9 @@ async def _knows(call: Call, task: Task, wait_s: float) -> bool:
             lambda tx: tasks.release(tx, claimed, Step.ASK, due_at=clock.now_us() + SECOND_US)
         )
         return True
+    finally:
+        # A person's question comes on top of the service's own: those keep their time.
+        await call.parts.database.write(lambda tx: tasks.put_off(tx, claimed, until_us=task.due_at or 0))
     return record is None or record.found or record.code != _NOT_FOUND
 
 

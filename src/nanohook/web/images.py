@@ -1,6 +1,7 @@
 """Images: upload, list, one, its history; delete and restore."""
 
 import logging
+from dataclasses import replace
 
 import orjson
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from nanohook.flow import cancel, create
 from nanohook.rules import views
 from nanohook.rules.job import Job
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import events, jobs, pictures
+from nanohook.stores import events, jobs, pictures, projects
 from nanohook.stores.events import Event
 from nanohook.stores.jobs import Attempt
 from nanohook.web import query, shown, uploads, wire
@@ -74,7 +75,11 @@ async def listing(call: Call) -> Response:
     )
 
     async def read(tx: Transaction) -> dict[str, object]:
-        found, after = await jobs.page(tx, wanted, most=most)
+        owner_id = wanted.owner_id
+        if owner_id is None and wanted.project_id is not None:
+            # Among everybody's, a project is found by whose it is: there the index begins.
+            owner_id = await projects.owner_of(tx, wanted.project_id) or ""
+        found, after = await jobs.page(tx, replace(wanted, owner_id=owner_id), most=most)
         return {"images": await shown.all_of(tx, call.parts, found), "next_cursor": after}
 
     return json_answer(await call.parts.database.read(read))

@@ -214,7 +214,7 @@ _GENERATION: Final = (
         "generation",
         "Cancel an open job",
         gives={200: shapes.Job},
-        refuses={409: "`job_ended`, `not_started`"},
+        refuses={409: "`job_ended`"},
     ),
     Operation(
         "POST /api/images/{job_id}/retry",
