@@ -133,6 +133,12 @@ def upgrade() -> None:
             sqlite_where=sa.text("deleted_at IS NOT NULL AND purged_at IS NULL"),
         )
         batch_op.create_index(
+            "ix_jobs_source_job_id",
+            ["source_job_id"],
+            unique=False,
+            sqlite_where=sa.text("source_job_id IS NOT NULL"),
+        )
+        batch_op.create_index(
             "ix_jobs_owner_id_project_id_status_id",
             ["owner_id", "project_id", "status", "id"],
             unique=False,
@@ -167,6 +173,7 @@ def downgrade() -> None:
         batch_op.drop_column("asked_at")
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_source_job_id", sqlite_where=sa.text("source_job_id IS NOT NULL"))
         batch_op.drop_index("ix_jobs_status_id", sqlite_where=sa.text("deleted_at IS NULL"))
         batch_op.drop_index("ix_jobs_owner_id_project_id_status_id", sqlite_where=sa.text("deleted_at IS NULL"))
         batch_op.drop_index(

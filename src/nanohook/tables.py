@@ -216,6 +216,7 @@ jobs = Table(
             ("status", "id"),
         )
     ),
+    Index("ix_jobs_source_job_id", "source_job_id", sqlite_where=text("source_job_id IS NOT NULL")),
     Index("ix_jobs_deleted_at", "deleted_at", sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL")),
 )
 

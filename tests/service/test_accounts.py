@@ -384,7 +384,7 @@ async def test_an_address_that_has_an_account_is_answered_like_any_other(service
 
 
 async def test_who_registers_anothers_address_first_gains_nothing(service, visit, told):
-    """The address is confirmed by its owner, with the owner's password; what was made before is dead."""
+    """Neither password counts: who reads the mail chooses one, and what was made before is dead."""
     thief, email = await visit(), new_address()
     await member(thief, told, email, OTHER, is_verified=False)
     first = link(told, email)
@@ -402,9 +402,11 @@ async def test_who_registers_anothers_address_first_gains_nothing(service, visit
     refused(await me(thief), 401, "unauthenticated")
     refused(await me(await visit(), **bearer(key)), 401, "unauthenticated")
     refused(await login(thief, email, OTHER), 401, "bad_credentials")
+    refused(await login(owner, email, RIGHT), 401, "bad_credentials")
     void(await verify(owner, first))
     second = link(told, email)
-    assert (await verify(owner, second)).status_code == 204
+    void(await verify(owner, second))
+    assert (await reset(owner, second, RIGHT)).status_code == 204
     assert (await login(owner, email, RIGHT)).status_code == 200
     assert (await me(owner)).json()["id"] == mine.id
 
@@ -476,13 +478,26 @@ async def test_who_is_disabled_comes_in_by_no_way_at_all(service, visit, told):
     assert (await login(browser, email)).status_code == 200
 
 
+async def test_who_registers_anothers_address_after_them_gains_nothing(visit, told):
+    owner, thief, email = await visit(), await visit(), new_address()
+    await register(owner, email, RIGHT)
+    first = link(told, email)
+    await register(thief, email, OTHER)
+    void(await verify(owner, first))
+    for password in (RIGHT, OTHER):
+        refused(await login(thief, email, password), 401, "bad_credentials")
+    assert (await reset(owner, link(told, email), RIGHT)).status_code == 204
+    refused(await login(thief, email, OTHER), 401, "bad_credentials")
+    assert (await login(owner, email, RIGHT)).json()["is_verified"]
+
+
 async def test_mails_are_in_the_language_of_who_asked(visit, told):
     email = new_address()
     await register(await visit(), email, **{"Accept-Language": "fr"})
     await register(await visit(), email, **{"Accept-Language": "en"})
     assert [subject for subject, _ in told.mails(email)] == [
         "Confirmez votre adresse e-mail",
-        "Confirm your e-mail address",
+        "Choose a new password",
     ]
 
 
@@ -648,7 +663,7 @@ async def test_who_has_no_password_yet_sets_the_first_by_key(service, visit):
     assert (await login(await visit(), email, RIGHT)).status_code == 200
 
 
-async def test_a_reset_ends_every_session(service, visit, told):
+async def test_a_reset_ends_every_session_and_key(service, visit, told):
     browser, email = await visit(), new_address()
     await member(browser, told, email)
     key = (await new_key(browser))["key"]
@@ -657,7 +672,7 @@ async def test_a_reset_ends_every_session(service, visit, told):
     answer = await reset(await visit(), token)
     assert (answer.status_code, "set-cookie" in answer.headers) == (204, False)
     refused(await me(browser), 401, "unauthenticated")
-    assert (await me(await visit(), **bearer(key))).status_code == 200
+    refused(await me(await visit(), **bearer(key)), 401, "unauthenticated")
     refused(await login(browser, email, RIGHT), 401, "bad_credentials")
 
 
@@ -803,8 +818,8 @@ async def test_one_account_is_tried_ten_times_a_minute_from_everywhere(service, 
         asked = {"email": spelt} if route == "password/forgot" else {"email": spelt, "password": OTHER}
         return await (await visit()).post(f"/api/auth/{route}", json=asked)
 
-    # Registering and signing in counted already.
-    answers = [await attempt(number) for number in range(10)]
+    # Registering or signing in counted already.
+    answers = [await attempt(number) for number in range(11)]
     assert answers[0].status_code != 429
     refused(answers[-1], 429, "rate_limited")
     asked, mails = dict(hasher.asked), len(told.mails(email))
@@ -814,19 +829,43 @@ async def test_one_account_is_tried_ten_times_a_minute_from_everywhere(service, 
     assert (await login(await visit(), new_address())).status_code == 401
 
 
-async def test_resets_and_changes_of_one_account_have_the_same_budget(service, visit, told, hasher):
+async def test_who_has_mails_sent_to_an_address_does_not_lock_its_owner_out(visit, told):
+    browser, email = await visit(), new_address()
+    await member(browser, told, email)
+    while (await (await visit()).post("/api/auth/password/forgot", json={"email": email})).status_code != 429:
+        pass
+    assert (await login(await visit(), email, RIGHT)).status_code == 200
+    assert (await change(browser, RIGHT, OTHER)).status_code == 204
+
+
+async def test_resets_and_changes_of_one_account_have_a_budget(service, visit, told, hasher):
     browser, email = await visit(), new_address()
     await member(browser, told, email)
     token = await forgotten(browser, told, email)
-    while (await login(await visit(), email, OTHER)).status_code != 429:
+    while (await change(browser, OTHER, OTHER)).status_code != 429:
         pass
+    assert (await reset(await visit(), token, "short")).status_code == 422
     asked, before = dict(hasher.asked), await account(service, email)
-    refused(await reset(await visit(), token), 429, "rate_limited")
     refused(await change(browser, RIGHT, OTHER), 429, "rate_limited")
-    refused(await browser.post("/api/auth/verify-email/resend"), 429, "rate_limited")
     assert hasher.asked == asked
     assert await account(service, email) == before
     assert (await me(browser)).status_code == 200
+
+
+async def test_a_key_without_admin_rights_does_not_take_over_its_admins_account(service, visit):
+    email = new_address()
+    strong = await rig.make_account(service, email, is_admin=True)
+    owner = await visit()
+    weak = (await owner.post("/api/auth/keys", json={}, headers=bearer(strong))).json()["key"]
+    listed = (await owner.get("/api/auth/keys", headers=bearer(strong))).json()["keys"]
+    [first] = [one["id"] for one in listed if one["is_admin"]]
+    asked = {"new_password": RIGHT}
+    answer = await owner.post("/api/auth/password", json=asked, headers=bearer(weak))
+    refused(answer, 403, "forbidden")
+    refused(await owner.delete(f"/api/auth/keys/{first}", headers=bearer(weak)), 403, "forbidden")
+    refused(await login(owner, email, RIGHT), 401, "bad_credentials")
+    answer = await owner.post("/api/auth/password", json=asked, headers=bearer(strong))
+    assert answer.status_code == 204
 
 
 # Keys.

@@ -10,7 +10,7 @@ from nanohook.flow import accounts as flow
 from nanohook.passwords import Passwords
 from nanohook.rules import signing, smtp
 from nanohook.settings import Settings
-from nanohook.stores import accounts, jobs, ledger
+from nanohook.stores import accounts, audit, jobs, ledger
 from nanohook.stores.accounts import Person
 from nanohook.stores.audit import COMMAND_LINE
 from nanohook.values import frozen
@@ -74,6 +74,10 @@ async def create_in(found: Database, asked: NewAccount) -> str:
             now_us=now,
         )
         if person is not None:
+            rights = "admin" if asked.is_admin else "none"
+            await audit.append(
+                tx, actor=COMMAND_LINE, action="user.create", subject=person.id, after=rights, now_us=now
+            )
             await flow.add_key(tx, person, key, name="first", is_admin=asked.is_admin, now_us=now)
         return person is not None
 

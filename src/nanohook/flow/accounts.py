@@ -22,7 +22,7 @@ class Registered(enum.Enum):
 
     NEW = "new"
     AGAIN = "again"
-    """The address was never confirmed: the new password counts, and the older links do not."""
+    """The address was never confirmed: no password counts any more, nor do the older links."""
     KNOWN = "known"
     """The address has an account."""
 
@@ -81,8 +81,9 @@ async def register(
         return Registered.KNOWN, None
     if known.person.is_verified or known.person.is_admin:
         return Registered.KNOWN, known
-    # Whoever registered somebody else's address in advance must not get in once its owner confirms it.
-    await accounts.set_password(tx, known.person.id, password_hash)
+    # One of the two does not own the address, and nobody knows which: neither password counts. Who can read the
+    # mail chooses one, which confirms the address too.
+    await accounts.set_password(tx, known.person.id, None)
     await accounts.end_sessions(tx, known.person.id)
     await accounts.revoke_keys(tx, known.person.id, now_us=now_us)
     return Registered.AGAIN, await accounts.account(tx, email)
@@ -120,9 +121,12 @@ async def linked(tx: Transaction, subject: str) -> Account:
     return account
 
 
-async def verify(tx: Transaction, subject: str, *, free_credits: int, now_us: int) -> Person:
+async def verify(tx: Transaction, subject: str, *, free_credits: int, now_us: int) -> str:
     """
     Note that a person has followed the link of a confirmation; they get their free credits by it.
+
+    Returns:
+        The person's id.
 
     Args:
         subject: What the link was signed for: a person's id and ``state_of`` their account.
@@ -134,21 +138,22 @@ async def verify(tx: Transaction, subject: str, *, free_credits: int, now_us: in
     await accounts.verify(tx, account.person.id, now_us=now_us)
     if free_credits and not account.person.is_verified:
         await _change(tx, account.person.id, free_credits, note="at the start", now_us=now_us)
-    return account.person
+    return account.person.id
 
 
 async def reset_password(
     tx: Transaction, subject: str, password_hash: str, *, free_credits: int, now_us: int
 ) -> None:
     """
-    Set a new password by a mailed link, which also shows that the address is theirs; all sessions end.
+    Set a new password by a mailed link, which also shows that the address is theirs; all sessions and keys end.
 
     Raises:
         Invalid: ``token_invalid``.
     """
-    person = await verify(tx, subject, free_credits=free_credits, now_us=now_us)
-    await accounts.set_password(tx, person.id, password_hash)
-    await accounts.end_sessions(tx, person.id)
+    user_id = await verify(tx, subject, free_credits=free_credits, now_us=now_us)
+    await accounts.set_password(tx, user_id, password_hash)
+    await accounts.end_sessions(tx, user_id)
+    await accounts.revoke_keys(tx, user_id, now_us=now_us)
 
 
 async def change_password(
@@ -231,7 +236,27 @@ async def add_key(
     await accounts.insert_key(
         tx, key_id=key_id, owner_id=person.id, key=key, name=name, is_admin=is_admin, now_us=now_us
     )
+    if is_admin:
+        await audit.append(tx, actor=person.id, action="key.create", subject=key_id, now_us=now_us)
     return key_id
+
+
+async def revoke_key(tx: Transaction, person: Person, key_id: str, *, now_us: int) -> None:
+    """
+    Make an API key of *person* worthless.
+
+    Raises:
+        NotFound: They have none of this id.
+        Forbidden: It carries rights that the one who asks does not have.
+    """
+    key = next((key for key in await accounts.keys(tx, owner_id=person.id) if key.id == key_id), None)
+    if key is None:
+        raise errors.NotFound("no such key")
+    if key.is_admin and not person.is_admin:
+        raise errors.Forbidden("only an admin revokes keys with admin rights")
+    await accounts.revoke_key(tx, key_id=key_id, owner_id=person.id, now_us=now_us)
+    if key.is_admin:
+        await audit.append(tx, actor=person.id, action="key.revoke", subject=key_id, now_us=now_us)
 
 
 async def change_credits(tx: Transaction, *, user_id: str, amount: int, actor: str, now_us: int) -> ledger.Balance:
@@ -240,6 +265,7 @@ async def change_credits(tx: Transaction, *, user_id: str, amount: int, actor: s
 
     Raises:
         TooPoor: They have fewer than that.
+        Invalid: They would have more than a balance can hold.
     """
     before = await ledger.balance(tx, user_id)
     after = await _change(tx, user_id, amount, note="by an admin", now_us=now_us)

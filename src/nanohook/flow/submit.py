@@ -54,7 +54,7 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
     source = await pictures.original(tx, job.original_id, owner_id=job.owner_id)
     if job.options.get("use") == "result" and job.source_job_id is not None:
         results = await pictures.results(tx, job_id=job.source_job_id, owner_id=job.owner_id)
-        source = results[0].stored if results else source
+        source = results[0].stored if results else None
     return Submission(job=job, task=moved, source=source)
 
 

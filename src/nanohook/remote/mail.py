@@ -104,7 +104,7 @@ class Mailer:
         self._is_closing = False
         self._lost = 0
 
-    def send(self, *, to: str, subject: str, text: str, link: str | None = None) -> None:
+    def send(self, *, to: str, subject: str, text: str, link: str | None = None, is_dropped: bool = False) -> None:
         """
         Put a mail in the line; it goes out in the background.
 
@@ -113,6 +113,7 @@ class Mailer:
             subject: One line.
             text: The body, without HTML.
             link: The one in *text*, to be logged where there is no relay.
+            is_dropped: All is done but the sending: so that nobody can tell by the time whether a mail was sent.
 
         Raises:
             Invalid: *to* is no address, or *subject* or *text* cannot be written.
@@ -122,22 +123,15 @@ class Mailer:
         if not smtp.is_one_line(subject):
             raise errors.Invalid("a mail's subject must be one line of text")
         if self._door is None:
-            extra = {"to": address.address, "subject": subject, "link": link}
-            _logger.warning("mail.not_configured", extra=extra)
+            if not is_dropped:
+                extra = {"to": address.address, "subject": subject, "link": link}
+                _logger.warning("mail.not_configured", extra=extra)
             return
-        self.check_room()
-        content = _written(self._door.sender, address, subject=subject, text=text)
-        self._put(_Mail(to=address, content=content, tries=0), pause_s=0.0)
-
-    def check_room(self) -> None:
-        """
-        Check that a mail would be taken; asked also where none is sent, so that nobody can tell the two apart.
-
-        Raises:
-            Unavailable: The line is full, or the service is ending.
-        """
         if self._is_closing or len(self._line) + len(self._sending) >= MOST_WAITING:
             raise errors.Unavailable("no more mails are taken for the moment", retry_after_s=10)
+        content = _written(self._door.sender, address, subject=subject, text=text)
+        if not is_dropped:
+            self._put(_Mail(to=address, content=content, tries=0), pause_s=0.0)
 
     async def run(self) -> None:
         """Send what is in the line when it is due, until canceled; what is on its way then is ``close``'s."""

@@ -107,8 +107,8 @@ async def verify(tx: Transaction, user_id: str, *, now_us: int) -> None:
     )
 
 
-async def set_password(tx: Transaction, user_id: str, password_hash: str) -> None:
-    """Store a password's hash in place of the former."""
+async def set_password(tx: Transaction, user_id: str, password_hash: str | None) -> None:
+    """Store a password's hash in place of the former; ``None``: no password opens the account."""
     await tx.run("UPDATE users SET password_hash = :hash WHERE id = :id", {"hash": password_hash, "id": user_id})
 
 

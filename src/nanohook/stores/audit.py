@@ -21,7 +21,7 @@ async def append(
 
     Args:
         actor: An account's id, or ``COMMAND_LINE``.
-        action: Such as ``credits.grant``.
+        action: Such as ``credits.change``.
         subject: Id of what it was done to.
         before: How that was before, in words or a number.
         after: How it was after.

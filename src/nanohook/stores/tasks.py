@@ -1,6 +1,6 @@
 """Tasks in SQL: what NanoBanana was asked for, and the step of the work loop that is due for each."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from nanohook.database import Row, Transaction, Value
@@ -71,16 +71,17 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
     return [_task(row) for row in await tx.all(_OF_ATTEMPT, {"job_id": job_id, "attempt": attempt})]
 
 
-async def of_jobs(tx: Transaction, attempts: Mapping[str, int]) -> dict[str, list[Task]]:
-    """Fetch the tasks of several jobs, each of the attempt given for it, by index."""
-    found: dict[str, list[Task]] = {job_id: [] for job_id in attempts}
+async def of_jobs(tx: Transaction, job_ids: Sequence[str]) -> dict[str, list[Task]]:
+    """Fetch the tasks of several jobs, of the attempt that each is in, by index."""
+    found: dict[str, list[Task]] = {job_id: [] for job_id in job_ids}
     rows = await tx.all(
-        f"SELECT {_LIST} FROM tasks WHERE job_id IN ({', '.join('?' * len(attempts))}) ORDER BY job_id, idx",
-        tuple(attempts),
+        f"SELECT {', '.join(f'tasks.{name}' for name in _COLUMNS)} FROM jobs "
+        "JOIN tasks ON tasks.job_id = jobs.id AND tasks.attempt = jobs.attempt "
+        f"WHERE jobs.id IN ({', '.join('?' * len(job_ids))}) ORDER BY jobs.id, idx",
+        tuple(job_ids),
     )
     for task in map(_task, rows):
-        if task.attempt == attempts[task.job_id]:
-            found[task.job_id].append(task)
+        found[task.job_id].append(task)
     return found
 
 

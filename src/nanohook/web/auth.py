@@ -32,6 +32,12 @@ RESET: Final = "reset"
 _LIVES_S: Final = {VERIFY: 24 * 3600, RESET: 3600}
 _PAGES: Final = {VERIFY: "/verify-email?token=", RESET: "/login?reset="}
 _SENT: Final = {"status": "check_your_email"}
+_LETTERS: Final = {
+    Registered.NEW: VERIFY,
+    # Whose password is it, after two who registered? That of who can read the mail, and chooses one.
+    Registered.AGAIN: RESET,
+    Registered.KNOWN: "known",
+}
 
 
 async def register(request: Request, parts: Parts) -> Response:
@@ -39,16 +45,12 @@ async def register(request: Request, parts: Parts) -> Response:
     if parts.settings.registration == "closed":
         raise errors.Forbidden("registration is closed here", code="registration_closed")
     asked = await _body(request, parts, wire.Register)
-    parts.mailer.check_room()
     hashed = await parts.passwords.hash(asked.password)
     became, account = await parts.database.write(
         lambda tx: flow.register(tx, email=asked.email, password_hash=hashed, now_us=clock.now_us())
     )
-    if account is not None:
-        kind = "known" if became is Registered.KNOWN else VERIFY
-        _write_to(parts, account, kind, language=wire.language(request))
     logger.info("account.registered", extra={"outcome": became.value})
-    return json_answer(_SENT, status=202)
+    return _write_to(request, parts, account, _LETTERS[became], to=asked.email)
 
 
 async def login(request: Request, parts: Parts) -> Response:
@@ -88,8 +90,11 @@ async def change_password(call: Call) -> Response:
     """Set a new password by the present one; every other session ends."""
     asked = await wire.body_of(call.request, wire.ChangePassword)
     parts, person = call.parts, call.person
-    await parts.rates.sign_in(f"account {person.email}", route=_route(call.request))
+    await parts.rates.sign_in(f"account {person.email} {_route(call.request)}", route=_route(call.request))
     found = await parts.database.read(lambda tx: accounts.account_of(tx, person.id))
+    if found is not None and found.person.is_admin and not person.is_admin:
+        # A key was made without admin rights: it must not be worth more by setting a password.
+        raise errors.Forbidden("this key carries no admin rights, its account does")
     present = None if found is None else found.password_hash
     # An account that the command line made has none yet: its key is all there is to show.
     if present is not None and not await parts.passwords.verify(present, asked.current_password or ""):
@@ -107,11 +112,9 @@ async def change_password(call: Call) -> Response:
 async def forgot(request: Request, parts: Parts) -> Response:
     """Write to the owner of an address, with a link to a new password."""
     asked = await _body(request, parts, wire.Forgot)
-    parts.mailer.check_room()
     found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
-    if found is not None and not found.is_disabled:
-        _write_to(parts, found, RESET, language=wire.language(request))
-    return json_answer(_SENT, status=202)
+    meant = None if found is None or found.is_disabled else found
+    return _write_to(request, parts, meant, RESET, to=asked.email)
 
 
 async def reset(request: Request, parts: Parts) -> Response:
@@ -119,7 +122,7 @@ async def reset(request: Request, parts: Parts) -> Response:
     asked = await _body(request, parts, wire.Reset)
     subject = _subject(parts, RESET, asked.token)
     found = await parts.database.read(lambda tx: flow.linked(tx, subject))
-    await parts.rates.sign_in(f"account {found.person.email}", route=_route(request))
+    await parts.rates.sign_in(f"account {found.person.email} {_route(request)}", route=_route(request))
     hashed = await parts.passwords.hash(asked.new_password)
     await parts.database.write(
         lambda tx: flow.reset_password(
@@ -146,11 +149,10 @@ async def verify(request: Request, parts: Parts) -> Response:
 async def resend(call: Call) -> Response:
     """Write again to a person who has not confirmed the address."""
     person = call.person
-    await call.parts.rates.sign_in(f"account {person.email}", route=_route(call.request))
+    await call.parts.rates.sign_in(f"account {person.email} {_route(call.request)}", route=_route(call.request))
     found = await call.parts.database.read(lambda tx: accounts.account_of(tx, person.id))
-    if found is not None and not person.is_verified:
-        _write_to(call.parts, found, VERIFY, language=wire.language(call.request))
-    return json_answer(_SENT, status=202)
+    meant = None if found is None or person.is_verified else found
+    return _write_to(call.request, call.parts, meant, VERIFY, to=person.email)
 
 
 async def keys(call: Call) -> Response:
@@ -177,22 +179,22 @@ async def new_key(call: Call) -> Response:
 async def revoke(call: Call) -> Response:
     """Make an API key worthless."""
     key_id = str(call.request.path_params["key_id"])
-    done = await call.parts.database.write(
-        lambda tx: accounts.revoke_key(tx, key_id=key_id, owner_id=call.person.id, now_us=clock.now_us())
-    )
-    if not done:
-        raise errors.NotFound("no such key")
+    await call.parts.database.write(lambda tx: flow.revoke_key(tx, call.person, key_id, now_us=clock.now_us()))
     return Response(status_code=204)
 
 
 async def _body(request: Request, parts: Parts, model: type[wire.M]) -> wire.M:
-    """Read what a stranger sends; counted against where they are, and against the account they name."""
+    """
+    Read what a stranger sends; counted against where they are, and against the account they name.
+
+    An account has a budget for each route: whoever has mails sent to an address does not lock its owner out.
+    """
     route = _route(request)
     await parts.rates.sign_in(f"address {network_of(_peer(request))}", route=route)
     asked = await wire.body_of(request, model)
     email = getattr(asked, "email", None)
     if email is not None:
-        await parts.rates.sign_in(f"account {email}", route=route)
+        await parts.rates.sign_in(f"account {email} {route}", route=route)
     return asked
 
 
@@ -224,16 +226,29 @@ def _subject(parts: Parts, purpose: str, token: str) -> str:
         ) from None
 
 
-def _write_to(parts: Parts, account: Account, kind: str, *, language: str) -> None:
-    """Write to the owner of *account*; its *kind* chooses the words, and the link that goes with them."""
+def _write_to(
+    request: Request, parts: Parts, account: Account | None, kind: str, *, to: str | None = None
+) -> Response:
+    """
+    Write to the owner of *account*, and answer that a mail is on its way.
+
+    Args:
+        account: ``None``: nobody is written to. The same mail is made all the same, for *to*, and dropped: neither
+            the answer nor its time tells.
+        kind: Chooses the words, and the link that goes with them.
+    """
     link = None
     if kind in _PAGES:
-        subject = f"{account.person.id} {flow.state_of(account)}"
-        token = parts.tokens.sign_purpose(kind, subject, int(time.time()) + _LIVES_S[kind])
+        whose = "nobody" if account is None else f"{account.person.id} {flow.state_of(account)}"
+        token = parts.tokens.sign_purpose(kind, whose, int(time.time()) + _LIVES_S[kind])
         # From the public address alone, never from the Host that a stranger sent.
         link = f"{parts.settings.public_url or ''}{_PAGES[kind]}{token}"
-    subject_line, text = letters.letter(kind, language, link=link or parts.settings.public_url or "/login")
-    parts.mailer.send(to=account.person.email, subject=subject_line, text=text, link=link)
+    subject, text = letters.letter(
+        kind, wire.language(request), link=link or parts.settings.public_url or "/login"
+    )
+    recipient = account.person.email if account is not None else to or ""
+    parts.mailer.send(to=recipient, subject=subject, text=text, link=link, is_dropped=account is None)
+    return json_answer(_SENT, status=202)
 
 
 async def _me(parts: Parts, person: Person) -> dict[str, object]:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _READ: Final = "600/minute"
 _SIGN_IN: Final = "10/minute"
+_SWEEP_EVERY_S: Final = 60.0
 _V6_PREFIX: Final = 64
 """One customer's share of IPv6: whoever has it has all of its addresses."""
 
@@ -74,6 +75,30 @@ class Standing:
         headers["RateLimit"] = f'"{self.rate.value}";r={self.left};t={self.reset_s}'
 
 
+class _Windows(MemoryStorage):
+    """
+    The library's windows in memory, swept once in a while.
+
+    Its own look at every key after each request: with many people that would hold up the event loop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_sweep = 0.0
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        """Count *amount* under *key*, which is forgotten after *expiry* seconds."""
+        now = time.time()
+        if now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP_EVERY_S
+            for old in [name for name, until in self.expirations.items() if until <= now]:
+                await self.clear(old)
+        await self.get(key)
+        self.expirations.setdefault(key, now + expiry)
+        self.storage[key] += amount
+        return self.storage[key]
+
+
 class Rates:
     """
     Counts requests against their budgets, and by route.
@@ -85,7 +110,7 @@ class Rates:
     """
 
     def __init__(self, *, status: str, write: str, storage: Storage | None = None) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(storage or MemoryStorage())
+        self._limiter = SlidingWindowCounterRateLimiter(storage or _Windows())
         self._budgets: Final = {
             Rate.STATUS: limits.parse(status),
             Rate.WRITE: limits.parse(write),

@@ -16,7 +16,7 @@ async def all_of(tx: Transaction, parts: Parts, found: Sequence[Job]) -> list[di
     if not names:
         return []
     originals = await pictures.originals(tx, [job.original_id for job in found if job.original_id])
-    group = await tasks.of_jobs(tx, {job.id: job.attempt for job in found})
+    group = await tasks.of_jobs(tx, names)
     results = await pictures.results_of(tx, names)
     costs = await ledger.costs(tx, names)
     return [

@@ -141,8 +141,10 @@ class Submitter:
 
     def _order(self, started: Submission) -> Order:
         job, task = started.job, started.task
+        # Never buy something else than was asked for.
+        if started.source is None and (job.original_id is not None or job.options.get("use") == "result"):
+            raise errors.ConfigError("the picture to start from was deleted meanwhile")
         if started.source is not None and self.public_url is None:
-            # Never buy something else than was asked for.
             raise errors.ConfigError("NANOHOOK_PUBLIC_URL: NanoBanana must fetch the picture, and it is not set")
         callback = NO_CALLBACK
         images: tuple[str, ...] = ()
