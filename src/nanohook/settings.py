@@ -32,10 +32,11 @@ from nanohook import errors
 from nanohook.rules import credit, signing, smtp, wishes
 
 MIN_KEY_CHARS = 16
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LATER = {
-    "database_url": "PostgreSQL is not supported yet: leave it unset, SQLite lives in the data dir",
-    "storage_url": "buckets are not supported yet: leave it unset, media lives in the data dir",
+    "database_url": "another database is not supported yet: leave it unset, SQLite lives in the data dir",
+    "storage_url": "another storage is not supported yet: leave it unset, media lives in the data dir",
     "redis_url": "Redis is not supported yet: leave it unset, one process needs none",
 }
 
@@ -56,10 +57,18 @@ def _http_url(value: str) -> str:
 
 def _rate(value: str) -> str:
     try:
-        limits.parse(value)
+        rates = limits.parse_many(value)
     except ValueError:
-        raise ValueError("must be a rate such as 20/10 seconds") from None
+        rates = []
+    if len(rates) != 1 or rates[0].amount < 1:
+        raise ValueError("must be one rate of 1 or more, such as 20/10 seconds")
     return value
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError("every host must be a name or an address, perhaps with a port, and nothing else")
+    return value.lower()
 
 
 def _off(value: object) -> object:
@@ -88,7 +97,7 @@ def _origin(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or value != f"{parts.scheme}://{parts.netloc}" or "@" in value:
         raise ValueError("every origin must be like https://app.example.org, without a path")
-    return value
+    return value.lower()
 
 
 def _network(value: str) -> str:
@@ -112,6 +121,8 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Rate = Annotated[str, AfterValidator(_rate)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
@@ -140,17 +151,17 @@ class Settings(pydantic_settings.BaseSettings):
     redis_url: SecretStr | None = None
     secret_keys: Annotated[Secrets, AfterValidator(_long_enough)] = ()
     webhook_secrets: Annotated[Secrets, AfterValidator(_whsec)] = ()
-    result_hosts: Names = ("tempfile.aiquickdraw.com",)
-    download_hosts: Names = ()
+    result_hosts: Hosts = ("tempfile.aiquickdraw.com",)
+    download_hosts: Hosts = ()
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
     max_pixels: int = Field(default=40_000_000, ge=1, le=60_000_000)
     submit_concurrency: int = Field(default=8, ge=1, le=100)
     finish_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=100)
     open_tasks: int = Field(default=100, ge=1)
     upstream_rate: Rate = "20/10 seconds"
-    reconcile_after_s: Annotated[float | None, BeforeValidator(_off)] = Field(default=90.0, gt=0)
-    reconcile_every_s: float = Field(default=5.0, ge=0.05)
-    job_deadline_s: float = Field(default=900.0, gt=0)
+    reconcile_after_s: Annotated[Seconds | None, BeforeValidator(_off)] = 90.0
+    reconcile_every_s: Annotated[Seconds, Field(ge=0.05)] = 5.0
+    job_deadline_s: Seconds = 900.0
     registration: Literal["open", "closed"] = "closed"
     free_credits: int = Field(default=0, ge=0, lt=credit.MOST_CREDITS)
     prices: Annotated[credit.Prices, NoDecode, BeforeValidator(_prices)] = credit.Prices()
@@ -175,11 +186,14 @@ class Settings(pydantic_settings.BaseSettings):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
+        problems = []
         if self.reconcile_after_s is None and self.public_url is None:
-            raise ValueError("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
+            problems.append("NANOHOOK_RECONCILE_AFTER_S: off needs NANOHOOK_PUBLIC_URL")
         if self.smtp_url is not None and (self.mail_from is None or self.public_url is None):
             # A link is built from the public address alone: a mail without it would lead nowhere.
-            raise ValueError("NANOHOOK_SMTP_URL: needs NANOHOOK_MAIL_FROM and NANOHOOK_PUBLIC_URL")
+            problems.append("NANOHOOK_SMTP_URL: needs NANOHOOK_MAIL_FROM and NANOHOOK_PUBLIC_URL")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @property

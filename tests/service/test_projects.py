@@ -290,15 +290,11 @@ async def test_an_upload_into_an_unknown_project_leaves_no_file(one):
     async with somebody(one) as other:
         theirs = await make(other)
         before = files(one)
-        for project_id in (NOBODY, theirs["project_id"], "x"):
+        for project_id in (NOBODY, theirs["project_id"], "x", "x" * 65, "é"):
             picture = {"file": ("x.png", rig.picture())}
             answer = await one.client.post("/api/images", files=picture, data={"project_id": project_id})
             refused(answer, 404, "not_found")
             assert files(one) == before
-        for project_id in ("x" * 65, "é"):
-            picture = {"file": ("x.png", rig.picture())}
-            answer = await one.client.post("/api/images", files=picture, data={"project_id": project_id})
-            refused(answer, 422, "invalid")
     assert (await one.client.get("/api/images")).json()["images"] == []
 
 

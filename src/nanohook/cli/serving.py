@@ -29,7 +29,9 @@ def configured(**given: Any) -> Settings:
     if chosen.reconcile_every_s < LEAST_EVERY_S:
         logger.warning("settings.asks_often", extra={"setting": "NANOHOOK_RECONCILE_EVERY_S", "risk": "HTTP 429"})
     if former := settings.former_names():
-        logger.warning("settings.not_used", extra={"settings": former, "use": "NANOHOOK_REDIS_URL"})
+        logger.warning(
+            "settings.not_used", extra={"settings": former, "instead": "NANOHOOK_REDIS_URL, once it is supported"}
+        )
     for name in settings.unknown_names():
         logger.warning("settings.unknown", extra={"setting": name})
     return chosen

@@ -49,6 +49,7 @@ _TITLES: Final = {
     409: "Conflict",
     413: "Too large",
     415: "Unknown media type",
+    416: "No such range",
     422: "Cannot be used",
     429: "Too many requests",
     500: "Internal error",

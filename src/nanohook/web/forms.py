@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nanohook.web import wire
 
-Id = Annotated[str, Field(max_length=wire.MOST_ID_CHARS)]
 File = Annotated[bytes, Field(json_schema_extra={"contentMediaType": "application/octet-stream"})]
 
 
@@ -20,7 +19,7 @@ class Upload(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     file: File
-    project_id: Id | None = None
+    project_id: str | None = None
 
 
 class NewProjectForm(wire.NewProject):

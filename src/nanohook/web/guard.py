@@ -156,7 +156,15 @@ def set_cookie(request: Request, parts: Parts, answer: Response, session_id: str
         max_age=flow.SESSION_S,
         httponly=True,
         samesite="lax",
-        secure=request.url.scheme == "https",
+        secure=_is_secure(request, parts),
+    )
+
+
+def _is_secure(request: Request, parts: Parts) -> bool:
+    """Tell whether this browser came by TLS: as far as we see, or by the name of our public address."""
+    public = URL(parts.settings.public_url or "")
+    return request.url.scheme == "https" or (
+        public.scheme == "https" and request.headers.get("host", "").lower() == public.netloc.lower()
     )
 
 

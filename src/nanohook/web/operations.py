@@ -179,7 +179,7 @@ _IMAGES: Final = (
             304: None,
         },
         headers={"ETag": "Of the file.", "Cache-Control": "As long as the address is good."},
-        refuses={400: "", 416: ""},
+        refuses={416: ""},
     ),
 )
 
@@ -193,7 +193,7 @@ _GENERATION: Final = (
         takes=Body(json=wire.Generate, in_both_cases=True, example={"prompt": "a red kite over dunes"}),
         gives={202: shapes.Accepted},
         headers=_REPLAYED,
-        refuses={402: "", 404: "", 409: f"`job_running`, `in_progress`, {_NO_PICTURE}", **_DISK},
+        refuses={402: "", 404: "", 409: f"`job_running`, {_NO_PICTURE}", **_DISK},
         callbacks=_COMES_BACK,
     ),
     Operation(
@@ -225,7 +225,7 @@ _GENERATION: Final = (
         takes=Body(json=wire.Retry, is_needed=False, in_both_cases=True, example={"buyAgain": False}),
         gives={202: shapes.Accepted},
         headers=_REPLAYED,
-        refuses={402: "", 409: f"`may_be_paid`, `in_progress`, not failed, {_NO_PICTURE}", **_DISK},
+        refuses={402: "", 409: f"`may_be_paid`, `not_failed`, {_NO_PICTURE}", **_DISK},
         callbacks=_COMES_BACK,
     ),
     Operation(

@@ -24,8 +24,8 @@ async def health(_request: Request, _parts: Parts) -> Response:
 async def metrics(request: Request, parts: Parts) -> Response:
     """Give the figures to who holds the token, or to an admin."""
     token = parts.settings.metrics_token
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-    if token is None or not hmac.compare_digest(given, token.get_secret_value().encode()):
+    given = request.headers.get("authorization", "").encode()
+    if token is None or not hmac.compare_digest(given, b"Bearer " + token.get_secret_value().encode()):
         await guard.require(request, parts, guard.Who.ADMIN)
     parts.metrics.streams.set(len(parts.hub))
     parts.metrics.inbox.set(parts.database.waiting)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple, TypeVar
 
@@ -13,8 +14,9 @@ from nanohook import errors, ids
 from nanohook.database import Unit
 from nanohook.rules import imaging
 from nanohook.rules.job import Stored
-from nanohook.web import wire
 from nanohook.web.parts import Call, Parts
+
+logger = logging.getLogger(__name__)
 
 _MOST_FIELDS: Final = 8
 _MOST_PART_BYTES: Final = 16 * 1024
@@ -92,8 +94,12 @@ async def store(parts: Parts, body: bytes, *, folder: str) -> Stored:
         height_px=made.picture.height_px,
         size_bytes=len(made.picture.body),
     )
-    await parts.storage.put(stored.key, made.picture.body)
-    await parts.storage.put(stored.thumbnail_key, made.thumbnail.body)
+    try:
+        await parts.storage.put(stored.thumbnail_key, made.thumbnail.body)
+        await parts.storage.put(stored.key, made.picture.body)
+    except errors.StorageFailed:
+        await remove(parts, stored)
+        raise
     return stored
 
 
@@ -107,25 +113,17 @@ async def keep(parts: Parts, stored: Stored | None, write: Unit[T]) -> T:
 
 
 async def remove(parts: Parts, stored: Stored | None) -> None:
-    """Remove the files of a picture that nothing names any more."""
-    if stored is not None:
-        await parts.storage.delete(stored.key)
-        await parts.storage.delete(stored.thumbnail_key)
+    """Remove the files of a picture that nothing names any more; one that cannot be removed stays, with a line."""
+    for key in () if stored is None else (stored.key, stored.thumbnail_key):
+        try:
+            await parts.storage.delete(key)
+        except errors.StorageFailed as exc:
+            logger.warning("media.not_removed", extra={"key": key, "reason": str(exc)})
 
 
 def project_id(fields: dict[str, str]) -> str | None:
-    """
-    Read the project that an upload is for.
-
-    Raises:
-        Invalid: It is no id.
-    """
-    given = fields.get("project_id")
-    if not given:
-        return None
-    if len(given) > wire.MOST_ID_CHARS or not given.isascii():
-        raise errors.Invalid("project_id cannot be used", fields={"project_id": "is not an id"})
-    return given
+    """Read the project that an upload is for; any text is an id, most are unknown."""
+    return fields.get("project_id") or None
 
 
 def check_disk(parts: Parts) -> None:
@@ -140,4 +138,7 @@ def check_disk(parts: Parts) -> None:
 
 
 def _texts(form: FormData) -> dict[str, str]:
-    return {name: value for name, value in form.items() if isinstance(value, str)}
+    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    for text in texts.values():
+        text.encode()  # some character sets decode to what is no text: an error like that of one unknown
+    return texts

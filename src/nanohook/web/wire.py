@@ -24,7 +24,6 @@ from nanohook.rules.wishes import Wish
 
 JSON_BYTES: Final = 256 * 1024
 """A prompt of 20,000 characters fits however it is escaped."""
-MOST_ID_CHARS: Final = 64
 BODY_S: Final = 10.0
 """How long a body of JSON may take."""
 
@@ -34,6 +33,12 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 def _snake(name: str) -> str:
     return _CAMEL.sub(lambda found: f"_{found[1]}", name).lower()
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("cannot hold a NUL")
+    return text
 
 
 class _BothCases(BaseModel):
@@ -62,9 +67,9 @@ Model = Literal["nano-banana", "nano-banana-pro", "nano-banana-2"]
 class Generate(_BothCases):
     """Body of ``POST /api/generate-image``."""
 
-    image_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
-    project_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
-    prompt: Annotated[str, Field(max_length=wishes.MOST_PROMPT_CHARS)] | None = None
+    image_id: str | None = None
+    project_id: str | None = None
+    prompt: Annotated[str, Field(max_length=wishes.MOST_PROMPT_CHARS), AfterValidator(_no_nul)] | None = None
     transformation_type: Literal["custom", "enhance", "restyle", "background", "remove"] = "custom"
     model: Model = "nano-banana"
     num_images: Annotated[int, Field(strict=True, ge=1, le=wishes.MOST_IMAGES)] = 1
@@ -167,8 +172,10 @@ class NewKey(_Body):
     admin: Annotated[bool, Field(strict=True)] = False
 
 
-ProjectName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Description = Annotated[str, Field(max_length=2_000)]
+ProjectName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)
+]
+Description = Annotated[str, Field(max_length=2_000), AfterValidator(_no_nul)]
 
 
 class NewProject(_Body):
@@ -198,7 +205,7 @@ class ProjectChange(_Body):
 class StreamToken(_Body):
     """Body of ``POST /api/events/token``; may be absent."""
 
-    job_id: Annotated[str, Field(max_length=MOST_ID_CHARS)] | None = None
+    job_id: str | None = None
 
 
 class Estimate(_Body):
@@ -222,8 +229,8 @@ class Estimate(_Body):
 class Check(_BothCases):
     """Body of ``POST /api/check-generation-status``."""
 
-    image_id: Annotated[str, Field(max_length=MOST_ID_CHARS)]
-    task_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    image_id: str
+    task_id: str | None = None
 
 
 class Retry(_BothCases):
