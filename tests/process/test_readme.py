@@ -54,14 +54,15 @@ async def test_the_api_as_the_readme_shows_it(dev, tmp_path):
     needs.program("jq")
     needs.program("curl")
     shutil.copy(PICTURE, tmp_path / "nanohook-demo.jpg")
-    said = await asyncio.to_thread(shell, block("api"), tmp_path, port=dev)
+    said = await asyncio.to_thread(shell, block("api") + "\necho\n" + block("callback"), tmp_path, port=dev)
 
     assert "retry: " in said, said
     accepted, rest = said.split("retry: ", 1)
     assert orjson.loads(accepted)["status"] == "PENDING"
     *stream, answers = rest.rpartition("\n\n")
     assert '"status":"COMPLETED"' in stream[0]
-    checked, result = answers.strip().replace("}{", "}\n{", 1).splitlines()
+    checked, result, called_back = answers.strip().replace("}{", "}\n{", 1).splitlines()
+    assert orjson.loads(called_back)["status"] == "accepted"
     job_id = orjson.loads(accepted)["job_id"]
     assert orjson.loads(checked) == {
         "success": True,

@@ -1236,3 +1236,17 @@ async def test_links_are_logged_by_their_own_line_alone(told, of_all):
     # Nor does any other line say who it was.
     assert "@example.org" not in others
     assert {record.levelname for record in told.records} <= {"DEBUG", "INFO", "WARNING"}
+
+
+async def test_the_cookie_is_for_tls_alone_where_our_public_name_is(tmp_path):
+    async with rig.running(tmp_path, public_url="https://hook.example.org") as service:
+        await rig.make_account(service, "tls@example.org", password=RIGHT)
+        asked = {"email": "tls@example.org", "password": RIGHT}
+        async with httpx.AsyncClient(base_url=service.base, trust_env=False, timeout=20) as client:
+            for host, origin, is_secure in (
+                ("hook.example.org", "https://hook.example.org", True),
+                (service.base.removeprefix("http://"), service.base, False),
+            ):
+                answer = await client.post("/api/auth/login", json=asked, headers={"Host": host, "Origin": origin})
+                assert answer.status_code == 200
+                assert ("; Secure" in answer.headers["set-cookie"]) is is_secure

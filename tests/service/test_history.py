@@ -358,3 +358,31 @@ async def test_a_file_that_cannot_be_removed_holds_up_nobody_else(swept):
     await sweep_at(RESTORE_US + 2 * MINUTE)
     assert files(service) == set()
     assert rows(service, "SELECT 1 FROM jobs WHERE purged_at IS NULL") == []
+
+
+async def test_what_an_open_job_starts_from_stays_until_that_has_ended(swept):
+    service, sweep_at = swept
+    first = (await service.generate())["job_id"]
+    await service.ended(first)
+    heir = (await service.generate(RUNNING, imageId=first, use="result"))["job_id"]
+    await delete(service, first)
+    await sweep_at(RESTORE_US + 2 * MINUTE)
+    assert files(service) == named(service) != set()
+    await service.client.post(f"/api/images/{heir}/cancel")
+    await sweep_at(RESTORE_US + 2 * MINUTE)
+    assert files(service) == set()
+
+
+async def test_nothing_else_is_bought_where_the_picture_to_start_from_is_gone(swept):
+    service, sweep_at = swept
+    first = (await service.generate())["job_id"]
+    await service.ended(first)
+    heir = (await service.generate("[sandbox:submit=422] x", imageId=first, use="result"))["job_id"]
+    assert (await service.ended(heir))["status"] == "FAILED"
+    await delete(service, first)
+    await sweep_at(RESTORE_US + 2 * MINUTE)
+    bought = len(service.upstream.by_id)
+    assert (await service.client.post(f"/api/images/{heir}/retry", json={})).status_code == 202
+    ended = await service.ended(heir)
+    assert (ended["status"], ended["error"]["code"], ended["credits"]) == ("FAILED", "upstream_rejected", 0)
+    assert len(service.upstream.by_id) == bought

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from nanohook import errors
 from nanohook.passwords import Passwords
 from nanohook.web import failures, slots, uploads, wire
-from nanohook.web.rates import Rate, Rates, network_of
+from nanohook.web.rates import Rate, Rates, _Windows, network_of
 from tests import live, raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -408,7 +408,7 @@ async def test_a_place_is_given_back_whatever_becomes_of_the_upload(free):
             ({"file": ("x.png", b"%PDF-1.7")}, {}, 415),
             ({"other": ("x.png", picture)}, {}, 400),
             ({"file": ("x.png", picture)}, {"project_id": NOBODY}, 404),
-            ({"file": ("x.png", picture)}, {"project_id": "é"}, 422),
+            ({"file": ("x.png", picture)}, {"project_id": "é"}, 404),
             ({"file": ("x.png", picture)}, {f"{number}": "x" for number in range(20)}, 400),
         ):
             for _ in range(slots.MOST_OF_ONE + 1):
@@ -629,3 +629,18 @@ async def test_without_allowed_origins_no_page_elsewhere_may_ask(free):
         answer = await ada.options("/api/generate-image", headers=asked)
         assert answer.status_code == 405
         assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_windows_that_are_over_are_forgotten_without_a_look_at_every_key_each_time():
+    windows = _Windows()
+    for number in range(100):
+        await windows.incr(f"old{number}", 0.01)
+    await live.until(lambda: max(windows.expirations.values()) < time.time())
+    await windows.incr("young", 60)
+    assert len(windows.storage) == 101  # not yet: the last sweep was just now
+    windows._next_sweep = 0.0
+    await windows.incr("young", 60)
+    assert (dict(windows.storage), set(windows.expirations)) == ({"young": 2}, {"young"})
+    await windows.incr("again", 0.01)
+    await live.until(lambda: windows.expirations["again"] < time.time())
+    assert await windows.incr("again", 60) == 1

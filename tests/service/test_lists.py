@@ -1,8 +1,10 @@
 """Lists of images: every filter with every other, page by page without a gap, however many there are."""
 
+import contextlib
 import dataclasses
 import itertools
 import sqlite3
+import time
 
 import httpx
 import pytest
@@ -85,7 +87,7 @@ async def page(one, **query):
     answer = await one.client.get("/api/images", params=query)
     assert answer.status_code == 200, answer.text
     said = answer.json()
-    assert set(said) == {"images", "next_cursor"}
+    assert set(said) == {"images", "next_cursor", "event_id"}
     return [job["job_id"] for job in said["images"]], said["next_cursor"]
 
 
@@ -236,3 +238,26 @@ async def test_every_status_can_be_asked_for(many):
     for status in ImageJobStatus:
         found, _ = await page(one, status=status.value, limit=5)
         assert found == [row.id for row in made if row.status == status.value][:5]
+
+
+async def test_a_search_takes_no_product_of_two_lengths(tmp_path):
+    """LIKE would take 23 seconds for this, and hold a read connection for as long."""
+    async with rig.running(tmp_path) as service:
+        long = "é" * 20_000
+        made = (await service.generate("[sandbox:latency=60]" + long[:19_000]))["job_id"]
+        with contextlib.closing(sqlite3.connect(tmp_path / "nanohook.db")) as connection, connection:
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(jobs)")]
+            values = ", ".join("? || substr(id, 9)" if name == "id" else name for name in columns)
+            for number in range(900):
+                connection.execute(
+                    f"INSERT INTO jobs ({', '.join(columns)}) SELECT {values} FROM jobs WHERE id = ?",
+                    (f"{number:08d}", made),
+                )
+            connection.execute("UPDATE jobs SET prompt = ?", (long,))
+        hit, miss = "É" * 200, "é" * 199 + "b"
+        begun = time.perf_counter()
+        assert len((await service.client.get("/api/images", params={"q": hit})).json()["images"]) == 50
+        plain_s = time.perf_counter() - begun
+        begun = time.perf_counter()
+        assert (await service.client.get("/api/images", params={"q": miss})).json()["images"] == []
+        assert time.perf_counter() - begun < 20 * plain_s

@@ -72,12 +72,25 @@ def test_all_problems_come_together_by_name_and_without_values(monkeypatch):
         ("NANOHOOK_TRUSTED_PROXIES", "canary-31337"),
         ("NANOHOOK_ALLOWED_ORIGINS", "https://canary-31337/"),
         ("NANOHOOK_ALLOWED_ORIGINS", "*"),
+        ("NANOHOOK_JOB_DEADLINE_S", "inf"),
+        ("NANOHOOK_RECONCILE_EVERY_S", "nan"),
+        ("NANOHOOK_RATE_WRITE", "0/second"),
+        ("NANOHOOK_UPSTREAM_RATE", "0/minute"),
+        ("NANOHOOK_RATE_WRITE", "30/10 seconds; 100/minute"),
+        ("NANOHOOK_RESULT_HOSTS", "https://canary-31337/y"),
+        ("NANOHOOK_DOWNLOAD_HOSTS", "::::"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(monkeypatch, name, value):
     text = problem(monkeypatch, **{name: value})
     assert f"{name}: " in text
     assert CANARY not in text
+
+
+def test_settings_that_do_not_go_together_are_named_together(monkeypatch):
+    text = problem(monkeypatch, NANOHOOK_SMTP_URL="smtps://h", NANOHOOK_RECONCILE_AFTER_S="off")
+    assert "NANOHOOK_SMTP_URL: " in text
+    assert "NANOHOOK_RECONCILE_AFTER_S: " in text
 
 
 def test_a_file_is_read_and_the_environment_wins_over_it(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import contextlib
 import pathlib
 import secrets
 import signal
+import sys
 import time
 from typing import Final
 
@@ -40,7 +41,7 @@ async def run(*, port: int, live: bool) -> None:
         # Plain lines: whatever folds or colours them breaks the link.
         typer.echo(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
         typer.echo("for an API key:")
-        typer.echo(f"NANOHOOK_DATA_DIR={DATA_DIR} nanohook user create EMAIL --verified --credits 100")
+        typer.echo(f"NANOHOOK_DATA_DIR={DATA_DIR} {sys.argv[0]} user create EMAIL --verified --credits 100")
         typer.echo("open this once to log in:")
         typer.echo(f"{here}/login?token={token}")
         await stop.wait()

@@ -78,7 +78,9 @@ async def create_in(found: Database, asked: NewAccount) -> str:
             await audit.append(
                 tx, actor=COMMAND_LINE, action="user.create", subject=person.id, after=rights, now_us=now
             )
-            await flow.add_key(tx, person, key, name="first", is_admin=asked.is_admin, now_us=now)
+            await flow.add_key(
+                tx, person, key, name="first", is_admin=asked.is_admin, actor=COMMAND_LINE, now_us=now
+            )
         return person is not None
 
     if not await found.write(insert):

@@ -219,10 +219,20 @@ async def sign_in(tx: Transaction, user_id: str, *, former: str | None, now_us: 
 
 
 async def add_key(
-    tx: Transaction, person: Person, key: str, *, name: str | None, is_admin: bool, now_us: int
+    tx: Transaction,
+    person: Person,
+    key: str,
+    *,
+    name: str | None,
+    is_admin: bool,
+    actor: str | None = None,
+    now_us: int,
 ) -> str:
     """
     Store a new API key of *person*; return its id.
+
+    Args:
+        actor: Who makes it, if that is not *person*.
 
     Raises:
         Forbidden: It shall carry rights that the one who asks does not have.
@@ -237,7 +247,7 @@ async def add_key(
         tx, key_id=key_id, owner_id=person.id, key=key, name=name, is_admin=is_admin, now_us=now_us
     )
     if is_admin:
-        await audit.append(tx, actor=person.id, action="key.create", subject=key_id, now_us=now_us)
+        await audit.append(tx, actor=actor or person.id, action="key.create", subject=key_id, now_us=now_us)
     return key_id
 
 

@@ -80,7 +80,9 @@ async def listing(call: Call) -> Response:
             # Among everybody's, a project is found by whose it is: there the index begins.
             owner_id = await projects.owner_of(tx, wanted.project_id) or ""
         found, after = await jobs.page(tx, replace(wanted, owner_id=owner_id), most=most)
-        return {"images": await shown.all_of(tx, call.parts, found), "next_cursor": after}
+        # The head of the log in this same snapshot: a stream from there misses nothing, not even a first job.
+        head = await events.head(tx)
+        return {"images": await shown.all_of(tx, call.parts, found), "next_cursor": after, "event_id": head}
 
     return json_answer(await call.parts.database.read(read))
 

@@ -162,6 +162,8 @@ class ImageList(Shape):
 
     images: list[Job]
     next_cursor: PageCursor
+    event_id: int
+    """Where a stream of all one's jobs goes on from this list."""
 
 
 class Accepted(Shape):

@@ -51,8 +51,11 @@ const address = (cursor) => {
 
 /** A page of a search may be empty and have a next: go on until there is something, or an end. */
 async function fetchPage(cursor, mine) {
+  let head = null;
   for (;;) {
     const page = await read(address(cursor));
+    // The first page's: what came while the next ones were read is told by the stream.
+    page.event_id = head ??= page.event_id;
     if (page.images.length || !page.next_cursor || turn !== mine) return page;
     cursor = page.next_cursor;
   }
@@ -82,7 +85,7 @@ async function load() {
   if (problem) return null;
   count();
   if (asked.q) say(found.size ? counted(found.size, "pictures_one", "pictures_many") : texts.found_none);
-  return Math.max(0, ...page.images.map((job) => job.event_id));
+  return page.event_id;
 }
 
 async function more() {
