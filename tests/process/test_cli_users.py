@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import sqlite3
+import termios
 
 import argon2
 import httpx
@@ -163,6 +164,8 @@ class Terminal:
 
     async def asked(self, text):
         await live.until(lambda: text in self._run.printed + self._run.said, timeout_s=20)
+        # What is typed before the echo is off is thrown away.
+        await live.until(lambda: not termios.tcgetattr(self._keyboard)[3] & termios.ECHO, timeout_s=20)
 
     def type(self, text):
         os.write(self._keyboard, f"{text}\n".encode())
