@@ -44,8 +44,8 @@ async def one(service):
 
 
 @contextlib.asynccontextmanager
-async def somebody(service):
-    key = await rig.make_account(service, f"p{clock.now_us()}@example.org", credits=100)
+async def somebody(service, **more):
+    key = await rig.make_account(service, f"p{clock.now_us()}@example.org", credits=100, **more)
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=service.base, headers=headers, trust_env=False, timeout=20) as client:
         yield dataclasses.replace(service, client=client)
@@ -457,3 +457,19 @@ async def test_changes_and_deletions_at_once_leave_no_file_behind(one):
     )
     rows(one, f"DELETE {unreal}")
     assert files(one) == named(one)
+
+
+async def test_an_admin_lists_everybodys(one):
+    async with somebody(one) as other, somebody(one, is_admin=True) as admin:
+        theirs = await make(other)
+        job = (
+            await other.client.post(
+                "/api/images", files={"file": ("x.png", rig.picture())}, data={"project_id": theirs["project_id"]}
+            )
+        ).json()
+        assert job["project_id"] == theirs["project_id"]
+        everybodys = await listed(admin, scope="all", limit=1)
+        assert [project["project_id"] for project in everybodys["projects"]] == [theirs["project_id"]]
+        assert everybodys["projects"][0]["counts"]["PENDING"] == 1
+        assert (await listed(admin))["projects"] == []
+        refused(await one.client.get("/api/projects", params={"scope": "all"}), 403, "forbidden")

@@ -123,7 +123,7 @@ class Tokens:
         Make a token that says *subject* and is good for *purpose* alone.
 
         Args:
-            purpose: One of the few words this service uses: ``stream``, ``session``, ``verify``.
+            purpose: One of the few words this service uses, such as ``session``; its maker names it.
             subject: Any text; it can be read by whoever holds the token.
             expires_at_s: Seconds since the epoch, UTC.
 

@@ -69,12 +69,13 @@ async def owner_of(tx: Transaction, project_id: str) -> str | None:
     return None if row is None else row["owner_id"]
 
 
-async def page(tx: Transaction, *, owner_id: str, before_id: str | None, most: int) -> list[Project]:
-    """List projects of *owner_id*, newest first."""
-    below = "" if before_id is None else "AND id < :before"
+async def page(tx: Transaction, *, owner_id: str | None, before_id: str | None, most: int) -> list[Project]:
+    """List projects of *owner_id*, newest first; ``None``: everybody's, for an admin."""
+    given = {"owner_id = :owner_id": owner_id, "id < :before_id": before_id}
+    where = " AND ".join(condition for condition, value in given.items() if value is not None)
     rows = await tx.all(
-        f"SELECT * FROM projects WHERE owner_id = :owner_id {below} ORDER BY id DESC LIMIT :most",
-        {"owner_id": owner_id, "most": most, **({} if before_id is None else {"before": before_id})},
+        f"SELECT * FROM projects {where and 'WHERE '}{where} ORDER BY id DESC LIMIT :most",
+        {"owner_id": owner_id, "before_id": before_id, "most": most},
     )
     return [_project(row) for row in rows]
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -72,6 +72,7 @@ def problem(
     detail: str,
     fields: dict[str, str] | None = None,
     error: str | None = None,
+    more: Mapping[str, str] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Build an answer of problem JSON; nothing in it comes from the request's values."""
@@ -84,6 +85,7 @@ def problem(
     }
     if error is not None:
         body["error"] = error
+    body.update(more or {})
     if fields:
         body["errors"] = [{"field": name, "message": text} for name, text in fields.items()]
     return Response(orjson.dumps(body), status, headers=headers, media_type="application/problem+json")

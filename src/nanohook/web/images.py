@@ -17,7 +17,7 @@ from nanohook.rules.status import ImageJobStatus
 from nanohook.stores import events, jobs, pictures, projects
 from nanohook.stores.events import Event
 from nanohook.stores.jobs import Attempt
-from nanohook.web import query, shown, uploads, wire
+from nanohook.web import failures, query, shown, uploads, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, signed_address
 
@@ -124,17 +124,8 @@ async def result(call: Call) -> Response:
 
     job, images = await call.parts.database.read(read)
     if job.status is not ImageJobStatus.COMPLETED:
-        return json_answer(
-            {
-                "type": "about:blank",
-                "title": "Conflict",
-                "status": 409,
-                "detail": "the job has no result yet",
-                "code": "not_completed",
-                "job_status": job.status,
-            },
-            status=409,
-            media_type="application/problem+json",
+        return failures.problem(
+            409, code="not_completed", detail="the job has no result yet", more={"job_status": job.status}
         )
     return json_answer({"job_id": job.id, "status": job.status, "images": images})
 

@@ -76,6 +76,9 @@ PAGED: Final = (Parameter("cursor", _NEXT), _LIMIT)
 """Of a list of things with ids of text."""
 NUMBERED: Final = (Parameter("cursor", _NEXT, {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}), _LIMIT)
 """Of a list of lines with numbers."""
+SCOPE: Final = Parameter(
+    "scope", "`all`: everybody's, for admins.", {"type": "string", "enum": ["all", "mine"], "default": "mine"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

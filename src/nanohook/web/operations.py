@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from nanohook.rules.status import ImageJobStatus
 from nanohook.web import callback_shapes, forms, people_operations, people_shapes, shapes, wire
-from nanohook.web.operation import EVENTS, JSON, NUMBERED, PAGED, Access, Body, Operation, Parameter
+from nanohook.web.operation import EVENTS, JSON, NUMBERED, PAGED, SCOPE, Access, Body, Operation, Parameter
 
 INFO: Final = {
     "title": "nanohook",
@@ -32,9 +32,6 @@ TAGS: Final = {
     "service": "For machines that watch, and this document.",
 }
 
-_SCOPE: Final = Parameter(
-    "scope", "`all`: everybody's, for admins.", {"type": "string", "enum": ["all", "mine"], "default": "mine"}
-)
 _IDEMPOTENCY: Final = Parameter(
     "Idempotency-Key",
     "The same key and body again get the first answer again, for 24 hours.",
@@ -123,7 +120,7 @@ _IMAGES: Final = (
             ),
             Parameter("q", "Text that the prompt holds."),
             Parameter("task_id", "Of this NanoBanana task."),
-            _SCOPE,
+            SCOPE,
             *PAGED,
         ),
         gives={200: shapes.ImageList},
@@ -266,7 +263,7 @@ _STREAMS: Final = (
                 "Of this job; may be repeated.",
                 {"type": "array", "items": {"type": "string"}, "maxItems": 100},
             ),
-            _SCOPE,
+            SCOPE,
             *_LAST_EVENT,
         ),
         gives={200: EVENTS, 204: None},

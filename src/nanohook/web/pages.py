@@ -77,7 +77,7 @@ async def studio(call: Call) -> Response:
 
 
 async def account(call: Call) -> dict[str, Any]:
-    """Read what ``account.html`` shows in the header: who it is, and what they have."""
+    """Read what ``me.html`` shows in the header: who it is, and what they have."""
     balance = await call.parts.database.read(lambda tx: ledger.balance(tx, call.person.id))
     return {
         "person": call.person,

@@ -3,7 +3,7 @@
 from typing import Final
 
 from nanohook.web import forms, people_shapes, wire
-from nanohook.web.operation import NUMBERED, PAGED, Access, Body, Operation, fields_of
+from nanohook.web.operation import NUMBERED, PAGED, SCOPE, Access, Body, Operation, fields_of
 
 _COOKIE: Final = {"Set-Cookie": "The session."}
 _DISK: Final = {507: ""}
@@ -13,7 +13,7 @@ _PROJECTS: Final = (
         "GET /api/projects",
         "projects",
         "List projects",
-        asks=PAGED,
+        asks=(*PAGED, SCOPE),
         gives={200: people_shapes.ProjectList},
     ),
     Operation(
