@@ -1,24 +1,11 @@
 /** What the project pages share: their words, and how they ask for what they show. */
 
+import { inWords } from "./problems.js";
+
 export const $ = (id) => document.getElementById(id);
 export const board = $("board");
 /** The page's texts, in its language. */
 export const texts = JSON.parse(board.dataset.texts);
-
-/** Whatever the code, these say it all. */
-const BY_STATUS = { 401: "signed_out", 429: "too_many" };
-/** The texts of codes that have none of their own. */
-const BY_CODE = {
-  not_an_image: "not_a_picture",
-  unknown_media_type: "not_a_picture",
-  bad_multipart: "not_a_picture",
-  too_many_scans: "not_a_picture",
-  network: "no_network",
-  too_slow: "no_network",
-  not_found: "gone",
-  email_unverified: "unverified",
-  insufficient_credits: "no_credits",
-};
 
 export const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 
@@ -26,11 +13,7 @@ export const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name)
 export const counted = (number, one, many) => (number === 1 ? texts[one] : filled(texts[many], { n: number }));
 
 /** A `Problem` in words: what happened and what to do. */
-export function sentence({ status, code, retryAfterS, requestId }) {
-  const name = BY_STATUS[status] ?? BY_CODE[code] ?? code;
-  const text = Object.hasOwn(texts, name) ? texts[name] : status === 503 ? texts.unavailable : texts.unknown;
-  return filled(text, { seconds: retryAfterS ?? 10, id: requestId ?? status });
-}
+export const sentence = (problem) => inWords(texts, problem);
 
 /** For those who listen; nobody sees it. */
 export const say = (text) => ($("said").textContent = text);

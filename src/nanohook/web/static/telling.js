@@ -1,6 +1,7 @@
 /** How the studio tells what goes on: picture, stages, link, errors; the page's words come with the page. */
 
 import { now } from "./nanohook.js";
+import { inWords } from "./problems.js";
 
 export const $ = (id) => document.getElementById(id);
 /** The page's texts, and the stages' sentences, in its language. */
@@ -12,19 +13,6 @@ const LATE_S = 120;
 const BREAK_MS = 5_000;
 /** Which of the five named steps a stage belongs to. */
 const STEP_OF = { uploading: "queued", queued: "queued", submitting: "queued" };
-/** Whatever the code, these say it all. */
-const BY_STATUS = { 401: "signed_out", 429: "too_many" };
-/** The texts of codes that have none of their own. */
-const ERRORS = {
-  not_an_image: "not_a_picture",
-  unknown_media_type: "not_a_picture",
-  bad_multipart: "not_a_picture",
-  too_many_scans: "not_a_picture",
-  network: "no_network",
-  too_slow: "no_network",
-  not_found: "gone",
-  email_unverified: "unverified",
-};
 
 const steps = [...$("steps").children];
 let ticker = 0;
@@ -111,11 +99,7 @@ export function say(text) {
 }
 
 /** A `Problem` in words: what happened and what to do. */
-export function sentence({ status, code, retryAfterS, requestId }) {
-  const name = BY_STATUS[status] ?? ERRORS[code] ?? code;
-  const text = Object.hasOwn(texts, name) ? texts[name] : status === 503 ? texts.unavailable : texts.unknown;
-  return text.replace("{seconds}", retryAfterS ?? 10).replace("{id}", requestId ?? status);
-}
+export const sentence = (problem) => inWords(texts, problem);
 
 /** Name a result after the `file` it was made of. */
 export function fileName(file, made) {
