@@ -233,16 +233,15 @@ async def test_whoever_is_not_confirmed_yet_gets_another_link_or_logs_out(browse
         await expect(page).to_have_url(f"{visit.service.base}/login")
         assert await page.evaluate("sessionStorage.length") == 0
 
-        # A newer password makes older links worthless; who is logged in can have a newer one.
+        # Another registration makes older links worthless, and whose password it is depends on who reads the mail.
         await visit.service.client.post("/api/auth/register", json={"email": ADA, "password": OTHER})
-        await log_in(visit, password=OTHER)
-        await title(visit).to_have_text("Confirm your address")
         await page.goto(second)
         await page.get_by_role("button", name="Confirm my address").click()
         await title(visit).to_have_text("This link no longer works")
-        await page.get_by_role("button", name="Send a new link").click()
-        await title(visit).to_have_text("Check your mail")
-        assert first != mails()[-1]
+        newest = mails()[-1]
+        assert newest not in {first, second}
+        await page.goto(newest)
+        await title(visit).to_have_text("Choose a new password")
         await page.goto(mails()[-1])
         await page.get_by_role("button", name="Confirm my address").click()
         await page.get_by_role("link", name="Go on").click()
