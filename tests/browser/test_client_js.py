@@ -8,15 +8,14 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 
 from nanohook.web import pages
-from tests import live, needs, rig
+from tests import browsing, live, rig
 from tests.scripted import CUT, MOMENT, NO_CONTENT, RETRY, STATE, Server, http, refused, status, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 _EXPORT = re.compile(r"^export (?:declare )?(?:const|class|function) (?:(\w+)|\{([\w, ]+)\})", re.MULTILINE)
 MOST_TRIES = 4
 ACCEPTED = http({"job_id": "j1", "status": "PENDING", "progress": 10}, status=202)
@@ -25,13 +24,8 @@ PICTURE = {"index": 0, "url": "/media/a.png?token=t", "thumbnail_url": "/media/b
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
 async def _browser() -> AsyncIterator[Browser]:
-    path = needs.program("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=_ARGS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with browsing.launched() as launched:
+        yield launched
 
 
 class Site(Server):

@@ -4,34 +4,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright, expect
+from playwright.async_api import Browser, expect
 
 from nanohook.web import operations
-from tests import needs, rig
-
-# The browser's own errands would be requests to other hosts.
-_ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests import browsing, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
 async def _browser() -> AsyncIterator[Browser]:
-    path = needs.program("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=_ARGS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with browsing.launched() as launched:
+        yield launched
 
 
 async def test_it_shows_every_operation_and_tries_one_without_leaving_the_host(browser, tmp_path):

@@ -7,14 +7,14 @@ from typing import Final
 
 from nanohook import errors, ids
 from nanohook.database import Transaction
+from nanohook.flow.terms import SECOND_US
 from nanohook.rules.credit import MOST_CREDITS, Kind
 from nanohook.stores import accounts, audit, ledger
-from nanohook.stores.accounts import Account, Person
+from nanohook.stores.accounts import Account, Key, Person
 
 SESSION_S: Final = 30 * 24 * 3600
 MOST_KEYS: Final = 50
 """API keys of a person that are not revoked."""
-_SECOND_US: Final = 1_000_000
 
 
 class Registered(enum.Enum):
@@ -125,11 +125,11 @@ async def verify(tx: Transaction, subject: str, *, free_credits: int, now_us: in
     """
     Note that a person has followed the link of a confirmation; they get their free credits by it.
 
-    Returns:
-        The person's id.
-
     Args:
         subject: What the link was signed for: a person's id and ``state_of`` their account.
+
+    Returns:
+        The person's id.
 
     Raises:
         Invalid: ``token_invalid``: used already, or older than the account's newest password.
@@ -213,7 +213,7 @@ async def sign_in(tx: Transaction, user_id: str, *, former: str | None, now_us: 
         session_id=session_id,
         owner_id=user_id,
         now_us=now_us,
-        expires_at_us=now_us + SESSION_S * _SECOND_US,
+        expires_at_us=now_us + SESSION_S * SECOND_US,
     )
     return session_id
 
@@ -227,9 +227,9 @@ async def add_key(
     is_admin: bool,
     actor: str | None = None,
     now_us: int,
-) -> str:
+) -> Key:
     """
-    Store a new API key of *person*; return its id.
+    Store a new API key of *person*; return it as its owner sees it from now on.
 
     Args:
         actor: Who makes it, if that is not *person*.
@@ -242,13 +242,12 @@ async def add_key(
         raise errors.Forbidden("only an admin makes keys with admin rights")
     if len(await accounts.keys(tx, owner_id=person.id)) >= MOST_KEYS:
         raise errors.Conflict(f"there are {MOST_KEYS} keys already: revoke one first", code="too_many_keys")
-    key_id = ids.new_id()
-    await accounts.insert_key(
-        tx, key_id=key_id, owner_id=person.id, key=key, name=name, is_admin=is_admin, now_us=now_us
+    added = await accounts.insert_key(
+        tx, key_id=ids.new_id(), owner_id=person.id, key=key, name=name, is_admin=is_admin, now_us=now_us
     )
     if is_admin:
-        await audit.append(tx, actor=actor or person.id, action="key.create", subject=key_id, now_us=now_us)
-    return key_id
+        await audit.append(tx, actor=actor or person.id, action="key.create", subject=added.id, now_us=now_us)
+    return added
 
 
 async def revoke_key(tx: Transaction, person: Person, key_id: str, *, now_us: int) -> None:
@@ -305,10 +304,11 @@ async def disable(tx: Transaction, *, user_id: str, is_disabled: bool, actor: st
 
 
 async def _change(tx: Transaction, user_id: str, amount: int, *, note: str, now_us: int) -> ledger.Balance:
-    after = await ledger.change(tx, user_id, available=amount, reserved=0)
+    after = await ledger.post(
+        tx, Kind.GRANT, owner_id=user_id, available=amount, reserved=0, note=note, now_us=now_us
+    )
     if after is None:
         raise errors.TooPoor("a balance does not go below nothing")
     if after.available >= MOST_CREDITS:
         raise errors.Invalid(f"a balance stays below {MOST_CREDITS:,} credits", fields={"credits": "are too many"})
-    await ledger.append(tx, Kind.GRANT, owner_id=user_id, available=amount, reserved=0, note=note, now_us=now_us)
     return after

@@ -35,9 +35,7 @@ async def reserve(tx: Transaction, job: Job, indexes: Iterable[int], *, price: i
         TooPoor: The owner has less.
     """
     for index in indexes:
-        if await ledger.change(tx, job.owner_id, available=-price, reserved=price) is None:
-            raise errors.TooPoor(f"this costs {price} credits a picture, fewer are available")
-        await ledger.append(
+        after = await ledger.post(
             tx,
             Kind.RESERVE,
             owner_id=job.owner_id,
@@ -46,6 +44,8 @@ async def reserve(tx: Transaction, job: Job, indexes: Iterable[int], *, price: i
             task=(job.id, job.attempt, index),
             now_us=now_us,
         )
+        if after is None:
+            raise errors.TooPoor(f"this costs {price} credits a picture, fewer are available")
 
 
 async def settle(tx: Transaction, task: Task, *, now_us: int) -> None:
@@ -75,9 +75,7 @@ async def _close(tx: Transaction, task: Task, kind: Kind, *, now_us: int) -> Non
 
 
 async def _change(tx: Transaction, task: Task, kind: Kind, *, available: int, reserved: int, now_us: int) -> None:
-    if await ledger.change(tx, task.owner_id, available=available, reserved=reserved) is None:
-        raise RuntimeError(f"the balance of {task.owner_id} and its ledger do not agree")
-    await ledger.append(
+    after = await ledger.post(
         tx,
         kind,
         owner_id=task.owner_id,
@@ -86,3 +84,5 @@ async def _change(tx: Transaction, task: Task, kind: Kind, *, available: int, re
         task=(task.job_id, task.attempt, task.index),
         now_us=now_us,
     )
+    if after is None:
+        raise RuntimeError(f"the balance of {task.owner_id} and its ledger do not agree")

@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 TASK_DELIVERIES: Final = 1_000
 """Deliveries taken for one task; the next is refused."""
-_NOT_FOUND: Final = 404
-"""The one answer of ``record-info`` that firmly says "no such task"; others may only be too early."""
 
 
 @frozen
@@ -283,8 +281,7 @@ def _believed(job: Job, task: Task, record: callbacks.Record, *, terms: Terms, n
     if reading is not None and reading.is_success:
         return _Plan(_finish(task, reading.urls[0], now_us=now_us))
     has_failed = reading is not None and reading.stage in {Stage.FAILED, Stage.CANCELED}
-    is_gone = not record.found and record.code == _NOT_FOUND
-    if task.may_buy and (has_failed or is_gone):
+    if task.may_buy and (has_failed or record.is_gone):
         return _Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")
     if has_failed and reading is not None:
         return _Plan(_end(task, reading.stage or Stage.FAILED, reading))

@@ -36,6 +36,7 @@ _POLICY: Final = re.compile(r"sensitive|policy|flagged|prohibited|nsfw", re.IGNO
 
 _LIST_NAMES: Final = ("resultImageUrls", "resultUrls", "result_urls")
 _SUCCESS: Final = 200
+_NOT_FOUND: Final = 404
 _CONTENT_POLICY: Final = "400"
 # record-info, when it has nothing to show: not yet visible, unknown, or a fault that looks like both.
 _WITHOUT_RECORD: Final = frozenset({200, 404, 422, 500})
@@ -118,6 +119,11 @@ class Record:
     The envelope's. Without a record 404 is a firm "no such task"; 200 and 422 are also what a task gets that
     was created a moment ago, and 500 may be a fault of theirs.
     """
+
+    @property
+    def is_gone(self) -> bool:
+        """It says firmly that it has no such task."""
+        return not self.found and self.code == _NOT_FOUND
 
 
 def read(body: bytes) -> Reading:

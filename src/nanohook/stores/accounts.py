@@ -155,8 +155,9 @@ async def forget_sessions(tx: Transaction, *, now_us: int) -> int:
 
 async def insert_key(
     tx: Transaction, *, key_id: str, owner_id: str, key: str, name: str | None, is_admin: bool, now_us: int
-) -> None:
+) -> Key:
     """Store an API key: its sha256, and how it begins."""
+    stored = Key(id=key_id, name=name, prefix=key[:8], is_admin=is_admin, created_at=now_us, last_used_at=None)
     await tx.run(
         "INSERT INTO api_keys (id, owner_id, sha256, name, prefix, is_admin, created_at) "
         "VALUES (:id, :owner_id, :sha256, :name, :prefix, :is_admin, :now)",
@@ -165,11 +166,12 @@ async def insert_key(
             "owner_id": owner_id,
             "sha256": _digest(key),
             "name": name,
-            "prefix": key[:8],
+            "prefix": stored.prefix,
             "is_admin": int(is_admin),
             "now": now_us,
         },
     )
+    return stored
 
 
 async def by_key(tx: Transaction, key: str) -> Person | None:

@@ -46,9 +46,22 @@ async def balance(tx: Transaction, owner_id: str) -> Balance:
     return Balance(available=0, reserved=0) if row is None else Balance(**dict(row))
 
 
-async def change(tx: Transaction, owner_id: str, *, available: int, reserved: int) -> Balance | None:
+async def post(
+    tx: Transaction,
+    kind: Kind,
+    *,
+    owner_id: str,
+    available: int,
+    reserved: int,
+    task: tuple[str, int, int] | None = None,
+    note: str | None = None,
+    now_us: int,
+) -> Balance | None:
     """
-    Change both halves of a balance, if neither falls below nothing by it.
+    Change both halves of a balance and write that down, if neither falls below nothing by it.
+
+    Args:
+        task: Job, attempt and index of what it is for; each has at most one entry of a kind.
 
     Returns:
         The balance after it, or ``None``: nothing was changed.
@@ -59,32 +72,15 @@ async def change(tx: Transaction, owner_id: str, *, available: int, reserved: in
         "RETURNING available, reserved",
         {"owner_id": owner_id, "available": available, "reserved": reserved},
     )
-    return None if row is None else Balance(**dict(row))
-
-
-async def append(
-    tx: Transaction,
-    kind: Kind,
-    *,
-    owner_id: str,
-    available: int,
-    reserved: int,
-    task: tuple[str, int, int] | None = None,
-    note: str | None = None,
-    now_us: int,
-) -> None:
-    """
-    Write a change of a balance down.
-
-    Args:
-        task: Job, attempt and index of what it is for; each has at most one entry of a kind.
-    """
+    if row is None:
+        return None
     job_id, attempt, index = task or (None, None, None)
     await tx.run(
         "INSERT INTO ledger (owner_id, kind, available, reserved, job_id, attempt, idx, note, created_at) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (owner_id, kind.value, available, reserved, job_id, attempt, index, note, now_us),
     )
+    return Balance(**dict(row))
 
 
 async def of_task(tx: Transaction, *, job_id: str, attempt: int, index: int) -> dict[Kind, int]:

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from nanohook import clock, errors, ids
 from nanohook.clock import rfc3339
-from nanohook.database import Transaction
 from nanohook.flow import accounts as flow
 from nanohook.flow.accounts import Registered
 from nanohook.rules import letters
@@ -90,7 +89,7 @@ async def change_password(call: Call) -> Response:
     """Set a new password by the present one; every other session ends."""
     asked = await wire.body_of(call.request, wire.ChangePassword)
     parts, person = call.parts, call.person
-    await parts.rates.sign_in(f"account {person.email} {_route(call.request)}", route=_route(call.request))
+    await _count(call.request, parts, person.email)
     found = await parts.database.read(lambda tx: accounts.account_of(tx, person.id))
     if found is not None and found.person.is_admin and not person.is_admin:
         # A key was made without admin rights: it must not be worth more by setting a password.
@@ -122,7 +121,7 @@ async def reset(request: Request, parts: Parts) -> Response:
     asked = await _body(request, parts, wire.Reset)
     subject = _subject(parts, RESET, asked.token)
     found = await parts.database.read(lambda tx: flow.linked(tx, subject))
-    await parts.rates.sign_in(f"account {found.person.email} {_route(request)}", route=_route(request))
+    await _count(request, parts, found.person.email)
     hashed = await parts.passwords.hash(asked.new_password)
     await parts.database.write(
         lambda tx: flow.reset_password(
@@ -149,7 +148,7 @@ async def verify(request: Request, parts: Parts) -> Response:
 async def resend(call: Call) -> Response:
     """Write again to a person who has not confirmed the address."""
     person = call.person
-    await call.parts.rates.sign_in(f"account {person.email} {_route(call.request)}", route=_route(call.request))
+    await _count(call.request, call.parts, person.email)
     found = await call.parts.database.read(lambda tx: accounts.account_of(tx, person.id))
     meant = None if found is None or person.is_verified else found
     return _write_to(call.request, call.parts, meant, VERIFY, to=person.email)
@@ -166,13 +165,9 @@ async def new_key(call: Call) -> Response:
     asked = await wire.body_of(call.request, wire.NewKey)
     key = ids.new_key()
 
-    async def add(tx: Transaction) -> accounts.Key:
-        key_id = await flow.add_key(
-            tx, call.person, key, name=asked.name, is_admin=asked.admin, now_us=clock.now_us()
-        )
-        return next(one for one in await accounts.keys(tx, owner_id=call.person.id) if one.id == key_id)
-
-    made = await call.parts.database.write(add)
+    made = await call.parts.database.write(
+        lambda tx: flow.add_key(tx, call.person, key, name=asked.name, is_admin=asked.admin, now_us=clock.now_us())
+    )
     return json_answer({**_shown(made), "key": key}, status=201)
 
 
@@ -184,18 +179,23 @@ async def revoke(call: Call) -> Response:
 
 
 async def _body(request: Request, parts: Parts, model: type[wire.M]) -> wire.M:
-    """
-    Read what a stranger sends; counted against where they are, and against the account they name.
-
-    An account has a budget for each route: whoever has mails sent to an address does not lock its owner out.
-    """
-    route = _route(request)
-    await parts.rates.sign_in(f"address {network_of(_peer(request))}", route=route)
+    """Read what a stranger sends; counted against where they are, and against the account they name."""
+    await parts.rates.sign_in(f"address {network_of(_peer(request))}", route=_route(request))
     asked = await wire.body_of(request, model)
     email = getattr(asked, "email", None)
     if email is not None:
-        await parts.rates.sign_in(f"account {email} {route}", route=route)
+        await _count(request, parts, email)
     return asked
+
+
+async def _count(request: Request, parts: Parts, email: str) -> None:
+    """
+    Count a request against an account.
+
+    It has a budget for each route: whoever has mails sent to an address does not lock its owner out.
+    """
+    route = _route(request)
+    await parts.rates.sign_in(f"account {email} {route}", route=route)
 
 
 async def _log_in(request: Request, parts: Parts, found: Account, password: str) -> str | None:

@@ -27,8 +27,6 @@ AGAIN_AFTER_S: Final = 5
 _LEASE_S: Final = 30
 WAIT_S: Final = 10.0
 """How long one who asks waits for NanoBanana; then the database has to do."""
-_NOT_FOUND: Final = 404
-"""The one answer of ``record-info`` that firmly says "no such task"; others may only be too early."""
 
 _WORDS: Final = {401: "Unauthorized", 403: "Forbidden", 404: "Image not found", 429: "Rate limit exceeded"}
 
@@ -99,7 +97,7 @@ async def _knows(call: Call, task: Task, wait_s: float) -> bool:
     finally:
         # A person's question comes on top of the service's own: those keep their time.
         await call.parts.database.write(lambda tx: tasks.put_off(tx, claimed, until_us=task.due_at or 0))
-    return record is None or record.found or record.code != _NOT_FOUND
+    return record is None or not record.is_gone
 
 
 async def _answer(tx: Transaction, call: Call, image_id: str, lost: list[Task]) -> dict[str, object]:

@@ -34,7 +34,7 @@ async def project(call: Call) -> Response:
         said=gallery_words.GALLERY_SCRIPT,
         project=found,
         most_zip=archive.MOST_FILES,
-        stages={stage.value: words.in_language(texts, language) for stage, texts in words.STAGES.items()},
+        stages=pages.stages(language),
         faults=_faults(language),
     )
 
@@ -51,8 +51,7 @@ async def _page(
     call: Call, name: str, *, said: page_words.Texts | None = None, status: int = 200, **shown: Any
 ) -> Response:
     language = pages.language_of(call.request)
-    most = call.parts.settings.max_upload_bytes
-    filled = {"most": f"{most / 2**20:.3g}"}
+    filled = pages.bounds(call.parts.settings)
     spoken = () if said is None else (gallery_words.SAID, said)
     return pages.page(
         call.request,
@@ -60,7 +59,7 @@ async def _page(
         status=status,
         texts=page_words.of(language, gallery_words.PAGE, filled=filled),
         said=page_words.of(language, *spoken, filled=filled),
-        most_bytes=most,
+        most_bytes=call.parts.settings.max_upload_bytes,
         projects=PROJECTS,
         **await pages.account(call),
         **shown,

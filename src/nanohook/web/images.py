@@ -32,7 +32,7 @@ async def upload(call: Call) -> Response:
         form = await uploads.read(call.request, name="file", most_bytes=call.parts.settings.max_upload_bytes)
         if form.file is None:
             raise errors.Invalid("no picture came", fields={"file": "is needed"})
-        project_id = uploads.project_id(form.fields)
+        project_id = form.fields.get("project_id") or None
         stored = await uploads.store(call.parts, form.file, folder="originals")
     reach("upload.stored")
     job = await uploads.keep(

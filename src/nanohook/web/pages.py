@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from nanohook.rules import page_words, wishes, words
+from nanohook.settings import Settings
 from nanohook.stores import ledger
 from nanohook.web.guard import PublicEndpoint
 from nanohook.web.parts import Call, Parts
@@ -61,19 +62,28 @@ async def studio(call: Call) -> Response:
     """Show the page where a picture is dropped and changed."""
     language = language_of(call.request)
     settings = call.parts.settings
-    most = settings.max_upload_bytes
-    filled = {"most": f"{most / 2**20:.3g}"}
+    filled = bounds(settings)
     price = settings.prices.of(wishes.MODELS[0], None)
     return page(
         call.request,
         "studio.html",
         texts=page_words.of(language, page_words.STUDIO, page_words.STUDIO_SCRIPT, filled=filled),
         said=page_words.of(language, page_words.STUDIO_SCRIPT, filled=filled),
-        stages={stage.value: words.in_language(texts, language) for stage, texts in words.STAGES.items()},
-        most_bytes=most,
+        stages=stages(language),
+        most_bytes=settings.max_upload_bytes,
         price=page_words.credits(price, language),
         **await account(call),
     )
+
+
+def bounds(settings: Settings) -> dict[str, str]:
+    """Give the numbers that texts speak of."""
+    return {"most": f"{settings.max_upload_bytes / 2**20:.3g}"}
+
+
+def stages(language: str) -> dict[str, str]:
+    """Give the sentence of each stage of a job."""
+    return {stage.value: words.in_language(texts, language) for stage, texts in words.STAGES.items()}
 
 
 async def account(call: Call) -> dict[str, Any]:

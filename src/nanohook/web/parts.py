@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -81,11 +82,21 @@ class Call:
             Forbidden: That is for admins.
             Invalid: There is no such scope.
         """
-        if not query.wants_all(self.request.query_params):
-            return self.person.id
-        if not self.person.is_admin:
-            raise errors.Forbidden("scope=all is for admins")
-        return None
+        return None if wants_all(self.person, self.request.query_params) else self.person.id
+
+
+def wants_all(person: Person, asked: QueryParams) -> bool:
+    """
+    Tell whether *person* asks for everybody's things, and let only admins.
+
+    Raises:
+        Forbidden: They are none.
+        Invalid: There is no such scope.
+    """
+    everybodys = query.wants_all(asked)
+    if everybodys and not person.is_admin:
+        raise errors.Forbidden("scope=all is for admins")
+    return everybodys
 
 
 def signed_address(tokens: signing.Tokens, key: str) -> str:

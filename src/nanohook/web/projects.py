@@ -59,7 +59,7 @@ async def change(call: Call) -> Response:
     """Change what is named of a project."""
     project_id = _id(call.request)
     # Looked at first: a picture for nobody's project need not be stored.
-    await _one(call, project_id)
+    await call.parts.database.read(lambda tx: flow.get(tx, owner_id=call.person.id, project_id=project_id))
     body, cover = await _asked(call, wire.ProjectChange)
     former: Stored | None = None
 

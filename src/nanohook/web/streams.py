@@ -18,9 +18,9 @@ from nanohook.rules import sse, views
 from nanohook.rules.job import Job
 from nanohook.stores import accounts, events, jobs, pictures
 from nanohook.stores.accounts import Person
-from nanohook.web import edge, guard, query, wire
+from nanohook.web import edge, guard, wire
 from nanohook.web.answers import json_answer
-from nanohook.web.parts import Call, Parts, parts_of, signed_address
+from nanohook.web.parts import Call, Parts, parts_of, signed_address, wants_all
 
 MOST_JOBS: Final = 100
 TOKEN_S: Final = 24 * 3600
@@ -147,11 +147,9 @@ async def _reader(request: Request, parts: Parts, names: tuple[str, ...]) -> Per
 
 def _sees(request: Request, person: Person) -> str | None:
     """Tell whose events are asked for; ``None``: everybody's, or a job's that an admin may see."""
-    wants_all = query.wants_all(request.query_params)
-    if wants_all and not person.is_admin:
-        raise errors.Forbidden("scope=all is for admins")
     names_jobs = "job_id" in request.path_params or "job" in request.query_params
-    return None if person.is_admin and (wants_all or names_jobs) else person.id
+    is_everybodys = wants_all(person, request.query_params) or (names_jobs and person.is_admin)
+    return None if is_everybodys else person.id
 
 
 def _cursor(request: Request) -> int | sse.BadCursor | None:

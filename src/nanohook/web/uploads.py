@@ -121,11 +121,6 @@ async def remove(parts: Parts, stored: Stored | None) -> None:
             logger.warning("media.not_removed", extra={"key": key, "reason": str(exc)})
 
 
-def project_id(fields: dict[str, str]) -> str | None:
-    """Read the project that an upload is for; any text is an id, most are unknown."""
-    return fields.get("project_id") or None
-
-
 def check_disk(parts: Parts) -> None:
     """
     Keep the reserve free for jobs that already run.
