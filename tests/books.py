@@ -1,9 +1,12 @@
-"""The books of a data folder: the ledger against the balances and the tasks, the counts against the jobs."""
+"""The books of a data folder: what `doctor --audit` checks in the rows, and the ledger's entries one by one."""
 
 import collections
 import pathlib
 import sqlite3
 from typing import Any
+
+from nanohook import units
+from nanohook.stores import integrity
 
 FINAL_STAGES = ("completed", "failed", "canceled")
 
@@ -30,33 +33,22 @@ def check(data_dir: pathlib.Path) -> None:
 
 def audit(connection: sqlite3.Connection) -> None:
     """
-    Check that the ledger is the balance, that what is reserved is reserved for an open task, and the counts.
+    Check that the rows agree, and how the ledger came to what it is.
 
     Each task of an attempt is entered in one of four ways: reserved; reserved and charged; reserved and returned;
-    reserved, charged, and returned after all.
+    reserved, charged, and returned after all; in the third, what came late may be charged after all.
     """
-    ledger = of(connection, "SELECT * FROM ledger")
-    _check_sums(connection, ledger)
-    _check_entries(connection, [entry for entry in ledger if entry["job_id"] is not None])
-    counted = of(connection, "SELECT owner_id, project_id, status, number FROM job_counts WHERE number > 0")
-    there_are = of(
-        connection,
-        "SELECT owner_id, COALESCE(project_id, '') AS project_id, status, COUNT(*) AS number FROM jobs "
-        "WHERE deleted_at IS NULL GROUP BY 1, 2, 3",
-    )
-    assert sorted(map(tuple, map(dict.values, counted))) == sorted(map(tuple, map(dict.values, there_are)))
+    for each in integrity.CHECKS:
+        assert each.is_warning or wrong(connection, each) == (), each.title
+    _check_entries(connection, of(connection, "SELECT * FROM ledger WHERE job_id IS NOT NULL"))
 
 
-def _check_sums(connection: sqlite3.Connection, ledger: list[dict[str, Any]]) -> None:
-    sums: collections.Counter[tuple[str, str]] = collections.Counter()
-    for entry in ledger:
-        for half in ("available", "reserved"):
-            sums[entry["owner_id"], half] += entry[half]
-    for balance in of(connection, "SELECT * FROM balances"):
-        for half in ("available", "reserved"):
-            assert balance[half] == sums.pop((balance["owner_id"], half), 0)
-            assert balance[half] >= 0
-    assert not sums
+def wrong(connection: sqlite3.Connection, check: integrity.Check) -> tuple[str, ...]:
+    """Examples of what *check* finds."""
+    connection.row_factory, former = sqlite3.Row, connection.row_factory
+    found = units.drive(lambda tx: integrity.wrong(tx, check), units.Transaction(connection))
+    connection.row_factory = former
+    return found.examples
 
 
 def _check_entries(connection: sqlite3.Connection, ledger: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from nanohook import clock, database, errors, migrations
+from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
 from nanohook.flow.terms import Terms
@@ -25,9 +25,10 @@ from nanohook.passwords import Passwords
 from nanohook.remote.fetch import Fetcher
 from nanohook.remote.mail import Mailer
 from nanohook.remote.nanobanana import Client
+from nanohook.remote.ngrok import Agent
 from nanohook.rules import signing, smtp
 from nanohook.rules.job import Step
-from nanohook.settings import Settings
+from nanohook.settings import AUTO, Settings
 from nanohook.storage import Storage
 from nanohook.stores import facts, tasks
 from nanohook.web import failures, parts, routes
@@ -37,6 +38,7 @@ from nanohook.web.rates import Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
 from nanohook.web.slots import Slots
+from nanohook.work.account import Account
 from nanohook.work.apply import Applier
 from nanohook.work.ask import AT_ONCE, Asker
 from nanohook.work.finish import Finisher
@@ -44,12 +46,14 @@ from nanohook.work.loop import Loop, Trade
 from nanohook.work.pace import Pace
 from nanohook.work.submit import Submitter
 from nanohook.work.sweep import Sweeper
+from nanohook.work.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
 SUBMIT_STOP_S: Final = 20.0
 """A submit under way at shutdown is given this long: cut off, its outcome would be unknown."""
-_FINGERPRINTS: Final = "key_fingerprints"
+FINGERPRINTS: Final = "key_fingerprints"
+"""The fact that keeps those of the keys which the database was used with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,11 @@ def database_path(settings: Settings) -> pathlib.Path:
     return settings.data_dir / "nanohook.db"
 
 
+def secret_path(settings: Settings) -> pathlib.Path:
+    """Tell where the signing key is that was generated, if none is set."""
+    return settings.data_dir / "secret"
+
+
 def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlette:
     """
     Build the service; nothing is opened before its lifespan starts.
@@ -85,8 +94,12 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, parts.Parts]]:
+        # Where our server listens; another one does not say.
+        local_url: str | None = getattr(app.state, "local_url", None)
         try:
-            async with _running(settings, metrics, guests_are_local=guests_are_local) as running:
+            async with _running(
+                settings, metrics, local_url=local_url, guests_are_local=guests_are_local
+            ) as running:
                 app.state.parts = running.parts
                 app.state.running = running
                 # The server gives this with every request, without the cost of an attribute of the app's state.
@@ -136,19 +149,30 @@ def _for_others(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 @contextlib.asynccontextmanager
-async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bool) -> AsyncIterator[Running]:
+async def _running(
+    settings: Settings, metrics: Metrics, *, local_url: str | None, guests_are_local: bool
+) -> AsyncIterator[Running]:
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.to_thread(migrations.upgrade, database_path(settings))
         stack.enter_context(migrations.alone(settings.data_dir))
+        stack.enter_context(address.told(settings.data_dir, local_url))
         opened = await stack.enter_async_context(database.open_database(database_path(settings)))
-        upstream = await _upstream(stack, settings, opened)
+        terms = Terms.of(settings)
+        upstream = await _upstream(stack, settings, opened, terms)
         made = await _parts(
-            stack, settings, opened, metrics=metrics, upstream=upstream, guests_are_local=guests_are_local
+            stack,
+            settings,
+            opened,
+            terms=terms,
+            metrics=metrics,
+            upstream=upstream,
+            guests_are_local=guests_are_local,
         )
         loop = await _work(stack, made, upstream)
         applier = Applier(opened, made.terms)
         taken = await opened.write(lambda tx: tasks.take_over(tx, now_us=clock.now_us()))
         logger.info("service.started", extra={"tasks_taken_over": taken})
+        tunnel = await _tunnel(stack, made, local_url)
         opened.listen(Topic.EVENTS, made.hub.wake)
         opened.listen(Topic.WORK, loop.wake)
         opened.listen(Topic.UNAPPLIED, applier.wake)
@@ -162,6 +186,8 @@ async def _running(settings: Settings, metrics: Metrics, *, guests_are_local: bo
             ("apply", applier.run()),
             ("mail", made.mailer.run()),
             ("sweep", Sweeper(opened, made.storage).run()),
+            *(() if tunnel is None else (("tunnel", tunnel.run()),)),
+            *(() if upstream is None else (("account", upstream.account.run()),)),
         ):
             await stack.enter_async_context(_background(name, task, made.readiness))
         running = Running(parts=made, loop=loop)
@@ -176,9 +202,12 @@ class _Upstream(NamedTuple):
     client: Client
     asker: Asker
     pace: Pace
+    account: Account
 
 
-async def _upstream(stack: contextlib.AsyncExitStack, settings: Settings, opened: Database) -> _Upstream | None:
+async def _upstream(
+    stack: contextlib.AsyncExitStack, settings: Settings, opened: Database, terms: Terms
+) -> _Upstream | None:
     """Open the way to NanoBanana; ``None`` without a key."""
     if settings.nanobanana_api_key is None:
         logger.warning("settings.no_api_key", extra={"setting": "NANOBANANA_API_KEY"})
@@ -191,7 +220,8 @@ async def _upstream(stack: contextlib.AsyncExitStack, settings: Settings, opened
         )
     )
     pace = Pace(settings.upstream_rate)
-    return _Upstream(client, Asker(database=opened, client=client, pace=pace, terms=Terms.of(settings)), pace)
+    asker = Asker(database=opened, client=client, pace=pace, terms=terms)
+    return _Upstream(client, asker, pace, Account(opened, client, pace))
 
 
 async def _parts(
@@ -199,6 +229,7 @@ async def _parts(
     settings: Settings,
     opened: Database,
     *,
+    terms: Terms,
     metrics: Metrics,
     upstream: _Upstream | None,
     guests_are_local: bool,
@@ -212,7 +243,7 @@ async def _parts(
     relay = settings.smtp_url
     return parts.Parts(
         settings=settings,
-        terms=Terms.of(settings),
+        terms=terms,
         database=opened,
         storage=await asyncio.to_thread(Storage, settings.data_dir / "media"),
         decoder=decoder,
@@ -251,14 +282,14 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _
     trades = [Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open)]
     if upstream is None:
         return Loop(made.database, trades)
-    client, asker, pace = upstream
+    client, asker, pace, account = upstream
     submitter = Submitter(
         database=made.database,
         client=client,
         pace=pace,
         tokens=made.tokens,
         terms=terms,
-        public_url=settings.public_url,
+        account=account,
         open_tasks=settings.open_tasks,
     )
     submits = Trade(
@@ -269,7 +300,21 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _
         stop_s=SUBMIT_STOP_S,
     )
     asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, is_open=asker.is_open)
-    return Loop(made.database, [submits, asks, *trades], pace=pace)
+    loop = Loop(made.database, [submits, asks, *trades], pace=pace)
+    account.wake = loop.wake
+    return loop
+
+
+async def _tunnel(stack: contextlib.AsyncExitStack, made: parts.Parts, local_url: str | None) -> Tunnel | None:
+    """Look for ngrok's tunnel, where our public address is whatever that is called."""
+    if made.settings.public_url != AUTO:
+        return None
+    if local_url is None:
+        raise errors.ConfigError("NANOHOOK_PUBLIC_URL: auto works with nanohook's own server alone")
+    agent = await stack.enter_async_context(Agent(made.settings.ngrok_api, port=address.port_of(local_url)))
+    tunnel = Tunnel(database=made.database, agent=agent, address=made.terms.address)
+    await tunnel.look()
+    return tunnel
 
 
 @contextlib.asynccontextmanager
@@ -297,14 +342,14 @@ async def keys(settings: Settings, opened: Database) -> list[str]:
     Raises:
         ConfigError: The database has been used with other keys: every address given out would be void.
     """
-    keys = [key.get_secret_value() for key in settings.secret_keys] or [_generated(settings.data_dir)]
+    keys = [key.get_secret_value() for key in settings.secret_keys] or [_generated(secret_path(settings))]
     prints = [signing.fingerprint(key) for key in keys]
 
     async def remember(tx: Transaction) -> bool:
-        known = (await facts.get(tx, _FINGERPRINTS) or "").split()
+        known = (await facts.get(tx, FINGERPRINTS) or "").split()
         if known and not set(known) & set(prints):
             return False
-        await facts.put(tx, _FINGERPRINTS, " ".join(prints))
+        await facts.put(tx, FINGERPRINTS, " ".join(prints))
         return True
 
     if not await opened.write(remember):
@@ -314,9 +359,8 @@ async def keys(settings: Settings, opened: Database) -> list[str]:
     return keys
 
 
-def _generated(data_dir: pathlib.Path) -> str:
+def _generated(path: pathlib.Path) -> str:
     """Read the secret of the data dir, made on first use and readable by its owner alone."""
-    path = data_dir / "secret"
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))

@@ -1,7 +1,13 @@
 """What time it is, in the database's unit. Pure code is given the time; everything else asks here."""
 
+import datetime as dt
+import re
 import time
+from typing import Final
 
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _second: tuple[int, str] = (0, "")
 
 
@@ -19,3 +25,19 @@ def rfc3339(time_us: int) -> str:
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
         _second = (whole, text)
     return f"{text}.{rest_us // 1_000:03d}Z"
+
+
+def from_rfc3339(text: str) -> int:
+    """
+    Read a time with its zone, such as ``2026-03-01T10:00:00Z``; returns µs since the epoch.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if _RFC3339.fullmatch(text) is None:
+        raise ValueError("must be a time such as 2026-03-01T10:00:00Z")
+    try:
+        moment = dt.datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError("there is no such day or time") from None
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)

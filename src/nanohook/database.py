@@ -21,7 +21,7 @@ import logging
 import pathlib
 import sqlite3
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import aiosqlite
@@ -30,7 +30,17 @@ import databases
 from nanohook import errors, units
 from nanohook.units import Row, Topic, Transaction, Unit, Value
 
-__all__ = ["Database", "Row", "Topic", "Transaction", "Unit", "Value", "open_database"]
+__all__ = [
+    "Database",
+    "ReadOnly",
+    "Row",
+    "Topic",
+    "Transaction",
+    "Unit",
+    "Value",
+    "open_database",
+    "open_read_only",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +237,44 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
         finally:
             database.finish()
             await writer
+
+
+class ReadOnly:
+    """A file that is only read, beside whoever works with it; opened by ``open_read_only``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def read(self, unit: Unit[T]) -> T:
+        """
+        Run *unit* in one snapshot, on the caller's own thread.
+
+        Raises:
+            Unavailable: The file cannot be read.
+        """
+        try:
+            return _read(self._connection, unit)
+        except sqlite3.Error as exc:
+            raise errors.Unavailable(f"the database cannot be read: {exc}") from exc
+
+
+@contextlib.contextmanager
+def open_read_only(path: pathlib.Path) -> Iterator[ReadOnly]:
+    """
+    Open the SQLite file at *path* for commands that change nothing: it is neither made nor brought up.
+
+    Raises:
+        ConfigError: There is no such file, or it is no database.
+    """
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            for pragma in (f"busy_timeout={BUSY_MS}", "query_only=ON", "schema_version"):
+                connection.execute(f"PRAGMA {pragma}").close()
+            yield ReadOnly(connection)
+    except sqlite3.Error as exc:
+        raise errors.ConfigError(f"cannot read the database at {path}: {exc}") from exc
 
 
 @contextlib.asynccontextmanager

@@ -89,13 +89,22 @@ class Invalid(Rejected):
 
     Args:
         fields: What is wrong with each field, by name; never the value that came in.
+        codes: Stable words beside those sentences, by name, where a field has one.
     """
 
     code = "invalid"
 
-    def __init__(self, message: str, *, code: str | None = None, fields: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        fields: dict[str, str] | None = None,
+        codes: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message, code=code)
         self.fields = fields or {}
+        self.codes = codes or {}
 
 
 class ImageRejected(Invalid):

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import orjson
 
-from nanohook import clock
+from nanohook import clock, ids
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """Id of the request being served, for every line written on its behalf."""
@@ -104,12 +104,16 @@ def _json(at_s: float, level: str, logger: str, message: str, fields: dict[str, 
 
 
 def _text(at_s: float, level: str, _logger: str, message: str, fields: dict[str, object]) -> bytes:
-    """A line for people: time, level, message, then what belongs to it."""
-    shown = " ".join(f"{key}={value}" for key, value in fields.items() if key != "exception")
+    """A line for people: time, level, message, then what belongs to it, ids by their end."""
+    shown = " ".join(f"{key}={_short(key, value)}" for key, value in fields.items() if key != "exception")
     text = f"{time.strftime('%H:%M:%S', time.localtime(at_s))} {level:<7} {message} {shown}".rstrip()
     if "exception" in fields:
         text += f"\n{fields['exception']}"
     return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _short(key: object, value: object) -> object:
+    return ids.short(value) if isinstance(value, str) and str(key).endswith("_id") else value
 
 
 _Form = Callable[[float, str, str, str, dict[str, object]], bytes]

@@ -6,6 +6,7 @@ import logging
 import pathlib
 import sqlite3
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -16,10 +17,22 @@ import alembic.script
 import sqlalchemy
 
 from nanohook import errors
+from nanohook.values import frozen
 
 logger = logging.getLogger(__name__)
 
 _PACKAGED: Final = pathlib.Path(__file__).parent / "migrations_folder"
+
+
+@frozen
+class Standing:
+    """How a database file is, as far as it can be told without changing it."""
+
+    present: str | None
+    """Its revision; ``None``: it has no schema of ours."""
+    newest: str
+    is_known: bool
+    """This version knows the revision: otherwise the file is of a newer one."""
 
 
 def folder() -> pathlib.Path:
@@ -52,6 +65,31 @@ def upgrade(path: pathlib.Path) -> str | None:
             return _upgrade(path, connection)
     except (OSError, sqlalchemy.exc.DBAPIError) as exc:
         raise errors.ConfigError(f"the database at {path} cannot be brought up: {exc}") from exc
+
+
+def standing(path: pathlib.Path) -> Standing:
+    """
+    Look through the SQLite file at *path*, read-only: its pages, and its schema's revision.
+
+    Raises:
+        ConfigError: It cannot be opened, or it is damaged.
+    """
+    script = alembic.script.ScriptDirectory.from_config(config())
+    try:
+        uri = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+            found = [str(row[0]) for row in file.execute("PRAGMA quick_check(1)")]
+            if found != ["ok"]:
+                raise errors.ConfigError(f"the database at {path} is damaged: {found[0][:200] if found else ''}")
+            tables = {row[0] for row in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            rows = file.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else ()
+            present = next((str(row[0]) for row in rows), None)
+    except sqlite3.Error as exc:
+        raise errors.ConfigError(f"the database at {path} cannot be read: {exc}") from exc
+    known = {revision.revision for revision in script.walk_revisions()}
+    return Standing(
+        present=present, newest=script.get_current_head() or "", is_known=present is None or present in known
+    )
 
 
 @contextlib.contextmanager

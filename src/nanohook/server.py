@@ -56,6 +56,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start; then leave what start-up made to itself."""
+        if sockets:
+            self._app.state.local_url = local_url(sockets[0])
         try:
             await super().startup(sockets)
         except SystemExit:
@@ -141,6 +143,13 @@ def address(listener: socket.socket) -> str:
     """Tell the http address that a listening socket can be reached at."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def local_url(listener: socket.socket) -> str:
+    """Tell where this machine itself reaches a listening socket."""
+    host, port = listener.getsockname()[:2]
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - it is recognised, not bound
+    return f"http://{everywhere[host]}:{port}" if host in everywhere else address(listener)
 
 
 def raise_refusal(app: Starlette) -> NoReturn:

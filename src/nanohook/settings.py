@@ -32,6 +32,8 @@ from nanohook import errors
 from nanohook.rules import credit, signing, smtp, wishes
 
 MIN_KEY_CHARS = 16
+AUTO = "auto"
+"""As the public URL: whatever ngrok's tunnel is called at the moment."""
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LATER = {
@@ -53,6 +55,10 @@ def _http_url(value: str) -> str:
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise ValueError("plain http is for loopback addresses only, use https")
     return value.rstrip("/")
+
+
+def _public(value: str) -> str:
+    return value if value == AUTO else _http_url(value)
 
 
 def _rate(value: str) -> str:
@@ -120,6 +126,7 @@ def _prices(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+PublicUrl = Annotated[str, AfterValidator(_public)]
 Rate = Annotated[str, AfterValidator(_rate)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
@@ -127,8 +134,8 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecod
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
 
-class Settings(pydantic_settings.BaseSettings):
-    """Everything the operator may choose, with the defaults of the contract."""
+class LogSettings(pydantic_settings.BaseSettings):
+    """How the log is: all that ``dev`` with its sandbox takes from its surroundings."""
 
     model_config = SettingsConfigDict(
         env_prefix="NANOHOOK_",
@@ -141,10 +148,18 @@ class Settings(pydantic_settings.BaseSettings):
         arbitrary_types_allowed=True,
     )
 
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+
+class Settings(LogSettings):
+    """Everything the operator may choose, with the defaults of the contract."""
+
     nanobanana_api_key: SecretStr | None = Field(default=None, validation_alias="NANOBANANA_API_KEY")
     nanobanana_url: HttpUrl = "https://api.nanobananaapi.ai"
     nanobanana_paths: Annotated[Names, AfterValidator(_a_path_each)] = ("generate", "generate-pro", "generate-2")
-    public_url: HttpUrl | None = None
+    public_url: PublicUrl | None = None
+    ngrok_api: HttpUrl = "http://127.0.0.1:4040"
     data_dir: pathlib.Path = pathlib.Path("var")
     database_url: str | None = None
     storage_url: str | None = None
@@ -174,8 +189,6 @@ class Settings(pydantic_settings.BaseSettings):
     streams_per_user: int = Field(default=50, ge=1)
     metrics_token: SecretStr | None = None
     disk_reserve_bytes: int = Field(default=500_000_000, ge=0)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["auto", "json", "text"] = "auto"
 
     @field_validator("database_url", "storage_url", "redis_url")
     @classmethod
@@ -195,6 +208,11 @@ class Settings(pydantic_settings.BaseSettings):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def known_public_url(self) -> str | None:
+        """The public URL as far as it stands in the settings: ``None`` too if ngrok has to be asked for it."""
+        return None if self.public_url == AUTO else self.public_url
 
     @property
     def submit_paths(self) -> dict[str, str]:
@@ -231,6 +249,19 @@ def load(*, env_file: pathlib.Path | None = pathlib.Path(".env"), **given: Any) 
     """
     try:
         return Settings(_env_file=env_file, **given)  # type: ignore[call-arg]
+    except ValidationError as exc:
+        raise errors.ConfigError(_report(exc)) from None
+
+
+def load_log(*, env_file: pathlib.Path | None = pathlib.Path(".env")) -> LogSettings:
+    """
+    Read how the log shall be, and nothing else.
+
+    Raises:
+        ConfigError: As ``load``.
+    """
+    try:
+        return LogSettings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as exc:
         raise errors.ConfigError(_report(exc)) from None
 

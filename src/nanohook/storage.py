@@ -3,15 +3,19 @@ Pictures as files, by key, through obstore: a folder now, a bucket later.
 
 A ``put`` that returned is on the disk: obstore writes beside the key and renames, which is atomic but not
 durable, so the file and every folder entry that leads to it are synced afterwards, before a row may name it.
-A crash in between leaves a file, or a half of one named ``key#1``, that no row knows: a sweep finds those,
-because no key contains ``#``.
+A crash in between leaves a file, or a half of one named ``key#1``, that no row knows: a sweep walks the folder
+for those, ``work/orphans.py``. No key contains ``#``.
 """
 
 import asyncio
+import contextlib
+import itertools
 import os
 import pathlib
 import re
 import shutil
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, NamedTuple
 
 import obstore
 import obstore.exceptions
@@ -27,8 +31,25 @@ MOST_SEGMENT_CHARS = 200
 MOST_SYNCED_FOLDERS = 4_096
 """Folders remembered as durable; forgetting one costs a sync of 0.1 ms."""
 
+WALKED_AT_ONCE: Final = 500
+"""Files told of at once when the folder is walked: no more of their names are in memory."""
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _REFUSALS = (OSError, ValueError, obstore.exceptions.BaseError)
+
+
+class Found(NamedTuple):
+    """A file that lies in the folder, whatever it is."""
+
+    name: str
+    """Its way below the root, with slashes: a key, unless it is a leftover."""
+    modified_at: int
+    """When it was last written to, µs since the epoch."""
+
+    @property
+    def shown(self) -> str:
+        """Its name as it can be written: a leftover of somebody else's may have any bytes for one."""
+        return self.name.encode("ascii", "backslashreplace").decode()
 
 
 class Storage:
@@ -136,6 +157,40 @@ class Storage:
         except _REFUSALS as exc:
             raise _failed("remove", key, exc) from exc
 
+    def walk(self) -> AsyncIterator[list[Found]]:
+        """
+        Tell every file that lies here, as the function ``walk`` does.
+
+        Raises:
+            StorageFailed: A folder cannot be read.
+        """
+        return walk(self._root)
+
+    async def remove_stray(self, found: Found, *, before_us: int) -> bool:
+        """
+        Remove a file that ``walk`` told of, unless it was written to since *before_us* (µs).
+
+        Returns:
+            Whether it was removed: it may be gone, or somebody's by now.
+
+        Raises:
+            StorageFailed: The disk refused.
+        """
+        path = self._root / found.name
+
+        def remove() -> bool:
+            if path.lstat().st_mtime_ns // 1_000 >= before_us:
+                return False
+            path.unlink()
+            return True
+
+        try:
+            return await asyncio.to_thread(remove)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise _failed("remove", found.shown, exc) from exc
+
     def free_bytes(self) -> int:
         """
         What this process may still write to the disk below the root.
@@ -176,6 +231,39 @@ class Storage:
                 self._synced.clear()
             self._synced.add(entry)
         _sync(path.parent)
+
+
+async def walk(root: pathlib.Path) -> AsyncIterator[list[Found]]:
+    """
+    Tell every file below *root*, ``WALKED_AT_ONCE`` at a time and in no order; nothing if it is not there.
+
+    What comes or goes meanwhile may or may not be told. Links are neither followed nor told.
+
+    Raises:
+        StorageFailed: A folder cannot be read.
+    """
+    found = _below(root, "")
+    try:
+        while some := await asyncio.to_thread(lambda: list(itertools.islice(found, WALKED_AT_ONCE))):
+            yield some
+    except OSError as exc:
+        raise _failed("read", str(root), exc) from exc
+
+
+def _below(folder: pathlib.Path | str, above: str) -> Iterator[Found]:
+    # One folder is open on each level, and read entry by entry: their names are never all in memory.
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            name = f"{above}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(entry.path, f"{name}/")
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    yield Found(name, entry.stat(follow_symlinks=False).st_mtime_ns // 1_000)
 
 
 def _sync(path: pathlib.Path) -> None:

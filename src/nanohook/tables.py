@@ -127,7 +127,7 @@ projects = Table(
     Column("description", Text),
     # The cover, all of it or nothing.
     Column("key", Text, unique=True),
-    Column("thumbnail_key", Text),
+    Column("thumbnail_key", Text, index=True),
     Column("content_type", Text),
     Column("width_px", Integer),
     Column("height_px", Integer),
@@ -166,7 +166,7 @@ originals = Table(
     Column("id", Text, primary_key=True),
     Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
     Column("key", Text, nullable=False, unique=True),
-    Column("thumbnail_key", Text, nullable=False),
+    Column("thumbnail_key", Text, nullable=False, index=True),
     Column("content_type", Text, nullable=False),
     Column("width_px", Integer, nullable=False),
     Column("height_px", Integer, nullable=False),
@@ -181,6 +181,8 @@ jobs = Table(
     Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
     Column("project_id", Text),
     Column("source_job_id", Text),
+    # Those that were asked for in one request.
+    Column("batch_id", Text),
     Column("original_id", Text, ForeignKey("originals.id"), index=True),
     Column("status", Text, nullable=False),
     Column("stage", Text, nullable=False),
@@ -217,6 +219,7 @@ jobs = Table(
         )
     ),
     Index("ix_jobs_source_job_id", "source_job_id", sqlite_where=text("source_job_id IS NOT NULL")),
+    Index("ix_jobs_batch_id_id", "batch_id", "id", sqlite_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_deleted_at", "deleted_at", sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL")),
 )
 
@@ -261,9 +264,17 @@ tasks = Table(
     Column("deliveries", Integer, nullable=False, server_default=text("0")),
     # When NanoBanana was last asked after it, for a person or by ourselves.
     Column("asked_at", Integer),
+    # Its place in the line of those that wait for their submit: see stores/line.py.
+    Column("priority", Integer, nullable=False, server_default=text("1")),
+    Column("turn", Integer, nullable=False, server_default=text("0")),
+    Column("queued_at", Integer, nullable=False, server_default=text("0")),
+    # "Server error" answers to its submit that took nothing.
+    Column("server_faults", Integer, nullable=False, server_default=text("0")),
     _one_of("stage", status.Stage),
     _one_of("step", job.Step, or_none=True),
     Index("ix_tasks_step_due_at", "step", "due_at", sqlite_where=text("step IS NOT NULL")),
+    Index("ix_tasks_line", "priority", "turn", "queued_at", sqlite_where=text("step = 'submit'")),
+    Index("ix_tasks_owner_line", "priority", "owner_id", "turn", sqlite_where=text("step = 'submit'")),
 )
 
 pictures = Table(
@@ -274,7 +285,7 @@ pictures = Table(
     Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("key", Text, nullable=False, unique=True),
-    Column("thumbnail_key", Text, nullable=False),
+    Column("thumbnail_key", Text, nullable=False, index=True),
     Column("content_type", Text, nullable=False),
     Column("width_px", Integer, nullable=False),
     Column("height_px", Integer, nullable=False),
@@ -282,6 +293,24 @@ pictures = Table(
     Column("sha256", LargeBinary, nullable=False),
     Column("created_at", Integer, nullable=False),
 )
+
+unclaimed = Table(
+    "unclaimed",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("owner_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("thumbnail_key", Text, nullable=False, index=True),
+    Column("content_type", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("created_at", Integer, nullable=False, index=True),
+)
+"""Pictures that came when their task had ended already: kept for a while, for their owner to take."""
 
 events = Table(
     "events",
@@ -320,16 +349,27 @@ deliveries = Table(
     # An unapplied delivery is tried again when this is due.
     Column("due_at", Integer),
     Column("tries", Integer, nullable=False, server_default=text("0")),
+    # The same came again: how often, and when last. Its bytes are here already.
+    Column("repeats", Integer, nullable=False, server_default=text("0")),
+    Column("repeated_at", Integer),
     Index("uq_deliveries_same", "job_id", "attempt", "idx", "body_sha256", unique=True),
     Index("uq_deliveries_webhook_id", "webhook_id", unique=True, sqlite_where=text("webhook_id IS NOT NULL")),
     Index("ix_deliveries_task_id", "task_id", sqlite_where=text("effect = 'parked'")),
+    # Of the few that somebody has to look at; all others are found by their id, newest first.
+    Index(
+        "ix_deliveries_effect_id",
+        "effect",
+        "id",
+        sqlite_where=text("effect = 'parked' OR effect = 'unapplied' OR effect = 'dead'"),
+    ),
     Index("ix_deliveries_due_at", "due_at", sqlite_where=text("due_at IS NOT NULL")),
 )
 
 rejections = Table(
     "rejections",
     metadata,
-    Column("id", Integer, primary_key=True),
+    # Of the same kind as those of deliveries: one list, in order of time.
+    Column("id", Text, primary_key=True),
     Column("reason", Text, nullable=False),
     Column("peer", Text, nullable=False),
     Column("headers", Text, nullable=False),
@@ -343,4 +383,4 @@ facts = Table(
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""Few things the service must remember about itself: key fingerprints, the pause, used login links."""
+"""Few things the service must remember about itself: key fingerprints, pauses, used login links."""

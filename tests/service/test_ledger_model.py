@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 
 from nanohook import errors, ids, migrations, units
+from nanohook.address import PublicAddress
 from nanohook.database import Transaction
 from nanohook.flow import accounts, cancel, create, receive, retry, settle, submit
 from nanohook.flow.terms import Terms
@@ -42,9 +43,9 @@ SECOND = 1_000_000
 TERMS = Terms(
     believed_hosts=frozenset({"cdn.example"}),
     deadline_us=900 * SECOND,
-    ask_after_us=90 * SECOND,
+    callback_wait_us=90 * SECOND,
     ask_every_us=5 * SECOND,
-    has_public_url=True,
+    address=PublicAddress("https://hook.example"),
 )
 WISH = Wish(
     prompt="a kite",

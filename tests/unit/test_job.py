@@ -55,6 +55,7 @@ def job(stage=Stage.QUEUED, **more):
         "owner_id": "me",
         "project_id": None,
         "source_job_id": None,
+        "batch_id": None,
         "original_id": None,
         "status": stage.status,
         "stage": stage,

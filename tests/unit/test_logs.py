@@ -80,3 +80,11 @@ def test_a_line_that_cannot_be_written_breaks_nothing(written):
     assert "Logging error" in written()
     logs.info(logger, "job.event", {"odd": Odd()})
     assert "Logging error" in written()
+
+
+def test_ids_are_shortened_for_people_alone(written):
+    assert not written()
+    job_id = "0199a4d2-6b1e-7c3a-9f00-d658fce4a1b2"
+    logs.info(logger, "job.event", {"job_id": job_id, "event_id": 12, "note": job_id})
+    line = written()
+    assert f'"job_id":"{job_id}"' in line or f"job_id=…fce4a1b2 event_id=12 note={job_id}" in line

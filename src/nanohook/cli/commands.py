@@ -10,9 +10,10 @@ import orjson
 import typer
 
 from nanohook import app, errors, logs, migrations, server
+from nanohook.cli import backup, deliveries, integrity, people, reach, serving
 from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
-from nanohook.cli import people, serving
+from nanohook.cli import doctor as doctor_run
 from nanohook.flow.terms import CALLBACK_GRACE_S
 from nanohook.rules.credit import MOST_CREDITS
 from nanohook.sandbox.app import create_app as create_sandbox
@@ -26,8 +27,14 @@ commands = typer.Typer(
 )
 users = typer.Typer(help="Accounts.", no_args_is_help=True)
 commands.add_typer(users, name="user")
+commands.add_typer(deliveries.commands, name="deliveries")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+PortBeside = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Where the service listens, if it does not run from this data dir."),
+]
+_ONE_PROCESS = "NANOHOOK_DATABASE_URL: more than one process needs PostgreSQL, which is not supported yet"
 
 
 @commands.command()
@@ -47,7 +54,9 @@ def demo(
 def dev(
     port: Port = 8000,
     *,
-    live: Annotated[bool, typer.Option("--live", help="Use the real NanoBanana: needs a key.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Use the real NanoBanana: needs a key, and ngrok or a public URL.")
+    ] = False,
 ) -> None:
     """Run service and sandbox on this machine, and print a login link."""
     asyncio.run(dev_run.run(port=port, live=live))
@@ -63,12 +72,16 @@ def serve(
 ) -> None:
     """Run the service, background work inside."""
     if workers > 1 or no_work:
-        raise errors.ConfigError(
-            "NANOHOOK_DATABASE_URL: more than one process needs PostgreSQL, which is not supported yet"
-        )
+        raise errors.ConfigError(_ONE_PROCESS)
     chosen = serving.configured()
     listener = server.listen(host, port)
     serving.run(app.create_app(chosen), listener, name="nanohook")
+
+
+@commands.command()
+def worker() -> None:
+    """Do background work beside other processes: needs PostgreSQL."""
+    raise errors.ConfigError(_ONE_PROCESS)
 
 
 @commands.command()
@@ -113,18 +126,43 @@ def migrate() -> None:
     typer.echo("the schema is the newest" if revision is None else f"the schema is now {revision}")
 
 
+@commands.command("backup")
+def back_up(
+    folder: Annotated[pathlib.Path, typer.Argument(help="A folder that is empty, or not there yet.")],
+) -> None:
+    """Copy the database and the pictures that belong to it, beside a running service."""
+    chosen = serving.configured()
+    made = backup.run(chosen, folder)
+    typer.echo(f"{made.pictures} pictures and the database, {made.size_bytes:,} bytes, are in {folder}")
+    if chosen.secret_keys:
+        typer.echo("NANOHOOK_SECRET_KEYS is not among them: keep it in another place")
+
+
 @commands.command()
 def sign(
     job_id: Annotated[str, typer.Argument(help="Id of a job that was generated.")],
     index: Annotated[int, typer.Option(min=0, help="Which of its tasks.")] = 0,
+    port: PortBeside = None,
 ) -> None:
     """Print a signed callback address of a job, for tests by hand."""
     chosen = serving.configured()
-    if chosen.public_url is None:
-        raise errors.ConfigError("NANOHOOK_PUBLIC_URL: a callback's address needs it")
+    base = asyncio.run(reach.public_url(chosen, reach.local_url_of(chosen, port)))
     expires = int(time.time() + chosen.job_deadline_s + CALLBACK_GRACE_S)
     token = asyncio.run(people.callback_token(chosen, job_id=job_id, index=index, expires_at_s=expires))
-    typer.echo(f"{chosen.public_url}/api/webhooks/image-completion/{token}")
+    typer.echo(f"{base}/api/webhooks/image-completion/{token}")
+
+
+@commands.command()
+def doctor(
+    port: PortBeside = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Check instead that what is stored agrees.")] = False,
+) -> None:
+    """Check that everything is right, and name the cure of what is not; exit 1 if something fails."""
+    if audit:
+        raise typer.Exit(integrity.run(serving.configured(), json=json))
+    raise typer.Exit(doctor_run.run(port=port, as_json=json))
 
 
 Amount = Annotated[

@@ -10,7 +10,7 @@ from nanohook.flow import credits, history
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import job as rules
 from nanohook.rules import views
-from nanohook.rules.job import Fault, Job
+from nanohook.rules.job import Fault, Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import events, jobs, pictures, projects, tasks
 from nanohook.values import replace
@@ -61,6 +61,7 @@ async def delete(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) ->
         payload=orjson.dumps({"job_id": job_id}).decode(),
         now_us=now_us,
     )
+    await tasks.let_go(tx, job_id)  # what was bought stays known by its id: a restored job can be retried
     await jobs.hide(tx, job, now_us=now_us)
     history.announce(tx, replace(job, last_event_id=event_id))
 
@@ -104,7 +105,14 @@ async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us
     for task in group:
         ended = rules.advance(task, Stage.CANCELED, fault=Fault(code="canceled"))
         if ended is not None:
-            await tasks.update(tx, ended)
+            await tasks.update(tx, _still_wanted(task, ended))
             await credits.stop(tx, ended, now_us=now_us)
         stopped.append(ended or task)
     return await history.record(tx, job, rules.summarise(job, stopped), more_follows=more_follows, now_us=now_us)
+
+
+def _still_wanted(task: Task, ended: Task) -> Task:
+    """What NanoBanana has of a canceled task is paid, and fetched for its owner all the same."""
+    if task.step is Step.FINISH or (task.step is Step.ASK and task.task_id is not None):
+        return replace(ended, step=task.step, due_at=task.due_at)
+    return ended

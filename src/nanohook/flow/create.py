@@ -41,6 +41,7 @@ async def generate(
     image_id: str | None,
     project_id: str | None,
     price: int,
+    batch_id: str | None = None,
     now_us: int,
 ) -> Job:
     """
@@ -48,22 +49,14 @@ async def generate(
 
     Args:
         price: Credits for one picture.
+        batch_id: The request of many jobs that this is part of.
 
     Raises:
         NotFound: *image_id* is no job, or *project_id* no project, of this person.
         Conflict: ``job_running``: it is being generated; ``no_result``: there is none to use.
         TooPoor: They have fewer credits than this costs.
     """
-    await _check_project(tx, owner_id=owner_id, project_id=project_id)
-    named = None
-    if image_id is not None:
-        named = await jobs.get(tx, owner_id=owner_id, job_id=image_id)
-        if named is None:
-            raise errors.NotFound(_NO_JOB)
-        if named.is_open:
-            raise errors.Conflict("this image is being generated", code="job_running")
-    if wish.use == "result" and (named is None or named.status is not ImageJobStatus.COMPLETED):
-        raise errors.Conflict("there is no result to start from", code="no_result")
+    named = await check(tx, wish, owner_id=owner_id, image_id=image_id, project_id=project_id)
     await credits.require(tx, owner_id, price * wish.num_images)
     job = await _place(tx, named, owner_id=owner_id, wish=wish, now_us=now_us)
     original = await pictures.original(tx, job.original_id, owner_id=owner_id)
@@ -81,14 +74,39 @@ async def generate(
         options=wish.options(upstream_ratio=wishes.upstream_ratio(wish, size)),
         priority=wish.priority,
         language=wish.language,
+        batch_id=batch_id,
     )
     started = await history.record(tx, job, asked, now_us=now_us)
     await jobs.start_attempt(tx, started, now_us=now_us)
     await credits.reserve(tx, started, range(wish.num_images), price=price, now_us=now_us)
     for index in range(wish.num_images):
-        await tasks.insert(tx, fresh_task(started, index, now_us=now_us))
+        task = fresh_task(started, index, now_us=now_us)
+        await tasks.insert(tx, task, priority=started.priority, now_us=now_us)
     tx.wake(Topic.WORK)
     return started
+
+
+async def check(
+    tx: Transaction, wish: Wish, *, owner_id: str, image_id: str | None, project_id: str | None
+) -> Job | None:
+    """
+    Check that *wish* can be started, and find the job that it names; nothing is changed.
+
+    Raises:
+        NotFound: As ``generate``.
+        Conflict: As ``generate``.
+    """
+    await _check_project(tx, owner_id=owner_id, project_id=project_id)
+    named = None
+    if image_id is not None:
+        named = await jobs.get(tx, owner_id=owner_id, job_id=image_id)
+        if named is None:
+            raise errors.NotFound(_NO_JOB)
+        if named.is_open:
+            raise errors.Conflict("this image is being generated", code="job_running")
+    if wish.use == "result" and (named is None or named.status is not ImageJobStatus.COMPLETED):
+        raise errors.Conflict("there is no result to start from", code="no_result")
+    return named
 
 
 def fresh_task(job: Job, index: int, *, now_us: int) -> Task:
@@ -156,6 +174,7 @@ def _blank(*, owner_id: str, language: str, now_us: int) -> Job:
         owner_id=owner_id,
         project_id=None,
         source_job_id=None,
+        batch_id=None,
         original_id=None,
         status=ImageJobStatus.PENDING,
         stage=Stage.UPLOADED,

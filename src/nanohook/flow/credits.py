@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from nanohook import errors
 from nanohook.database import Transaction
 from nanohook.rules.credit import Kind
-from nanohook.rules.job import Job, Task
+from nanohook.rules.job import Job, Task, Unclaimed
 from nanohook.rules.status import Stage
 from nanohook.stores import ledger
 
@@ -64,6 +64,38 @@ async def refund(tx: Transaction, task: Task, *, now_us: int) -> None:
     written = await ledger.of_task(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
     if Kind.CHARGE in written and Kind.RETURN not in written:
         await _change(tx, task, Kind.RETURN, available=-written[Kind.RESERVE], reserved=0, now_us=now_us)
+
+
+async def pay_again(tx: Transaction, found: Unclaimed, *, now_us: int) -> None:
+    """
+    Charge an unclaimed result that is accepted, if what was reserved for it had been given back.
+
+    Raises:
+        TooPoor: Its owner has fewer credits than that.
+    """
+    purchase = await ledger.purchase(tx, job_id=found.job_id, index=found.index, until_attempt=found.attempt)
+    if purchase is None or not purchase.was_returned:
+        return
+    after = await ledger.post(
+        tx,
+        Kind.CHARGE,
+        owner_id=found.owner_id,
+        available=-purchase.price,
+        reserved=0,
+        task=(found.job_id, purchase.attempt, found.index),
+        now_us=now_us,
+    )
+    if after is None:
+        raise errors.TooPoor(
+            f"this costs {purchase.price} credits, given back before; fewer are available"
+        )
+
+
+async def live_on(tx: Transaction, task: Task, found: Unclaimed, *, now_us: int) -> None:
+    """Give back what is set aside for *task*, which takes *found*, if that is paid already."""
+    purchase = await ledger.purchase(tx, job_id=found.job_id, index=found.index, until_attempt=found.attempt)
+    if purchase is not None and purchase.is_paid:
+        await _close(tx, task, Kind.RETURN, now_us=now_us)
 
 
 async def _close(tx: Transaction, task: Task, kind: Kind, *, now_us: int) -> None:

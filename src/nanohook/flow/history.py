@@ -16,17 +16,26 @@ from nanohook.values import replace
 logger = logging.getLogger(__name__)
 
 
-async def record(tx: Transaction, before: Job, after: Job, *, more_follows: bool = False, now_us: int) -> Job:
+async def record(
+    tx: Transaction,
+    before: Job,
+    after: Job,
+    *,
+    more_follows: bool = False,
+    always: bool = False,
+    now_us: int,
+) -> Job:
     """
     Store that *before* became *after*, with its event; nothing at all if nobody would see a difference.
 
     Args:
         more_follows: Another event of the job comes in this transaction: streams shall not end at this one.
+        always: There is something new to see beside status, stage and progress.
 
     Returns:
         The job as stored, with the event's id.
     """
-    if not rules.shows_change(before, after):
+    if not always and not rules.shows_change(before, after):
         return before
     shown = await _pictures(tx, after)
     payload = orjson.dumps(views.event(after, shown, now_us=now_us)).decode()

@@ -56,13 +56,25 @@ async def once(
     """
     if ticket is None:
         return Answer(await do(tx), is_replayed=False)
-    whose = {"owner_id": ticket.owner_id, "route": ticket.route, "key": ticket.key}
-    former = await idempotency.get(tx, **whose, now_us=now_us)
+    former = await answered(tx, ticket, now_us=now_us)
+    if former is not None:
+        return former
+    text = await do(tx)
+    reach("once.done")
+    await idempotency.put(tx, Remembered(ticket.request_sha256, text), **_whose(ticket), now_us=now_us)
+    return Answer(text, is_replayed=False)
+
+
+async def answered(tx: Transaction, ticket: Ticket, *, now_us: int) -> Answer | None:
+    """
+    Find the answer that a request was given before; ``None``: it was not, or too long ago.
+
+    Raises:
+        Invalid: ``key_reused``: the key came with another request before.
+    """
+    former = await idempotency.get(tx, **_whose(ticket), now_us=now_us)
     if former is None:
-        text = await do(tx)
-        reach("once.done")
-        await idempotency.put(tx, Remembered(ticket.request_sha256, text), **whose, now_us=now_us)
-        return Answer(text, is_replayed=False)
+        return None
     if former.request_sha256 != ticket.request_sha256:
         raise errors.Invalid(
             "this Idempotency-Key came with another request before",
@@ -70,3 +82,7 @@ async def once(
             fields={"Idempotency-Key": "use a new one for a new request"},
         )
     return Answer(former.answer, is_replayed=True)
+
+
+def _whose(ticket: Ticket) -> dict[str, str]:
+    return {"owner_id": ticket.owner_id, "route": ticket.route, "key": ticket.key}

@@ -2,11 +2,11 @@
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
-from nanohook.flow import create, credits, history
+from nanohook.flow import accept, create, credits, history
 from nanohook.rules import credit
 from nanohook.rules.job import Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
-from nanohook.stores import jobs, ledger, tasks
+from nanohook.stores import jobs, ledger, tasks, unclaimed
 from nanohook.values import replace
 
 
@@ -41,14 +41,19 @@ async def retry(
     unfinished = [task for task in group if task.stage is not Stage.COMPLETED]
     if not job.status.is_final or not unfinished:
         raise errors.Conflict("only a job with failed or canceled tasks can be retried", code="not_failed")
-    if not may_buy_again and any(_outcome_is_unknown(task) for task in unfinished):
+    late = {found.index for found in (await unclaimed.of_jobs(tx, [job.id]))[job.id]}
+    if not may_buy_again and any(_outcome_is_unknown(task) for task in unfinished if task.index not in late):
         raise errors.Conflict(
             "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
         )
     # A task that was canceled too late is paid already: what NanoBanana made of it is not paid again, nor what it
     # is made anew because there is nothing of it. Only who buys another beside one that may exist pays twice.
     paid = await ledger.paid(tx, job.id)
-    owed = [task.index for task in unfinished if task.index not in paid or _outcome_is_unknown(task)]
+    owed = [
+        task.index
+        for task in unfinished
+        if task.index not in paid or (_outcome_is_unknown(task) and task.index not in late)
+    ]
     price = prices.of(job.model or "", job.options.get("resolution"))
     await credits.require(tx, job.owner_id, price * len(owed))
     queued = replace(
@@ -63,7 +68,12 @@ async def retry(
     await jobs.start_attempt(tx, started, now_us=now_us)
     await credits.reserve(tx, started, owed, price=price, now_us=now_us)
     for task in group:
-        await tasks.insert(tx, _next(started, task, now_us=now_us))
+        successor = _next(started, task, may_buy_again=may_buy_again, now_us=now_us)
+        if task.index in late and task.stage is not Stage.COMPLETED:
+            successor = accept.resumed(successor, now_us=now_us)
+        if successor.step is not Step.SUBMIT and task.step is not None:
+            await tasks.update(tx, replace(task, step=None, due_at=None))  # its successor goes on with it
+        await tasks.insert(tx, successor, priority=started.priority, now_us=now_us)
     tx.wake(Topic.WORK)
     return started
 
@@ -76,12 +86,14 @@ def _may_have_result(task: Task) -> bool:
     return task.task_id is not None or task.result_url is not None
 
 
-def _next(job: Job, task: Task, *, now_us: int) -> Task:
+def _next(job: Job, task: Task, *, may_buy_again: bool, now_us: int) -> Task:
     """Build *task*'s successor in the attempt that *job* has come to."""
     if task.stage is Stage.COMPLETED:
         return replace(task, attempt=job.attempt)
     fresh = create.fresh_task(job, task.index, now_us=now_us)
-    if not _may_have_result(task):
+    # An address that is gone, and no id to ask for another by: there is nothing left of it.
+    is_gone = task.task_id is None and task.fault is not None and task.fault.code == "download_failed"
+    if not _may_have_result(task) or (is_gone and may_buy_again):
         return fresh
     resumed = replace(
         fresh,

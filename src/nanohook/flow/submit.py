@@ -10,16 +10,18 @@ from typing import Final
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
-from nanohook.flow import credits, history, receive
+from nanohook.flow import accept, credits, gate, history, plans
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import job as rules
 from nanohook.rules.job import Fault, Job, Step, Stored, Task
 from nanohook.rules.status import Stage
-from nanohook.stores import jobs, pictures, tasks
+from nanohook.stores import deliveries, jobs, pictures, tasks, unclaimed
 from nanohook.values import replace
 
 ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
 """After a clear "server error" that took nothing, one more try."""
+BLOCKED_FOR_US: Final = 3600 * SECOND_US
+"""How long a job waits while NanoBanana refuses the account; then it fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +39,8 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
     Mark the submit of *claimed* as started.
 
     Returns:
-        What to send, or ``None`` if an earlier try was cut off before its answer was stored: the outcome is
-        unknown and has been dealt with.
+        What to send, or ``None`` if nothing may be: an earlier try was cut off before its answer was stored (the
+        outcome is unknown, and has been dealt with), or a late result of an earlier attempt is taken instead.
 
     Raises:
         LeaseLost: It is no longer ours to submit.
@@ -47,6 +49,10 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
     if task.submit_started_at is not None or task.task_id is not None:
         # Started and not answered; or a callback has named the task meanwhile. Either way it may be paid.
         await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
+        return None
+    if await unclaimed.of_task(tx, job_id=job.id, index=task.index) is not None:
+        await tasks.update(tx, accept.resumed(task, now_us=now_us))
+        tx.wake(Topic.WORK)
         return None
     started = replace(task, submit_started_at=now_us)
     moved = rules.advance(started, Stage.SUBMITTING) or started
@@ -71,14 +77,21 @@ async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms
     job = await jobs.load(tx, claimed.job_id)
     if job is None or job.attempt != task.attempt or task.is_ended:
         # Canceled, deleted or failed while the answer was on its way: what was bought stays known by its id.
+        if job is not None and task.stage is not Stage.COMPLETED and task.step is None:
+            taken = replace(taken, step=Step.ASK, due_at=now_us + _first_ask_us(terms))
         await tasks.update(tx, taken)
+        await deliveries.match_parked(tx, taken, now_us=now_us)
         return
     if task.step is Step.SUBMIT and task.claim == claimed.claim:
-        first_ask = terms.deadline_us if terms.ask_after_us is None else terms.ask_after_us
-        taken = replace(taken, step=Step.ASK, due_at=now_us + first_ask)
+        taken = replace(taken, step=Step.ASK, due_at=now_us + _first_ask_us(terms))
         taken = rules.advance(taken, Stage.GENERATING) or taken
     await history.move(tx, job, taken, now_us=now_us)
+    await deliveries.match_parked(tx, taken, now_us=now_us)
     tx.wake(Topic.WORK)
+
+
+def _first_ask_us(terms: Terms) -> int:
+    return terms.deadline_us if terms.ask_after_us is None else terms.ask_after_us
 
 
 async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> None:
@@ -89,6 +102,34 @@ async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> 
         return
     _, task = found
     await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
+
+
+async def once_more(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
+    """NanoBanana failed before it took anything: submit again once, a while from now; the second time it fails."""
+    if await tasks.may_try_once_more(tx, claimed):
+        await again(tx, claimed, due_at=now_us + ONCE_MORE_AFTER_US, now_us=now_us)
+    else:
+        await refused(tx, claimed, fault, now_us=now_us)
+
+
+async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
+    """
+    Fail what has waited for ``BLOCKED_FOR_US`` while NanoBanana refused the account.
+
+    Returns:
+        How many tasks; at most *most*, so that nobody waits for one long transaction.
+    """
+    state = await gate.read(tx)
+    if state.blocked_code is None or state.blocked_since is None or state.blocked_since > now_us - BLOCKED_FOR_US:
+        return 0
+    fault = Fault(code=gate.fault_code(state.blocked_code), detail=f"code {state.blocked_code}")
+    waiting = await tasks.waits_since(tx, before_us=now_us - BLOCKED_FOR_US, most=most)
+    for task in waiting:
+        job = await jobs.load(tx, task.job_id)
+        free = replace(task, submit_started_at=None)
+        if job is not None and job.attempt == task.attempt:
+            await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
+    return len(waiting)
 
 
 async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
@@ -124,7 +165,7 @@ async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) 
     """
     task = await tasks.held(tx, claimed, Step.ASK)
     job = await jobs.load(tx, claimed.job_id)
-    if task is None or job is None or task.task_id is not None or now_us < receive.deadline_of(task, terms):
+    if task is None or job is None or task.task_id is not None or now_us < plans.deadline_of(task, terms):
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} has moved on")
     failed = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
     await history.move(tx, job, failed, now_us=now_us)
@@ -134,8 +175,9 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
     if task.task_id is not None:
         waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
         moved = rules.advance(waiting, Stage.GENERATING) or waiting
+        await deliveries.match_parked(tx, moved, now_us=now_us)
     elif terms.has_public_url:
-        moved = replace(task, step=Step.ASK, due_at=receive.deadline_of(task, terms))
+        moved = replace(task, step=Step.ASK, due_at=plans.deadline_of(task, terms))
     else:
         # No callback can ever come, and there is no id to ask by.
         moved = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
@@ -157,7 +199,9 @@ async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: 
     if task is None or not task.is_ended:
         return  # a callback was faster, and knows more
     if task_id is not None:
-        await tasks.update(tx, replace(task, task_id=task.task_id or task_id))
+        known = replace(task, task_id=task.task_id or task_id)
+        await tasks.update(tx, known)
+        await deliveries.match_parked(tx, known, now_us=now_us)
     elif task.task_id is None and task.result_url is None:
         # A retry that came meanwhile had to pay for itself: the outcome was unknown to it.
         await tasks.update(tx, replace(task, submit_started_at=None))

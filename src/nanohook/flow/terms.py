@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from nanohook.address import PublicAddress
 from nanohook.settings import Settings
 
 SECOND_US: Final = 1_000_000
@@ -20,25 +21,51 @@ class Terms:
     """Hosts whose results a signed callback is believed for."""
     deadline_us: int
     """How long NanoBanana is given for a task, from its acceptance."""
-    ask_after_us: int | None
-    """First ``record-info`` without a callback; ``None``: not before the deadline."""
+    callback_wait_us: int | None
+    """While callbacks can arrive: first ``record-info`` without one; ``None``: not before the deadline."""
     ask_every_us: int
-    has_public_url: bool
-    """Callbacks can arrive."""
+    address: PublicAddress
+    """The same one for all parts of a service: a tunnel may come, change or go at any time."""
 
     @classmethod
-    def of(cls, settings: Settings) -> "Terms":
-        """Read the terms from *settings*."""
-        after_s = settings.reconcile_after_s if settings.public_url else settings.reconcile_every_s
+    def of(cls, settings: Settings, address: PublicAddress | None = None) -> "Terms":
+        """
+        Read the terms from *settings*.
+
+        Args:
+            address: Followed from now on; without it, that of *settings*, which is none while it is ``auto``.
+        """
+        wait_s = settings.reconcile_after_s
         return cls(
             believed_hosts=settings.believed_hosts,
             deadline_us=int(settings.job_deadline_s * SECOND_US),
-            ask_after_us=None if after_s is None else int(after_s * SECOND_US),
+            callback_wait_us=None if wait_s is None else int(wait_s * SECOND_US),
             ask_every_us=int(settings.reconcile_every_s * SECOND_US),
-            has_public_url=settings.public_url is not None,
+            address=address or PublicAddress(settings.known_public_url),
         )
 
-    def ask_interval_us(self, asks: int) -> int:
-        """Time to the next ``record-info`` after *asks* of them: slower after 10, and after 30."""
+    @property
+    def public_url(self) -> str | None:
+        """Where the internet reaches this service now, without its last slash."""
+        return self.address.url
+
+    @property
+    def has_public_url(self) -> bool:
+        """Callbacks can arrive."""
+        return self.address.url is not None
+
+    @property
+    def ask_after_us(self) -> int | None:
+        """First ``record-info`` without a callback; ``None``: not before the deadline."""
+        return self.callback_wait_us if self.has_public_url else self.ask_every_us
+
+    def ask_interval_us(self, asks: int, *, chance: float = 0.0) -> int:
+        """
+        Time to the next ``record-info`` after *asks* of them: slower after 10, and after 30.
+
+        Args:
+            chance: The dice, 0 up to but not including 1: up to a quarter is added, so that tasks of one moment
+                are not all asked after at one moment.
+        """
         slow_s = 30 if asks >= 30 else 10 if asks >= 10 else 0  # noqa: PLR2004 - the contract's numbers
-        return max(self.ask_every_us, slow_s * SECOND_US)
+        return int(max(self.ask_every_us, slow_s * SECOND_US) * (1 + chance / 4))

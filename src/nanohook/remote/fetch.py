@@ -9,8 +9,6 @@ alone follows nothing, keeps no cookie, reads no proxy setting, unpacks no body 
 
 import asyncio
 import dataclasses
-import email.utils
-import re
 import socket
 import ssl
 import time
@@ -23,7 +21,7 @@ import httpcore
 import httpx
 
 from nanohook import errors
-from nanohook.rules import addresses
+from nanohook.rules import addresses, backoff
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to IP addresses as text; raises ``OSError`` where the name is not known."""
@@ -35,15 +33,11 @@ MOST_REDIRECTS = 3
 CONNECT_TIMEOUT_S = 10.0
 """For each address of a host, within the total: one that does not answer leaves time for the next."""
 
-MOST_RETRY_AFTER_S = 86_400.0
-"""A host that asks for more than a day is asked again after a day."""
-
 MOST_ADDRESSES = 8
 """Of one host that are tried."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
-_SECONDS = re.compile(r"[0-9]{1,9}")
 _CODE = "download_failed"
 
 _SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
@@ -161,7 +155,9 @@ class Fetcher:
             raise _permanent(f"{place.shown} answered {status}: the picture is gone")
         if status != httpx.codes.OK:
             raise errors.Transient(
-                f"{place.shown} answered {status}", code=_CODE, retry_after_s=_retry_after_s(headers)
+                f"{place.shown} answered {status}",
+                code=_CODE,
+                retry_after_s=backoff.parse_retry_after(headers.get("retry-after"), now_s=time.time()),
             )
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise _permanent(f"{place.shown} sent an encoded body although none was asked for")
@@ -254,22 +250,6 @@ def _joined(place: addresses.Place, location: str) -> str:
         return urllib.parse.urljoin(f"{place.scheme}://{place.host_text}:{place.port}{place.target}", location)
     except ValueError:
         raise _permanent(f"{place.shown} redirects to what is no address") from None
-
-
-def _retry_after_s(headers: httpx.Headers) -> float | None:
-    """
-    What ``Retry-After`` asks for, as seconds or as a date; ``None`` where it is absent or broken.
-
-    Source: RFC 9110, 10.2.3.
-    """
-    text = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(text):
-        return min(float(text), MOST_RETRY_AFTER_S)
-    try:
-        wait_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(wait_s, 0.0), MOST_RETRY_AFTER_S)
 
 
 def _permanent(message: str) -> errors.Permanent:

@@ -251,9 +251,9 @@ class Client:
             raise errors.Transient(f"NanoBanana's {name} was not reached: {type(exc).__name__}") from exc
         envelope = envelopes.read(reply.body)
         codes = {reply.http_status} | ({envelope.code} if envelope else set())
-        if codes & _BLOCKED:
+        if blocked := codes & _BLOCKED:
             code = "no_credit" if _NO_CREDIT in codes else "bad_key"
-            raise errors.Transient(f"NanoBanana's {name} refuses this account", code=code)
+            raise errors.Transient(f"NanoBanana's {name} refuses this account (code {min(blocked)})", code=code)
         if codes & _BUSY:
             raise errors.Transient(f"NanoBanana's {name} is busy", retry_after_s=reply.retry_after_s)
         if envelope is None:

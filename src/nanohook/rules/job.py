@@ -7,6 +7,7 @@ or unknown word plans nothing.
 
 import enum
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.values import frozen, replace
@@ -90,6 +91,28 @@ class ResultPicture:
     stored: Stored
 
 
+UNCLAIMED_FOR_US: Final = 7 * 24 * 3600 * 1_000_000
+"""How long a picture waits to be taken."""
+
+
+@frozen
+class Unclaimed:
+    """A picture that came when its task had ended: nobody waited for it any more."""
+
+    job_id: str
+    attempt: int
+    index: int
+    owner_id: str
+    stored: Stored
+    sha256: bytes
+    created_at: int
+
+    @property
+    def kept_until(self) -> int:
+        """When it goes, µs."""
+        return self.created_at + UNCLAIMED_FOR_US
+
+
 @frozen
 class Job:
     """One request for images, from upload to a final status. Times are µs since the epoch, UTC."""
@@ -98,6 +121,8 @@ class Job:
     owner_id: str
     project_id: str | None
     source_job_id: str | None
+    batch_id: str | None
+    """The request of many jobs that it was part of."""
     original_id: str | None
     status: ImageJobStatus
     stage: Stage
@@ -123,6 +148,11 @@ class Job:
         """Something was asked for and has not ended."""
         return self.stage is not Stage.UPLOADED and not self.status.is_final
 
+    @property
+    def has_input(self) -> bool:
+        """It starts from a picture, which NanoBanana must be able to fetch."""
+        return self.original_id is not None or self.options.get("use") == "result"
+
 
 def advance(task: Task, stage: Stage, *, progress: int | None = None, fault: Fault | None = None) -> Task | None:
     """
@@ -147,6 +177,18 @@ def advance(task: Task, stage: Stage, *, progress: int | None = None, fault: Fau
     if stage.place < task.stage.place or (stage is task.stage and percent == task.progress):
         return None
     return replace(task, stage=stage, progress=percent)
+
+
+def completed(task: Task) -> Task:
+    """Plan that *task*, which had ended without a picture, has one after all."""
+    return replace(
+        task,
+        stage=Stage.COMPLETED,
+        progress=Stage.COMPLETED.progress or 0,
+        fault=None,
+        step=None,
+        due_at=None,
+    )
 
 
 def summarise(job: Job, tasks: Sequence[Task]) -> Job:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nanohook.clock import rfc3339
 from nanohook.rules import words
-from nanohook.rules.job import Fault, Job, ResultPicture, Stored, Task
+from nanohook.rules.job import Fault, Job, ResultPicture, Stored, Task, Unclaimed
 from nanohook.rules.status import Stage
 
 Sign = Callable[[str], str]
@@ -25,8 +25,15 @@ def fault(found: Fault | None, language: str) -> dict[str, Any] | None:
     }
 
 
-def message(job: Job) -> str:
-    """Say in the job's language what it is doing, or why it failed."""
+def message(job: Job, *, held_by: str | None = None) -> str:
+    """
+    Say in the job's language what it is doing, or why it failed.
+
+    Args:
+        held_by: Why nobody's job is submitted at the moment, one of ``words.HELD``.
+    """
+    if job.stage is Stage.QUEUED and held_by in words.HELD:
+        return words.in_language(words.HELD[held_by], job.language)
     if job.stage is Stage.FAILED and job.fault is not None:
         sentence = words.FAULTS.get(job.fault.code, words.FAULTS["internal"])
         return words.in_language(sentence.message, job.language)
@@ -66,18 +73,20 @@ def addressed(payload: dict[str, Any], sign: Sign) -> dict[str, Any]:
     return {**payload, "images": images}
 
 
-def status(job: Job) -> dict[str, Any]:
-    """Answer of the status route; ``place`` and ``estimated_wait_s`` are filled in by who knows the line."""
+def status(
+    job: Job, *, held_by: str | None = None, place: int | None = None, estimated_wait_s: float | None = None
+) -> dict[str, Any]:
+    """Build the answer of the status route, with what who knows the line tells of one that waits."""
     return {
         "job_id": job.id,
         "status": job.status,
         "progress": job.progress,
         "stage": job.stage,
-        "message": message(job),
+        "message": message(job, held_by=held_by),
         "error": fault(job.fault, job.language),
         "attempt": job.attempt,
-        "place": None,
-        "estimated_wait_s": None,
+        "place": place,
+        "estimated_wait_s": estimated_wait_s,
         "event_id": job.last_event_id,
         "updated_at": rfc3339(job.updated_at),
     }
@@ -119,19 +128,21 @@ def whole_job(
     original: Stored | None,
     tasks: Sequence[Task],
     pictures: Sequence[ResultPicture],
+    late: Sequence[Unclaimed],
     credits: int,
     sign: Sign,
+    held_by: str | None = None,
 ) -> dict[str, Any]:
     """Build the job object of the contract."""
     return {
         "job_id": job.id,
         "project_id": job.project_id,
-        "batch_id": None,
+        "batch_id": job.batch_id,
         "source_job_id": job.source_job_id,
         "status": job.status,
         "progress": job.progress,
         "stage": job.stage,
-        "message": message(job),
+        "message": message(job, held_by=held_by),
         "error": fault(job.fault, job.language),
         "attempt": job.attempt,
         "prompt": job.prompt,
@@ -142,6 +153,7 @@ def whole_job(
         "credits": credits,
         "original": None if original is None else stored(original, sign),
         "images": images(pictures, sign),
+        "unclaimed": [_unclaimed(picture, sign) for picture in late],
         "failed_tasks": [
             {"index": task.index, "error": fault(task.fault, job.language)}
             for task in tasks
@@ -155,6 +167,11 @@ def whole_job(
         "links": links(job.id),
         "event_id": job.last_event_id,
     }
+
+
+def _unclaimed(picture: Unclaimed, sign: Sign) -> dict[str, Any]:
+    kept = {"index": picture.index, "attempt": picture.attempt, "kept_until": rfc3339(picture.kept_until)}
+    return {**kept, **stored(picture.stored, sign)}
 
 
 def _metadata(kept: Mapping[str, object], tasks: Sequence[Task]) -> dict[str, object]:

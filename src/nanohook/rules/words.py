@@ -20,6 +20,19 @@ STAGES: Final[dict[Stage, tuple[str, str]]] = {
     Stage.CANCELED: ("Generation canceled", "Génération annulée"),
 }
 
+HELD: Final[dict[str, tuple[str, str]]] = {
+    "paused": ("Waiting: the operator has paused the work", "En attente : l'exploitant a suspendu le travail"),
+    "no_credit": (
+        "Waiting: the NanoBanana account has no credit left",
+        "En attente : le compte NanoBanana n'a plus de crédit",
+    ),
+    "bad_key": (
+        "Waiting: NanoBanana does not accept the key at the moment",
+        "En attente : NanoBanana n'accepte pas la clé en ce moment",
+    ),
+}
+"""Why everybody's jobs wait, in place of ``STAGES``' sentence for one that waits for its turn."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sentence:

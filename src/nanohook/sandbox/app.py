@@ -4,6 +4,7 @@ The look-alike's routes: every address of the vendor's that is known, and ``/r/`
 Refusals are told as the vendor tells them: HTTP 200 with another ``code`` in the body.
 """
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -14,7 +15,7 @@ import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1_048_576
 
 _ROOT = "/api/v1"
+_DRIPS = 10
 _TRANSPORT = "nanohook.sandbox.transport"
 _LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50)
 
@@ -74,13 +76,28 @@ class _CutResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         transport = scope.get(_TRANSPORT)
         if transport is None:
-            headers = [(b"content-length", b"1000")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": b'{"code":', "more_body": True})
+            await _HalfResponse(b'{"code":200,"data":')(scope, receive, send)
             return
         transport.abort()
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _until_gone(receive)
+
+
+class _HalfResponse(Response):
+    """Half of the content that the headers promise, then the end of the connection."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        half = bytes(self.body)[: len(self.body) // 2]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        transport = scope.get(_TRANSPORT)
+        if transport is not None:  # any other server ends it by itself, and says that it was too short
+            transport.close()
+            await _until_gone(receive)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @contextlib.asynccontextmanager
@@ -144,10 +161,29 @@ async def _credit(request: Request) -> Response:
 
 
 async def _picture(request: Request) -> Response:
-    picture = request.app.state.tasks.picture(request.path_params["name"])
-    if picture is None:
+    table: tasks.Table = request.app.state.tasks
+    found = table.picture(request.path_params["name"])
+    if found is None:
         raise HTTPException(404)
+    task, picture = found
+    flaw, is_first = task.behaviour.flaw, not task.fetches
+    task.fetches += 1
+    if flaw == "broken" and is_first:
+        raise HTTPException(500)
+    if flaw == "half" and is_first:
+        return _HalfResponse(picture.content, media_type=picture.media_type)
+    if flaw == "slow":
+        length = {"content-length": str(len(picture.content))}
+        pieces = _drip(picture, task.behaviour.slow_s)
+        return StreamingResponse(pieces, headers=length, media_type=picture.media_type)
     return Response(picture.content, media_type=picture.media_type)
+
+
+async def _drip(picture: tasks.Picture, slow_s: float) -> AsyncIterator[bytes]:
+    size = -(-len(picture.content) // _DRIPS)
+    for start in range(0, len(picture.content), size):
+        yield picture.content[start : start + size]
+        await asyncio.sleep(slow_s / _DRIPS)
 
 
 async def _failed(_request: Request, exc: Exception) -> Response:

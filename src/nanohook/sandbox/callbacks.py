@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import urllib.parse
 
 import httpx
@@ -60,7 +61,9 @@ class Caller:
             await self._post(url, shapes.progress(task, percent))
 
     async def _attempt(self, task: tasks.Task, url: str, body: bytes) -> bool:
+        begun = time.perf_counter()
         task.callback_status = await self._post(url, body)
+        task.callback_took_s = None if task.callback_status is None else time.perf_counter() - begun
         task.callbacks_sent += 1
         task.called.set()
         log.info(

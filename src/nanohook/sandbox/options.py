@@ -3,11 +3,19 @@
 import dataclasses
 import random
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeVar
 
+T = TypeVar("T")
 Shape = Literal["a", "b", "auto"]
 Accident = Literal["reset", "html"]
+Flaw = Literal["half", "broken", "slow"]
 
+TROUBLE_REFUSALS = (429, 500)
+"""Body codes that ``trouble`` refuses submits with, each its share of them."""
+
+_ACCIDENTS: tuple[Accident, ...] = ("reset", "html")
+_FLAWS: tuple[Flaw, ...] = ("half", "broken", "slow")
 _DIRECTIVE = re.compile(r"\[sandbox:([a-z]{1,16})(?:=(\d{1,6}(?:\.\d{1,6})?))?\]")
 
 
@@ -39,6 +47,15 @@ class Behaviour:
     accident: Accident | None
     """What becomes of the submit's answer after the task was accepted."""
 
+    flaw: Flaw | None
+    """
+    What is wrong with the picture's address: the first time it is asked for, ``half`` ends in the middle and
+    ``broken`` is an HTTP 500; ``slow`` drips.
+    """
+
+    slow_s: float
+    """From a slow picture's first byte to its last."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -48,7 +65,8 @@ class Options:
     A prompt may override them for its own task: ``[sandbox:fail=400]``, ``[sandbox:drop]``,
     ``[sandbox:duplicate=3]``, ``[sandbox:submit=429]``, ``[sandbox:latency=0.1]``, ``[sandbox:late=2]``,
     ``[sandbox:early]``, ``[sandbox:reset]`` (the connection is closed without an answer after the task was
-    accepted), ``[sandbox:html]`` (an HTML 502 after the task was accepted).
+    accepted), ``[sandbox:html]`` (an HTML 502 after the task was accepted), and for the picture's address, once:
+    ``[sandbox:half]`` (half of it), ``[sandbox:broken]`` (an HTTP 500); always: ``[sandbox:slow=2]`` (it drips).
     """
 
     latency_s: float = 2.0
@@ -78,6 +96,19 @@ class Options:
     shape: Shape = "auto"
     """Form of the callback; ``auto``: B for generate-2, A for the others."""
 
+    slow_s: float = 1.0
+    """How long a slow picture takes."""
+
+    trouble: float = 0.0
+    """
+    Share of the tasks that each fault befalls, one drawn apart from the other, 0 to 1: failed, dropped, called
+    back twice, late by ``trouble_late_s``, early; refused with each of ``TROUBLE_REFUSALS``; each accident, each
+    flaw. Of two accidents or flaws the first counts.
+    """
+
+    trouble_late_s: float = 5.0
+    """How late those callbacks come."""
+
     seed: int | None = None
     """Makes every chance repeatable; task ids stay random, so a restart never repeats one."""
 
@@ -102,22 +133,37 @@ class Options:
 
         Args:
             prompt: Searched for ``[sandbox:…]``; otherwise of no effect.
-            chances: Advanced by two draws for every task, whatever the options, so that a seed gives the
-                same fates in the same order.
+            chances: Advanced by the same number of draws for every task, whatever the options, so that a seed
+                gives the same fates in the same order.
         """
-        fails = chances.random() < self.fail_rate
-        drops = chances.random() < self.drop
+        fails = chances.random() < max(self.fail_rate, self.trouble)
+        drops = chances.random() < max(self.drop, self.trouble)
+        twice, late, early = (chances.random() < self.trouble for _ in range(3))
+        refused = self._drawn(TROUBLE_REFUSALS, chances)
+        refusal = refused if self.fail_submit is None else self.fail_submit
+        accident = self._drawn(_ACCIDENTS, chances)
+        flaw = self._drawn(_FLAWS, chances)
         said = dict(_DIRECTIVE.findall(prompt))
         return Behaviour(
             latency_s=_number(said, "latency", self.latency_s),
             fail_code=_code(said, "fail", self.fail_code, otherwise=self.fail_code if fails else None),
-            submit_code=_code(said, "submit", 500, otherwise=self.fail_submit),
+            submit_code=_code(said, "submit", 500, otherwise=refusal),
             drop="drop" in said or drops,
-            duplicate=int(_number(said, "duplicate", self.duplicate)),
-            late_s=_number(said, "late", self.late_s),
-            early="early" in said or self.early,
-            accident="reset" if "reset" in said else "html" if "html" in said else None,
+            duplicate=int(_number(said, "duplicate", max(self.duplicate, twice))),
+            late_s=_number(said, "late", max(self.late_s, self.trouble_late_s * late)),
+            early="early" in said or self.early or early,
+            accident=_said(said, _ACCIDENTS) or accident,
+            flaw=_said(said, _FLAWS) or flaw,
+            slow_s=_number(said, "slow", self.slow_s),
         )
+
+    def _drawn(self, faults: Sequence[T], chances: random.Random) -> T | None:
+        met = [chances.random() < self.trouble for _ in faults]
+        return next((fault for fault, is_met in zip(faults, met, strict=True) if is_met), None)
+
+
+def _said(said: dict[str, str], words: Sequence[T]) -> T | None:
+    return next((word for word in words if word in said), None)
 
 
 def _number(said: dict[str, str], word: str, otherwise: float) -> float:

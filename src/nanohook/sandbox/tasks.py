@@ -61,11 +61,17 @@ class Task:
     name: str | None = None
     """Of the picture, below ``/r/``."""
 
+    fetches: int = 0
+    """How often its picture was asked for."""
+
     callbacks_sent: int = 0
     """Every attempt, repeats and duplicates too; progress apart."""
 
     callback_status: int | None = None
     """HTTP status of the last attempt; ``None``: none yet, or it got no answer."""
+
+    callback_took_s: float | None = None
+    """How long the last attempt's answer took; ``None``: it got none."""
 
     called: asyncio.Event = dataclasses.field(default_factory=asyncio.Event, repr=False)
     """Set after the first attempt, or when it is clear that there will be none."""
@@ -154,12 +160,12 @@ class Table:
             if not shared and task.task_id in self.by_id:
                 self._keep(task.task_id, len(outcome.content))
 
-    def picture(self, name: str) -> Picture | None:
-        """Find a result by the last part of its address."""
+    def picture(self, name: str) -> tuple[Task, Picture] | None:
+        """Find a result, and whose it is, by the last part of its address."""
         task = self.by_id.get(name.partition("_")[0])
         if task is None or task.name != name or not isinstance(task.outcome, Picture):
             return None
-        return task.outcome if task.outcome.content else None
+        return (task, task.outcome) if task.outcome.content else None
 
     def _keep(self, task_id: str, size_bytes: int) -> None:
         self._pictures[task_id] = size_bytes

@@ -37,5 +37,13 @@ async def of_projects(tx: Transaction, owned: Sequence[tuple[str, str]]) -> dict
     return found
 
 
+async def of_owner(tx: Transaction, owner_id: str | None) -> dict[ImageJobStatus, int]:
+    """Tell how many jobs of each status a person has, or (``None``) all people together."""
+    whose, values = ("", ()) if owner_id is None else (" WHERE owner_id = ?", (owner_id,))
+    sql = f"SELECT status, SUM(number) AS number FROM job_counts{whose} GROUP BY status"
+    found = {row["status"]: int(row["number"]) for row in await tx.all(sql, values)}
+    return {status: found.get(status.value, 0) for status in ImageJobStatus}
+
+
 def _bin(job: Job) -> tuple[str, str, str]:
     return job.owner_id, job.project_id or "", job.status.value

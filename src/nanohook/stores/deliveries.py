@@ -1,10 +1,10 @@
 """Deliveries in SQL: every request to the webhook as it came, and what it did."""
 
 import enum
-from collections.abc import Sequence
 from typing import Final
 
-from nanohook.database import Row, Transaction
+from nanohook.database import Row, Topic, Transaction
+from nanohook.rules.job import Task
 from nanohook.values import frozen
 
 
@@ -43,17 +43,6 @@ class Delivery:
     body_sha256: bytes
     received_at: int
     tries: int = 0
-
-
-@frozen
-class Rejection:
-    """A refused request, kept for the operator within bounds of its own."""
-
-    reason: str
-    peer: str
-    headers: str
-    body: bytes
-    received_at: int
 
 
 _COLUMNS: Final = [
@@ -122,34 +111,62 @@ async def next_due(tx: Transaction) -> int | None:
 async def judge(
     tx: Transaction, delivery_id: str, *, effect: Effect, reason: str | None, due_at: int | None
 ) -> None:
-    """Store what became of a delivery that was unapplied."""
+    """Store what became of a delivery that was tried again; of one that was applied once, the log keeps that."""
     await tx.run(
-        "UPDATE deliveries SET effect = :effect, reason = :reason, due_at = :due_at WHERE id = :id",
+        "UPDATE deliveries SET effect = :effect, reason = :reason, due_at = :due_at "
+        "WHERE id = :id AND effect <> 'applied'",
         {"effect": effect, "reason": reason, "due_at": due_at, "id": delivery_id},
     )
 
 
-async def insert_rejections(
-    tx: Transaction, rejections: Sequence[Rejection], *, most: int, oldest_us: int
-) -> None:
-    """Store refused requests, and drop those over *most* rows or from before *oldest_us*."""
-    for rejection in rejections:
-        await tx.run(
-            "INSERT INTO rejections (reason, peer, headers, body, received_at) "
-            "VALUES (:reason, :peer, :headers, :body, :received_at)",
-            {
-                "reason": rejection.reason,
-                "peer": rejection.peer,
-                "headers": rejection.headers,
-                "body": rejection.body,
-                "received_at": rejection.received_at,
-            },
-        )
+async def load(tx: Transaction, delivery_id: str) -> Delivery | None:
+    """Fetch a delivery with its bytes."""
+    row = await tx.one(f"SELECT {', '.join(_COLUMNS)} FROM deliveries WHERE id = ?", (delivery_id,))
+    return None if row is None else _delivery(row)
+
+
+async def put_off(tx: Transaction, delivery_id: str, *, reason: str, due_at: int) -> None:
+    """Have a delivery tried again at *due_at* (µs), with all its tries; not one that was applied."""
     await tx.run(
-        "DELETE FROM rejections WHERE received_at < :oldest OR id <= "
-        "(SELECT COALESCE(MAX(id), 0) FROM rejections) - :most",
-        {"oldest": oldest_us, "most": most},
+        "UPDATE deliveries SET effect = 'unapplied', reason = ?, due_at = ?, tries = 0 "
+        "WHERE id = ? AND effect <> 'applied'",
+        (reason, due_at, delivery_id),
     )
+    tx.wake(Topic.UNAPPLIED)
+
+
+async def repeated(tx: Transaction, delivery_id: str, *, now_us: int) -> None:
+    """Count that the same delivery came again; its bytes are stored already."""
+    await tx.run(
+        "UPDATE deliveries SET repeats = repeats + 1, repeated_at = ? WHERE id = ?", (now_us, delivery_id)
+    )
+
+
+async def count_parked(tx: Transaction) -> int:
+    """Count the deliveries that wait for a job which is not here."""
+    # The word stands in the statement: the index is of rows with certain words alone.
+    row = await tx.one("SELECT COUNT(*) AS found FROM deliveries WHERE effect = 'parked'")
+    return 0 if row is None else int(row["found"])
+
+
+async def parked_of(tx: Transaction, *, job_id: str, attempt: int, index: int) -> int:
+    """Count the deliveries that came for one task, whatever they did: for a job that is not here, the parked."""
+    row = await tx.one(
+        "SELECT COUNT(*) AS found FROM deliveries WHERE job_id = ? AND attempt = ? AND idx = ?",
+        (job_id, attempt, index),
+    )
+    return 0 if row is None else int(row["found"])
+
+
+async def match_parked(tx: Transaction, task: Task, *, now_us: int) -> None:
+    """Let what was parked under the id of *task*, which is known only now, be applied to it."""
+    matched = await tx.run(
+        "UPDATE deliveries SET effect = 'unapplied', reason = 'parked until its task was known', due_at = ?, "
+        "owner_id = ?, job_id = ?, attempt = ?, idx = ? WHERE task_id = ? AND effect = 'parked'",
+        (now_us, task.owner_id, task.job_id, task.attempt, task.index, task.task_id),
+    )
+    if matched:
+        tx.wake(Topic.UNAPPLIED)
 
 
 def _values(delivery: Delivery) -> dict[str, str | bytes | int | None]:

@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from nanohook.database import Row, Transaction
+from nanohook.stores import facts
 
 PAGE: Final = 64
 """Events read at once: what a pump or the hub holds in memory."""
+
+REMOVED_TO: Final = "events_removed_to"
+"""The fact that ``removed_to`` reads."""
 
 _SELECT: Final = "SELECT id, owner_id, job_id, name, is_last, payload FROM events"
 
@@ -45,10 +49,13 @@ async def head(tx: Transaction) -> int:
     return 0 if row is None else int(row["seq"])
 
 
-async def oldest(tx: Transaction) -> int | None:
-    """Tell the oldest id still kept."""
-    row = await tx.one("SELECT MIN(id) AS id FROM events")
-    return None if row is None else row["id"]
+async def removed_to(tx: Transaction) -> int:
+    """
+    Tell the newest id that housekeeping removed, 0 if none: from before it there is no going on.
+
+    The oldest that is left does not tell: an open job's events stay, however old they are.
+    """
+    return int(await facts.get(tx, REMOVED_TO) or 0)
 
 
 async def after(tx: Transaction, cursor: int, *, most: int = PAGE) -> list[Event]:

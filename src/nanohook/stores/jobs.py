@@ -20,6 +20,7 @@ _COLUMNS: Final = [
     "owner_id",
     "project_id",
     "source_job_id",
+    "batch_id",
     "original_id",
     "status",
     "stage",
@@ -47,7 +48,7 @@ _UPDATE: Final = (
     "UPDATE jobs SET status = :status, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, attempt = :attempt, prompt = :prompt, "
     "transformation_type = :transformation_type, model = :model, options = :options, priority = :priority, "
-    "language = :language, project_id = :project_id, last_event_id = :last_event_id, "
+    "language = :language, project_id = :project_id, batch_id = :batch_id, last_event_id = :last_event_id, "
     "updated_at = :updated_at, completed_at = :completed_at WHERE id = :id"
 )
 
@@ -131,6 +132,18 @@ async def of_project(tx: Transaction, *, owner_id: str, project_id: str, most: i
     rows = await tx.all(
         f"{_SELECT} WHERE owner_id = ? AND project_id = ? AND deleted_at IS NULL LIMIT ?",
         (owner_id, project_id, most),
+    )
+    return [_job(row) for row in rows]
+
+
+async def of_batch(tx: Transaction, batch_id: str, *, owner_id: str | None, most: int) -> list[Job]:
+    """List the jobs of one request in the order in which they were asked for."""
+    whose = "" if owner_id is None else "AND jobs.owner_id = :owner_id"
+    rows = await tx.all(
+        f"{_SELECT} JOIN attempts ON attempts.job_id = jobs.id AND attempts.number = 1 "
+        f"WHERE jobs.batch_id = :batch_id AND jobs.deleted_at IS NULL {whose} "
+        "ORDER BY attempts.created_at LIMIT :most",
+        {"batch_id": batch_id, "most": most, **({} if owner_id is None else {"owner_id": owner_id})},
     )
     return [_job(row) for row in rows]
 
@@ -282,6 +295,7 @@ def _values(job: Job) -> dict[str, str | int | None]:
         "owner_id": job.owner_id,
         "project_id": job.project_id,
         "source_job_id": job.source_job_id,
+        "batch_id": job.batch_id,
         "original_id": job.original_id,
         "status": job.status,
         "stage": job.stage,
@@ -314,6 +328,7 @@ def _job(row: Row) -> Job:
         owner_id,
         project_id,
         source_job_id,
+        batch_id,
         original_id,
         status,
         stage,
@@ -338,6 +353,7 @@ def _job(row: Row) -> Job:
         owner_id=owner_id,
         project_id=project_id,
         source_job_id=source_job_id,
+        batch_id=batch_id,
         original_id=original_id,
         status=ImageJobStatus(status),
         stage=Stage(stage),

@@ -91,6 +91,36 @@ async def of_task(tx: Transaction, *, job_id: str, attempt: int, index: int) -> 
     return {Kind(row["kind"]): row["available"] for row in rows}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Purchase:
+    """What was set aside for a task, in the attempt that bought it."""
+
+    attempt: int
+    price: int
+    is_paid: bool
+    """It was charged, and not given back after all."""
+    was_returned: bool
+    """It was given back, and has not been charged before that."""
+
+
+async def purchase(tx: Transaction, *, job_id: str, index: int, until_attempt: int) -> Purchase | None:
+    """Find the newest purchase of a job's task, no newer than *until_attempt*; later attempts live on it."""
+    rows = await tx.all(
+        "SELECT attempt, kind, available FROM ledger WHERE job_id = :job_id AND idx = :idx AND attempt = "
+        "(SELECT MAX(attempt) FROM ledger WHERE job_id = :job_id AND idx = :idx AND attempt <= :until)",
+        {"job_id": job_id, "idx": index, "until": until_attempt},
+    )
+    if not rows:
+        return None
+    written = {Kind(row["kind"]): int(row["available"]) for row in rows}
+    return Purchase(
+        attempt=rows[0]["attempt"],
+        price=-written.get(Kind.RESERVE, 0),
+        is_paid=Kind.CHARGE in written and sum(written.values()) < 0,
+        was_returned=Kind.RETURN in written and Kind.CHARGE not in written,
+    )
+
+
 async def paid(tx: Transaction, job_id: str) -> set[int]:
     """
     Tell for which tasks of a job, by index, the newest purchase is paid.

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from nanohook.database import Row, Transaction, Value
 from nanohook.rules.job import Fault, Step, Task
 from nanohook.rules.status import Stage
+from nanohook.stores import line
 
 _COLUMNS: Final = [
     "job_id",
@@ -30,8 +31,12 @@ _COLUMNS: Final = [
     "may_buy",
 ]
 _LIST: Final = ", ".join(_COLUMNS)
+_SPOT: Final = len(line.Spot._fields)
 _KEY: Final = "job_id = :job_id AND attempt = :attempt AND idx = :idx"
-_INSERT: Final = f"INSERT INTO tasks ({_LIST}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
+_INSERTED: Final = [*_COLUMNS, "priority", "turn", "queued_at"]
+_INSERT: Final = (
+    f"INSERT INTO tasks ({', '.join(_INSERTED)}) VALUES ({', '.join(f':{name}' for name in _INSERTED)})"
+)
 _OF_ATTEMPT: Final = f"SELECT {_LIST} FROM tasks WHERE job_id = :job_id AND attempt = :attempt ORDER BY idx"
 # For every callback: no index is touched, and its values come by place.
 _COUNT_DELIVERY: Final = (
@@ -58,12 +63,19 @@ _CLAIM: Final = (
     "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now ORDER BY due_at LIMIT :most) "
     f"RETURNING {_LIST}"
 )
+# In line, whatever is due: one that is put off keeps its place and is passed by.
+_CLAIM_NEXT: Final = (
+    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
+    "SELECT rowid FROM tasks INDEXED BY ix_tasks_line WHERE step = 'submit' AND due_at <= :now "
+    f"ORDER BY priority, turn, queued_at LIMIT :most) RETURNING priority, turn, queued_at, {_LIST}"
+)
 _HOLDS: Final = f"{_KEY} AND claim = :claim AND step = :step"
 
 
-async def insert(tx: Transaction, task: Task) -> None:
-    """Store a new task."""
-    await tx.run(_INSERT, {**_values(task), "claim": task.claim})
+async def insert(tx: Transaction, task: Task, *, priority: str, now_us: int) -> None:
+    """Store a new task; it stands in line from now on, in case it has to be submitted."""
+    spot = await line.next_spot(tx, owner_id=task.owner_id, priority=priority, now_us=now_us)
+    await tx.run(_INSERT, {**_values(task), "claim": task.claim, **spot._asdict()})
 
 
 async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task]:
@@ -141,10 +153,21 @@ async def count_accepted(tx: Transaction) -> int:
     return 0 if row is None else int(row["n"])
 
 
+async def count_held(tx: Transaction, step: Step) -> int:
+    """Count the tasks for which *step* is being done."""
+    row = await tx.one("SELECT COUNT(*) AS n FROM tasks WHERE step = ? AND held = 1", (step,))
+    return 0 if row is None else int(row["n"])
+
+
 async def claim(tx: Transaction, step: Step, *, now_us: int, lease_until_us: int, most: int) -> list[Task]:
-    """Take up to *most* due tasks; nobody else sees them before *lease_until_us*."""
-    rows = await tx.all(_CLAIM, {"step": step, "now": now_us, "lease_until": lease_until_us, "most": most})
-    return [_task(row) for row in rows]
+    """Take up to *most* due tasks, submits in the order of the line; nobody sees them before *lease_until_us*."""
+    values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
+    if step is not Step.SUBMIT:
+        return [_task(row) for row in await tx.all(_CLAIM, {**values, "step": step})]
+    rows = await tx.all(_CLAIM_NEXT, values)
+    rows.sort(key=lambda row: row[:_SPOT])
+    await line.move_on(tx, [line.Spot(*row[:_SPOT]) for row in rows])
+    return [_task(row, start=_SPOT) for row in rows]
 
 
 async def claim_to_ask(
@@ -231,6 +254,44 @@ async def take_over(tx: Transaction, *, now_us: int) -> int:
         "AND (held = 1 OR (step = 'ask' AND task_id IS NOT NULL))",
         {"now": now_us},
     )
+
+
+async def ask_soon(tx: Transaction, *, now_us: int) -> int:
+    """
+    Make due at once every question that waits for its time: callbacks on their way may not find us any more.
+
+    Returns:
+        How many tasks that are.
+    """
+    return await tx.run(
+        "UPDATE tasks SET due_at = :now WHERE step = 'ask' AND held = 0 AND due_at > :now AND task_id IS NOT NULL",
+        {"now": now_us},
+    )
+
+
+async def let_go(tx: Transaction, job_id: str) -> None:
+    """Do nothing more for any task of a job, of whichever attempt."""
+    await tx.run("UPDATE tasks SET step = NULL, due_at = NULL WHERE job_id = ? AND step IS NOT NULL", (job_id,))
+
+
+async def may_try_once_more(tx: Transaction, task: Task) -> bool:
+    """Note a "server error" that took nothing; ``False``: it was not the first."""
+    return bool(
+        await tx.run(
+            f"UPDATE tasks SET server_faults = 1 WHERE {_KEY} AND server_faults = 0",
+            {"job_id": task.job_id, "attempt": task.attempt, "idx": task.index},
+        )
+    )
+
+
+async def waits_since(tx: Transaction, *, before_us: int, most: int) -> list[Task]:
+    """List tasks that stand in line since before *before_us*, the first in line first, none that is held."""
+    rows = await tx.all(
+        f"SELECT {_LIST} FROM tasks WHERE step = 'submit' AND held = 0 AND queued_at < ? "
+        "ORDER BY priority, turn, queued_at LIMIT ?",
+        (before_us, most),
+    )
+    return [_task(row) for row in rows]
 
 
 async def again(tx: Transaction, task: Task, step: Step, *, due_at: int) -> None:

@@ -242,10 +242,8 @@ def _write_to(
         whose = "nobody" if account is None else f"{account.person.id} {flow.state_of(account)}"
         token = parts.tokens.sign_purpose(kind, whose, int(time.time()) + _LIVES_S[kind])
         # From the public address alone, never from the Host that a stranger sent.
-        link = f"{parts.settings.public_url or ''}{_PAGES[kind]}{token}"
-    subject, text = letters.letter(
-        kind, wire.language(request), link=link or parts.settings.public_url or "/login"
-    )
+        link = f"{parts.terms.public_url or ''}{_PAGES[kind]}{token}"
+    subject, text = letters.letter(kind, wire.language(request), link=link or parts.terms.public_url or "/login")
     recipient = account.person.email if account is not None else to or ""
     parts.mailer.send(to=recipient, subject=subject, text=text, link=link, is_dropped=account is None)
     return json_answer(_SENT, status=202)

@@ -71,6 +71,7 @@ def problem(
     code: str,
     detail: str,
     fields: dict[str, str] | None = None,
+    codes: Mapping[str, str] | None = None,
     error: str | None = None,
     more: Mapping[str, str] | None = None,
     headers: dict[str, str] | None = None,
@@ -87,7 +88,11 @@ def problem(
         body["error"] = error
     body.update(more or {})
     if fields:
-        body["errors"] = [{"field": name, "message": text} for name, text in fields.items()]
+        known = codes or {}
+        body["errors"] = [
+            {"field": name, "message": text, **({"code": known[name]} if name in known else {})}
+            for name, text in fields.items()
+        ]
     return Response(orjson.dumps(body), status, headers=headers, media_type="application/problem+json")
 
 
@@ -111,8 +116,10 @@ def answer(exc: errors.NanohookError, *, error: str | None = None) -> Response:
         headers["Retry-After"] = "5"
     elif isinstance(exc, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    fields = exc.fields if isinstance(exc, errors.Invalid) else None
-    return problem(status, code=exc.code, detail=str(exc), fields=fields, error=error, headers=headers)
+    fields, codes = (exc.fields, exc.codes) if isinstance(exc, errors.Invalid) else (None, None)
+    return problem(
+        status, code=exc.code, detail=str(exc), fields=fields, codes=codes, error=error, headers=headers
+    )
 
 
 async def on_ours(_request: Request, exc: Exception) -> Response:

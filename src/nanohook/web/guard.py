@@ -115,9 +115,9 @@ def check_origin(request: Request, parts: Parts) -> None:
 
 def _public_origin(parts: Parts) -> str | None:
     """Write the public address as a browser names the origin of its pages: no path, no port that goes without."""
-    if parts.settings.public_url is None:
+    if parts.terms.public_url is None:
         return None
-    url = URL(parts.settings.public_url)
+    url = URL(parts.terms.public_url)
     return f"{url.scheme}://{url.netloc.lower().removesuffix(_PORTS[url.scheme])}"
 
 
@@ -162,7 +162,7 @@ def set_cookie(request: Request, parts: Parts, answer: Response, session_id: str
 
 def _is_secure(request: Request, parts: Parts) -> bool:
     """Tell whether this browser came by TLS: as far as we see, or by the name of our public address."""
-    public = URL(parts.settings.public_url or "")
+    public = URL(parts.terms.public_url or "")
     return request.url.scheme == "https" or (
         public.scheme == "https" and request.headers.get("host", "").lower() == public.netloc.lower()
     )

@@ -1,27 +1,34 @@
 """Images: upload, list, one, its history; delete and restore."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, Final
 
+import limits
 import orjson
 from starlette.responses import Response
 
-from nanohook import clock, errors
+from nanohook import clock, errors, ids
 from nanohook.clock import rfc3339
 from nanohook.database import Transaction
 from nanohook.faults import reach
-from nanohook.flow import cancel, create
-from nanohook.rules import views
+from nanohook.flow import cancel, create, gate
+from nanohook.flow.terms import SECOND_US
+from nanohook.rules import estimate, views
 from nanohook.rules.job import Job
-from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import events, jobs, pictures, projects
+from nanohook.rules.status import ImageJobStatus, Stage
+from nanohook.stores import events, jobs, line, pictures, projects, stats, tasks
 from nanohook.stores.events import Event
 from nanohook.stores.jobs import Attempt
 from nanohook.web import failures, query, shown, uploads, wire
 from nanohook.web.answers import json_answer
-from nanohook.web.parts import Call, signed_address
+from nanohook.web.parts import Call, Parts, signed_address
 
 logger = logging.getLogger(__name__)
+
+_TYPICAL_OF: Final = 20
+"""Newest completed jobs that tell how long one takes."""
 
 
 async def upload(call: Call) -> Response:
@@ -82,7 +89,10 @@ async def listing(call: Call) -> Response:
         found, after = await jobs.page(tx, replace(wanted, owner_id=owner_id), most=most)
         # The head of the log in this same snapshot: a stream from there misses nothing, not even a first job.
         head = await events.head(tx)
-        return {"images": await shown.all_of(tx, call.parts, found), "next_cursor": after, "event_id": head}
+        listed = await shown.all_of(tx, call.parts, found)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("images.listed", extra={"images": list(map(_in_short, listed))})
+        return {"images": listed, "next_cursor": after, "event_id": head}
 
     return json_answer(await call.parts.database.read(read))
 
@@ -110,8 +120,17 @@ async def restore(call: Call) -> Response:
 
 async def status(call: Call) -> Response:
     """Tell how far a job is."""
-    job = await call.parts.database.read(lambda tx: shown.job(tx, call, call.job_id))
-    return json_answer(views.status(job))
+
+    async def read(tx: Transaction) -> dict[str, object]:
+        job = await shown.job(tx, call, call.job_id)
+        if job.stage is not Stage.QUEUED:
+            return views.status(job)
+        stands = await gate.read(tx)
+        place = await line.place(tx, job_id=job.id, attempt=job.attempt)
+        wait_s = None if place is None or not stands.is_open else await _wait_s(tx, call.parts, place)
+        return views.status(job, held_by=stands.reason, place=place, estimated_wait_s=wait_s)
+
+    return json_answer(await call.parts.database.read(read))
 
 
 async def result(call: Call) -> Response:
@@ -160,7 +179,30 @@ async def history(call: Call) -> Response:
     )
 
 
+async def _wait_s(tx: Transaction, parts: Parts, place: int) -> float:
+    """Estimate how long the task at *place* in the line waits, by what the newest jobs took."""
+    newest = await stats.runs(tx, owner_id=None, statuses=(ImageJobStatus.COMPLETED,), most=_TYPICAL_OF)
+    typical_us = estimate.percentile([run.took for run in newest], 0.5)
+    rate = limits.parse(parts.settings.upstream_rate)
+    return estimate.wait_s(
+        place,
+        room=parts.settings.open_tasks - await tasks.count_accepted(tx),
+        open_tasks=parts.settings.open_tasks,
+        rate=(rate.amount, rate.get_expiry()),
+        run_s=estimate.RUN_S if typical_us is None else typical_us / SECOND_US,
+    )
+
+
 def _happened(call: Call, event: Event) -> dict[str, object]:
     told = views.addressed(orjson.loads(event.payload), lambda key: signed_address(call.parts.tokens, key))
     del told["job_id"]
     return {"id": event.id, "name": event.name, **told}
+
+
+def _in_short(job: Mapping[str, Any]) -> dict[str, object]:
+    task_id = job["metadata"].get("nanobanana_task_id")
+    return {
+        "id": ids.short(job["job_id"]),
+        "status": job["status"],
+        "task_id": None if task_id is None else ids.short(task_id),
+    }

@@ -12,7 +12,7 @@ from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -38,6 +38,8 @@ class Metrics(Collector):
         self._deliveries: collections.Counter[str] = collections.Counter()
         self.rate_checks: Mapping[tuple[str, str], int] = {}
         """By route and outcome; those who check count."""
+        self.deliveries_waiting: Mapping[str, int] = {}
+        """By effect: those that somebody may have to look at; the database counts."""
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.streams = Gauge("nanohook_streams_open", "Open streams.", registry=self.registry)
@@ -75,6 +77,12 @@ class Metrics(Collector):
         for verdict, count in self._deliveries.items():
             deliveries.add_metric((verdict,), count)
         yield deliveries
+        waiting = GaugeMetricFamily(
+            "nanohook_deliveries_waiting", "Callbacks kept that are not applied yet, or dead.", labels=("effect",)
+        )
+        for effect, count in self.deliveries_waiting.items():
+            waiting.add_metric((effect,), count)
+        yield waiting
         checks = CounterMetricFamily(
             "nanohook_rate_checks", "Requests held against a limit of rate.", labels=("route", "outcome")
         )

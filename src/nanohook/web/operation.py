@@ -80,6 +80,14 @@ SCOPE: Final = Parameter(
     "scope", "`all`: everybody's, for admins.", {"type": "string", "enum": ["all", "mine"], "default": "mine"}
 )
 
+IDEMPOTENCY: Final = Parameter(
+    "Idempotency-Key",
+    "The same key and body again get the first answer again, for 24 hours.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    place="header",
+)
+REPLAYED: Final = {"Idempotent-Replayed": "`true`: this answer was given before."}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Body:

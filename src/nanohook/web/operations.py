@@ -10,8 +10,29 @@ from typing import Final
 from pydantic import BaseModel
 
 from nanohook.rules.status import ImageJobStatus
-from nanohook.web import callback_shapes, forms, people_operations, people_shapes, shapes, wire
-from nanohook.web.operation import EVENTS, JSON, NUMBERED, PAGED, SCOPE, Access, Body, Operation, Parameter
+from nanohook.web import (
+    callback_shapes,
+    delivery_operations,
+    forms,
+    people_operations,
+    people_shapes,
+    shapes,
+    wire,
+    work_operations,
+)
+from nanohook.web.operation import (
+    EVENTS,
+    IDEMPOTENCY,
+    JSON,
+    NUMBERED,
+    PAGED,
+    REPLAYED,
+    SCOPE,
+    Access,
+    Body,
+    Operation,
+    Parameter,
+)
 
 INFO: Final = {
     "title": "nanohook",
@@ -24,21 +45,17 @@ INFO: Final = {
 TAGS: Final = {
     "images": "Pictures, and the job that each of them is.",
     "generation": "Starting, following and ending jobs.",
+    "batches": "Many jobs of one request, and many retried at once.",
+    "work": "Everybody's work: how it stands, pause and resume.",
     "streams": "Server-sent events: what happens, as it happens.",
     "callbacks": "Where NanoBanana reports.",
+    "deliveries": "The log of callbacks: look, apply again, test. For admins.",
     "projects": "Folders for jobs.",
     "credits": "What was spent and what is left.",
     "account": "Signing in, passwords, API keys.",
     "service": "For machines that watch, and this document.",
 }
 
-_IDEMPOTENCY: Final = Parameter(
-    "Idempotency-Key",
-    "The same key and body again get the first answer again, for 24 hours.",
-    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-    place="header",
-)
-_REPLAYED: Final = {"Idempotent-Replayed": "`true`: this answer was given before."}
 _LAST_EVENT: Final = (
     Parameter("Last-Event-ID", "The last event that was read; what was missed comes first.", place="header"),
     Parameter("last_event_id", "The same; the header wins."),
@@ -186,10 +203,10 @@ _GENERATION: Final = (
         "generation",
         "Start a job",
         about="NanoBanana is called in the background, and calls back.",
-        asks=(_IDEMPOTENCY,),
+        asks=(IDEMPOTENCY,),
         takes=Body(json=wire.Generate, in_both_cases=True, example={"prompt": "a red kite over dunes"}),
         gives={202: shapes.Accepted},
-        headers=_REPLAYED,
+        headers=REPLAYED,
         refuses={402: "", 404: "", 409: f"`job_running`, {_NO_PICTURE}", **_DISK},
         callbacks=_COMES_BACK,
     ),
@@ -218,12 +235,20 @@ _GENERATION: Final = (
         "generation",
         "Start the next attempt of a job",
         about="Resumes at the step that failed. A new task is bought only where none can have been paid for yet.",
-        asks=(_IDEMPOTENCY,),
+        asks=(IDEMPOTENCY,),
         takes=Body(json=wire.Retry, is_needed=False, in_both_cases=True, example={"buyAgain": False}),
         gives={202: shapes.Accepted},
-        headers=_REPLAYED,
+        headers=REPLAYED,
         refuses={402: "", 409: f"`may_be_paid`, `not_failed`, {_NO_PICTURE}", **_DISK},
         callbacks=_COMES_BACK,
+    ),
+    Operation(
+        "POST /api/images/{job_id}/accept-late",
+        "generation",
+        "Take results that came too late",
+        about="Pictures that came when their task had ended; what was given back for them is charged again.",
+        gives={200: shapes.Job},
+        refuses={402: "", 409: "`nothing_late`, `job_running`"},
     ),
     Operation(
         "POST /api/check-generation-status",
@@ -323,9 +348,11 @@ _SERVICE: Final = (
 ALL: Final = (
     *_IMAGES,
     *_GENERATION,
+    *work_operations.ALL,
     *_STREAMS,
     _BY_ADDRESS,
     _BY_HEADERS,
+    *delivery_operations.ALL,
     *people_operations.ALL,
     *_SERVICE,
 )

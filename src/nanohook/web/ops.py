@@ -1,10 +1,13 @@
 """For machines that watch: health, readiness, figures."""
 
+import contextlib
 import hmac
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from nanohook import errors
+from nanohook.stores import delivery_log
 from nanohook.web import guard
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Parts
@@ -30,6 +33,8 @@ async def metrics(request: Request, parts: Parts) -> Response:
     parts.metrics.streams.set(len(parts.hub))
     parts.metrics.inbox.set(parts.database.waiting)
     parts.metrics.rate_checks = parts.rates.counts
+    with contextlib.suppress(errors.Unavailable):  # the rest is told all the same
+        parts.metrics.deliveries_waiting = await parts.database.read(delivery_log.waiting)
     return PlainTextResponse(
         parts.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )

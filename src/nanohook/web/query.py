@@ -1,10 +1,11 @@
 """What comes in the query of an address: bounded, and refused by name."""
 
-from typing import Final
+import enum
+from typing import Final, TypeVar
 
 from starlette.datastructures import QueryParams
 
-from nanohook import errors
+from nanohook import clock, errors
 from nanohook.rules.status import ImageJobStatus
 
 DEFAULT_LIMIT: Final = 50
@@ -12,6 +13,8 @@ MOST_LIMIT: Final = 200
 MOST_DIGITS: Final = 18
 """Of a number in an address: it fits into 64 bits."""
 MOST_WORDS_CHARS: Final = 200
+
+W = TypeVar("W", bound=enum.StrEnum)
 
 
 def limit(query: QueryParams) -> int:
@@ -55,6 +58,35 @@ def words(query: QueryParams, name: str) -> str | None:
     if text is not None and len(text) > MOST_WORDS_CHARS:
         raise errors.Invalid(f"{name} cannot be used", fields={name: f"at most {MOST_WORDS_CHARS} characters"})
     return text
+
+
+def one_of(query: QueryParams, name: str, known: type[W]) -> W | None:
+    """
+    Read one of a few words.
+
+    Raises:
+        Invalid: It is none of them.
+    """
+    text = query.get(name)
+    if text is None:
+        return None
+    if text not in set(known):
+        raise errors.Invalid(f"{name} cannot be used", fields={name: f"one of {', '.join(known)}"})
+    return known(text)
+
+
+def moment(query: QueryParams, name: str) -> int | None:
+    """
+    Read a time, as µs since the epoch.
+
+    Raises:
+        Invalid: It is not written as RFC 3339 has it.
+    """
+    text = query.get(name)
+    try:
+        return None if text is None else clock.from_rfc3339(text)
+    except ValueError as exc:
+        raise errors.Invalid(f"{name} cannot be used", fields={name: str(exc)}) from None
 
 
 def statuses(query: QueryParams) -> tuple[ImageJobStatus, ...]:

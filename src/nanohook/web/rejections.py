@@ -10,10 +10,10 @@ import collections
 import logging
 from typing import Final
 
-from nanohook import clock, errors
+from nanohook import clock, errors, ids
 from nanohook.database import Database
-from nanohook.stores import deliveries
-from nanohook.stores.deliveries import Rejection
+from nanohook.stores import rejections
+from nanohook.stores.rejections import Rejection
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ class Rejections:
         self._waiting: list[Rejection] = []
         self.total = 0
 
+    @property
+    def waiting(self) -> int:
+        """Those kept that are not stored yet; never more than ``KEPT_A_MINUTE``."""
+        return len(self._waiting)
+
     def add(self, *, reason: str, peer: str, headers: str, body: bytes) -> None:
         """Count a refusal, and keep it if this minute still has room."""
         self.total += 1
@@ -45,9 +50,12 @@ class Rejections:
             self._kept.clear()
         if self._kept.total() >= KEPT_A_MINUTE or self._kept[peer] >= KEPT_A_MINUTE_AND_PEER:
             return
+        if len(self._waiting) >= KEPT_A_MINUTE:  # the database takes its time
+            return
         self._kept[peer] += 1
         self._waiting.append(
             Rejection(
+                id=ids.new_id(),
                 reason=reason,
                 peer=peer,
                 headers=headers[:BODY_BYTES],
@@ -69,9 +77,7 @@ class Rejections:
         waiting, self._waiting = self._waiting, []
         try:
             await self._database.write(
-                lambda tx: deliveries.insert_rejections(
-                    tx, waiting, most=MOST_ROWS, oldest_us=clock.now_us() - KEPT_FOR_US
-                )
+                lambda tx: rejections.insert(tx, waiting, most=MOST_ROWS, oldest_us=clock.now_us() - KEPT_FOR_US)
             )
         except errors.Unavailable:
             logger.warning("rejections.not_stored", extra={"count": len(waiting)})

@@ -36,6 +36,8 @@ class FieldProblem(Shape):
 
     field: str
     message: str
+    code: str = ""
+    """Of a job of a batch that is refused: the word that it would be refused with alone."""
 
 
 class Problem(Shape):
@@ -81,6 +83,13 @@ class Picture(Stored):
 
     index: Count
     """Of the task that made it."""
+
+
+class Unclaimed(Picture):
+    """A picture that came when its task had ended already; `…/accept-late` takes it, and so does a retry."""
+
+    attempt: Count
+    kept_until: AwareDatetime
 
 
 class Options(Shape):
@@ -146,6 +155,7 @@ class Job(Shape):
     credits: Count
     original: Stored | None
     images: list[Picture]
+    unclaimed: list[Unclaimed]
     failed_tasks: list[FailedTask]
     tasks: list[TaskState]
     metadata: dict[str, object]

@@ -1,12 +1,14 @@
-"""Jobs as they are shown: with all that belongs to them, however many, in four reads."""
+"""Jobs as they are shown: with all that belongs to them, however many, in five reads."""
 
 from collections.abc import Sequence
 
 from nanohook import errors
 from nanohook.database import Transaction
+from nanohook.flow import gate
 from nanohook.rules import views
-from nanohook.rules.job import Job
-from nanohook.stores import jobs, ledger, pictures, tasks
+from nanohook.rules.job import Job, ResultPicture, Unclaimed
+from nanohook.rules.status import Stage
+from nanohook.stores import jobs, ledger, pictures, tasks, unclaimed
 from nanohook.web.parts import Call, Parts, signed_address
 
 
@@ -18,15 +20,21 @@ async def all_of(tx: Transaction, parts: Parts, found: Sequence[Job]) -> list[di
     originals = await pictures.originals(tx, [job.original_id for job in found if job.original_id])
     group = await tasks.of_jobs(tx, names)
     results = await pictures.results_of(tx, names)
+    late = await unclaimed.of_jobs(tx, names)
     costs = await ledger.costs(tx, names)
+    # What keeps everybody waiting is told to those who wait.
+    waits = any(job.stage is Stage.QUEUED for job in found)
+    held_by = (await gate.read(tx)).reason if waits else None
     return [
         views.whole_job(
             job,
             original=originals.get(job.original_id or ""),
             tasks=group[job.id],
             pictures=results[job.id],
+            late=_takeable(late[job.id], results[job.id]),
             credits=costs.get(job.id, 0),
             sign=lambda key: signed_address(parts.tokens, key),
+            held_by=held_by,
         )
         for job in found
     ]
@@ -57,3 +65,12 @@ async def job(tx: Transaction, call: Call, job_id: str) -> Job:
     if found is None:
         raise errors.NotFound("no such image")
     return found
+
+
+def _takeable(late: Sequence[Unclaimed], results: Sequence[ResultPicture]) -> list[Unclaimed]:
+    """Choose what may be accepted: the newest for each task that has no picture."""
+    has_picture = {picture.index for picture in results}
+    newest: dict[int, Unclaimed] = {}
+    for picture in late:
+        newest.setdefault(picture.index, picture)
+    return [picture for index, picture in newest.items() if index not in has_picture]

@@ -169,8 +169,8 @@ async def _open(
     if len(known) < len(names):
         raise errors.NotFound("no such image")
     head = await events.head(tx)
-    oldest = await events.oldest(tx)
-    if isinstance(cursor, int) and not _leads_somewhere(cursor, head=head, oldest=oldest):
+    newest = max((job.last_event_id for job in known), default=head)
+    if isinstance(cursor, int) and not await _leads_somewhere(tx, cursor, head=head, newest=newest):
         cursor = sse.BAD_CURSOR
     reset = sse.reset() if cursor is sse.BAD_CURSOR else b""
     if not known:
@@ -178,7 +178,6 @@ async def _open(
         at = cursor if isinstance(cursor, int) else head
         return _Opening(text=reset + sse.cursor(at), cursor=at, jobs=None)
     is_over = all(job.status.is_final for job in known)
-    newest = max(job.last_event_id for job in known)
     if isinstance(cursor, int):
         at, text = cursor, b""
     else:
@@ -194,9 +193,15 @@ async def _open(
     )
 
 
-def _leads_somewhere(cursor: int, *, head: int, oldest: int | None) -> bool:
-    """Tell whether everything after *cursor* is still in the log."""
-    return cursor <= head and (cursor == head or (oldest is not None and cursor >= oldest - 1))
+async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: int) -> bool:
+    """
+    Tell whether everything after *cursor* is still in the log.
+
+    Args:
+        newest: The newest event that the stream is about. Who has it misses nothing, however old it is: a reader
+            of a job that ended long ago would else be sent the same again whenever it comes back.
+    """
+    return cursor <= head and (cursor >= newest or cursor >= await events.removed_to(tx))
 
 
 async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: int) -> bytes:

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from nanohook import clock, errors, ids
 from nanohook.database import Unit
 from nanohook.faults import reach
-from nanohook.flow import receive
+from nanohook.flow import receive, replay
 from nanohook.rules import callbacks, signing
 from nanohook.stores.deliveries import Delivery, Source
 from nanohook.web import edge, failures
@@ -123,7 +123,7 @@ async def _commit(parts: Parts, delivery: Delivery, apply: Unit[receive.Receipt]
         raise
     except Exception as exc:
         logger.exception("delivery.unapplied", extra={"delivery_id": delivery.id, "job_id": delivery.job_id})
-        reason = type(exc).__name__
+        reason = replay.why(exc)
         return await parts.database.offer(
             lambda tx: receive.keep_unapplied(
                 tx, delivery, reason=reason, due_at=delivery.received_at + APPLY_AGAIN_US

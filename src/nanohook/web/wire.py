@@ -3,13 +3,14 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    SkipValidation,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from nanohook import errors, passwords
+from nanohook.flow import batch
 from nanohook.rules import signing, smtp, wishes, words
 from nanohook.rules.wishes import Wish
 
@@ -239,6 +241,45 @@ class Retry(_BothCases):
     buy_again: Annotated[bool, Field(strict=True)] = False
 
 
+class Batch(_BothCases):
+    """Body of ``POST /api/batches``; its jobs are read one by one, so that all that is wrong is told together."""
+
+    jobs: Annotated[list[SkipValidation[Generate]], Field(min_length=1, max_length=batch.MOST_JOBS)]
+    priority: Literal["low", "normal", "high"] | None = None
+
+    def wishes(self, language: str) -> tuple[dict[int, tuple[Generate, Wish]], dict[int, dict[str, str]]]:
+        """Read every job, by its number: those that can be used, and what is wrong with the fields of the rest."""
+        read: dict[int, tuple[Generate, Wish]] = {}
+        wrong: dict[int, dict[str, str]] = {}
+        for number, given in enumerate(self.jobs):
+            try:
+                asked = Generate.model_validate(given)
+                if self.priority is not None and "priority" not in asked.model_fields_set:
+                    asked = asked.model_copy(update={"priority": self.priority})
+                read[number] = asked, asked.wish(language)
+            except ValidationError as exc:
+                wrong[number] = _fields(exc)
+            except errors.Invalid as exc:
+                wrong[number] = exc.fields
+        return read, wrong
+
+
+class RetryMany(_BothCases):
+    """Body of ``POST /api/jobs/retry``: either jobs by name, or all that failed."""
+
+    job_ids: Annotated[list[str], Field(min_length=1, max_length=200)] | None = None
+    all_failed: Annotated[bool, Field(strict=True)] = False
+    cursor: Annotated[str, Field(max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.job_ids is not None) == self.all_failed:
+            raise ValueError("give either job_ids or all_failed")
+        if self.cursor is not None and not self.all_failed:
+            raise ValueError("cursor goes with all_failed")
+        return self
+
+
 def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> Request:
     """
     Give *request* with a body that cannot be read further than *most_bytes*, nor longer than *within_s*.
@@ -319,10 +360,14 @@ def _invalid(exc: ValidationError) -> errors.Rejected:
     problems = exc.errors(include_input=False, include_url=False, include_context=False)
     if any(problem["type"] == "json_invalid" for problem in problems):
         return errors.Rejected("the body is not JSON", code="not_json")
-    fields = {
+    return errors.Invalid("some fields cannot be used", fields=_fields(exc))
+
+
+def _fields(exc: ValidationError) -> dict[str, str]:
+    problems = exc.errors(include_input=False, include_url=False, include_context=False)
+    return {
         ".".join(str(part) for part in problem["loc"])[:64] or "body": _said(problem) for problem in problems[:20]
     }
-    return errors.Invalid("some fields cannot be used", fields=fields)
 
 
 def _said(problem: Mapping[str, Any]) -> str:

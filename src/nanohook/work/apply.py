@@ -7,9 +7,9 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database
-from nanohook.flow import receive
+from nanohook.flow import replay
 from nanohook.flow.terms import SECOND_US, Terms
-from nanohook.rules import backoff, callbacks
+from nanohook.rules import backoff
 from nanohook.stores import deliveries
 from nanohook.stores.deliveries import Delivery, Effect
 
@@ -58,15 +58,14 @@ class Applier:
 
     async def _apply(self, delivery: Delivery) -> None:
         try:
-            reading = callbacks.read(delivery.body)
             await self._database.write(
-                lambda tx: receive.apply_again(tx, delivery, reading, terms=self._terms, now_us=clock.now_us())
+                lambda tx: replay.apply(tx, delivery, terms=self._terms, now_us=clock.now_us())
             )
         except errors.Unavailable:
             raise
         except Exception as exc:
             logger.exception("delivery.unapplied", extra={"delivery_id": delivery.id, "tries": delivery.tries})
-            await self._put_off(delivery, reason=type(exc).__name__)
+            await self._put_off(delivery, reason=replay.why(exc))
         else:
             logger.info("delivery.applied", extra={"delivery_id": delivery.id, "job_id": delivery.job_id})
 

@@ -49,6 +49,9 @@ class Asker:
         """Ask after *claimed*, which has an id, and take the answer; ``None``: none that says anything."""
         task_id = claimed.task_id or ""
         await self.pace.ask()
+        logger.debug(
+            "upstream.asking", extra={"job_id": claimed.job_id, "task_id": task_id, "asks": claimed.asks}
+        )
         reach("ask.claimed")
         try:
             answer = await self.client.record_info(task_id)
@@ -70,8 +73,11 @@ class Asker:
             body_sha256=hashlib.sha256(b"record-info:" + answer.body).digest(),
             received_at=clock.now_us(),
         )
+        chance = random.random()  # noqa: S311 - spreads load
         receipt = await self.database.write(
-            lambda tx: receive.answer(tx, delivery, record, claimed, terms=self.terms, now_us=delivery.received_at)
+            lambda tx: receive.answer(
+                tx, delivery, record, claimed, terms=self.terms, chance=chance, now_us=delivery.received_at
+            )
         )
         reach("ask.settled")
         logger.info(

@@ -12,7 +12,7 @@ from nanohook.database import Database, Transaction
 from nanohook.decoding import Decoder
 from nanohook.faults import reach
 from nanohook.flow import settle
-from nanohook.flow.settle import Finishing
+from nanohook.flow.settle import Finishing, Kept
 from nanohook.flow.terms import SECOND_US
 from nanohook.remote.fetch import Fetcher
 from nanohook.rules import backoff, imaging
@@ -22,6 +22,8 @@ from nanohook.storage import Storage
 
 logger = logging.getLogger(__name__)
 
+MOST_BROKEN: Final = 3
+"""Downloads of what turns out to be no picture; then the task fails; a retry asks NanoBanana anew."""
 _FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
 _FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
 
@@ -45,6 +47,10 @@ class Finisher:
         """Make *claimed*'s result a picture of ours, or say why not and whether to try again."""
         begun = await self.database.read(lambda tx: settle.begin(tx, claimed))
         reach("finish.claimed")
+        if begun.is_there:
+            await self.database.write(lambda tx: settle.take(tx, claimed, now_us=clock.now_us()))
+            logger.info("image.taken", extra={"job_id": claimed.job_id, "index": claimed.index})
+            return
         try:
             await self._finish(begun)
         except errors.Permanent as exc:
@@ -53,7 +59,9 @@ class Finisher:
             await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=True)
         except (errors.ImageRejected, errors.UnknownMediaType) as exc:
             code = "too_large" if exc.code == "too_many_pixels" else "not_an_image"
-            await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=False)
+            # A host's own error page, or a half of the picture, may be the whole one a moment later.
+            again = code == "not_an_image" and claimed.tries < MOST_BROKEN - 1
+            await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=again)
         except errors.StorageFailed as exc:
             await self._failed(claimed, Fault(code="storage_failed", detail=str(exc)), exc=exc, again=True)
         except (errors.LeaseLost, errors.Unavailable):
@@ -66,10 +74,20 @@ class Finisher:
 
     async def _finish(self, begun: Finishing) -> None:
         task, options = begun.task, begun.job.options
+        logger.debug("result.fetching", extra={"job_id": task.job_id, "index": task.index, "tries": task.tries})
         body = await self.fetcher.get(task.result_url or "")
         reach("finish.downloaded")
         # What a host delivers may have endless headers: not on the event loop.
         probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
+        logger.debug(
+            "image.resizing",
+            extra={
+                "job_id": task.job_id,
+                "index": task.index,
+                "fetched": f"{probe.width_px}x{probe.height_px}",
+                "wanted": None if begun.size is None else f"{begun.size[0]}x{begun.size[1]}",
+            },
+        )
         self._show(task, Stage.RESIZING)
         target = begun.size or (0, 0)
         finished = await self.decoder.run(
@@ -90,27 +108,33 @@ class Finisher:
             await self.storage.put(stored.key, finished.picture.body)
             reach("finish.stored")
             digest = (await asyncio.to_thread(hashlib.sha256, finished.picture.body)).digest()
-            await asyncio.shield(
+            kept = await asyncio.shield(
                 self.database.write(
                     lambda tx: settle.finished(tx, task, stored, sha256=digest, now_us=clock.now_us())
                 )
             )
         except errors.LeaseLost:
-            # Somebody else's picture counts: remove our own, whose key nobody else has.
-            await self.storage.delete(stored.key)
-            await self.storage.delete(stored.thumbnail_key)
+            await self._remove(stored)
             raise
         reach("finish.settled")
+        if kept is Kept.SPARE:
+            await self._remove(stored)
         logger.info(
             "image.stored",
             extra={
                 "job_id": task.job_id,
                 "index": task.index,
+                "kept": kept.value,
                 "fetched": f"{probe.width_px}x{probe.height_px}",
                 "stored": f"{stored.width_px}x{stored.height_px}",
                 "bytes": stored.size_bytes,
             },
         )
+
+    async def _remove(self, stored: Stored) -> None:
+        """Another picture counts: remove our own, whose key nobody else has."""
+        await self.storage.delete(stored.key)
+        await self.storage.delete(stored.thumbnail_key)
 
     def _show(self, task: Task, stage: Stage) -> None:
         """Announce progress without waiting for its commit: finishing is what people wait for."""

@@ -5,12 +5,12 @@ import itertools
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nanohook import clock, errors
 from nanohook.database import Database, Transaction, Unit
 from nanohook.faults import reach
-from nanohook.flow import submit
+from nanohook.flow import gate, submit
 from nanohook.flow.submit import Submission
 from nanohook.flow.terms import CALLBACK_GRACE_S, FINISH_FOR_US, SECOND_US, Terms
 from nanohook.remote import nanobanana
@@ -26,17 +26,15 @@ from nanohook.remote.nanobanana import (
     Unknown,
 )
 from nanohook.rules import backoff, signing, wishes
-from nanohook.rules.job import Fault, Task
+from nanohook.rules.job import Fault, Step, Task
 from nanohook.stores import tasks
+from nanohook.work.account import Account
 from nanohook.work.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 NO_CALLBACK = "https://callback.invalid/"
 """The field is required; without a public address nothing can arrive."""
-_BLOCKED_FOR_US = 3600 * SECOND_US
-_BLOCKED_RETRY_US = 60 * SECOND_US
-_NO_CREDIT = 402
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,16 +46,17 @@ class Submitter:
     pace: Pace
     tokens: signing.Tokens
     terms: Terms
-    public_url: str | None
+    account: Account
     open_tasks: int
-    _blocked_until: int = field(default=0, init=False)
-    """While NanoBanana refuses the account itself, nothing is submitted for anybody, µs."""
 
     async def is_open(self, tx: Transaction) -> int:
         """How many more tasks may be given to NanoBanana now."""
-        if clock.now_us() < self._blocked_until:
+        state = await gate.read(tx)
+        if state.paused_at is not None or (state.blocked_code is not None and not self.account.may_probe):
             return 0
-        return self.open_tasks - await tasks.count_accepted(tx)
+        left = self.open_tasks - await tasks.count_accepted(tx)
+        # The first after a refusal of the account goes alone: one more refusal is enough.
+        return left if state.is_open else min(left, 1 - await tasks.count_held(tx, Step.SUBMIT))
 
     async def do(self, claimed: Task) -> None:
         """Submit *claimed*, and store what its outcome means."""
@@ -95,10 +94,11 @@ class Submitter:
     async def _settle(self, claimed: Task, outcome: nanobanana.Outcome) -> None:
         now = clock.now_us()
         if isinstance(outcome, Blocked):
-            # Refused for the account's sake: the same for every job, so all wait; each gives up after an hour.
+            # Refused for the account's sake: the same for every job, so all wait.
             logger.error("upstream.blocked", extra={"code": outcome.code, "job_id": claimed.job_id})
-            self._blocked_until = now + _BLOCKED_RETRY_US
-
+            self.account.was_refused()
+        elif isinstance(outcome, Accepted):
+            self.account.was_taken()
         await self._store(claimed, lambda tx: self._apply(tx, claimed, outcome, now_us=now))
 
     async def _apply(self, tx: Transaction, claimed: Task, outcome: nanobanana.Outcome, *, now_us: int) -> None:
@@ -106,23 +106,20 @@ class Submitter:
         match outcome:
             case Accepted(task_id):
                 await submit.accepted(tx, claimed, task_id, terms=self.terms, now_us=now_us)
+                await gate.unblock(tx)
             case NotSent():
                 await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, None), now_us=now_us)
             case Busy(_, retry_after_s):
                 await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, retry_after_s), now_us=now_us)
-            case TryOnceMore() if claimed.tries == 0:
-                await submit.again(tx, claimed, due_at=now_us + submit.ONCE_MORE_AFTER_US, now_us=now_us)
             case TryOnceMore(code):
                 fault = Fault(code="upstream_failed", detail=f"code {code}, twice")
-                await submit.refused(tx, claimed, fault, now_us=now_us)
+                await submit.once_more(tx, claimed, fault, now_us=now_us)
             case Refused(code, message):
                 fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
                 await submit.refused(tx, claimed, fault, now_us=now_us)
-            case Blocked(code) if claimed.tries * _BLOCKED_RETRY_US < _BLOCKED_FOR_US:
-                await submit.again(tx, claimed, due_at=now_us + _BLOCKED_RETRY_US, now_us=now_us)
             case Blocked(code):
-                fault = Fault(code="no_credit" if code == _NO_CREDIT else "bad_key", detail=f"code {code}")
-                await submit.refused(tx, claimed, fault, now_us=now_us)
+                await gate.block(tx, code, now_us=now_us)
+                await submit.again(tx, claimed, due_at=now_us, now_us=now_us)
             case Unknown(_, task_id):
                 await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now_us)
 
@@ -144,22 +141,22 @@ class Submitter:
         # Never buy something else than was asked for.
         if started.source is None and (job.original_id is not None or job.options.get("use") == "result"):
             raise errors.ConfigError("the picture to start from was deleted meanwhile")
-        if started.source is not None and self.public_url is None:
+        if started.source is not None and self.terms.public_url is None:
             raise errors.ConfigError("NANOHOOK_PUBLIC_URL: NanoBanana must fetch the picture, and it is not set")
         callback = NO_CALLBACK
         images: tuple[str, ...] = ()
         now_s = int(time.time())
-        if self.public_url is not None:
+        if self.terms.public_url is not None:
             expires = now_s + self.terms.deadline_us // SECOND_US + CALLBACK_GRACE_S
             token = self.tokens.sign_callback(
                 job_id=job.id, attempt=task.attempt, index=task.index, expires_at_s=expires
             )
-            callback = f"{self.public_url}/api/webhooks/image-completion/{token}"
+            callback = f"{self.terms.public_url}/api/webhooks/image-completion/{token}"
             if started.source is not None:
                 key = started.source.key
                 until = now_s + (self.terms.deadline_us + FINISH_FOR_US) // SECOND_US
                 signed = self.tokens.sign_media(key=key, expires_at_s=until)
-                images = (f"{self.public_url}/media/{key}?token={signed}",)
+                images = (f"{self.terms.public_url}/media/{key}?token={signed}",)
         return Order(
             model=job.model or "",
             prompt=_prompt(job.transformation_type, job.prompt),

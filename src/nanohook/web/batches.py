@@ -1,0 +1,120 @@
+"""Batches: up to a hundred jobs of one request, all or none of them; how they stand; canceling them."""
+
+import collections
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from starlette.responses import Response
+
+from nanohook import clock, errors
+from nanohook.database import Transaction
+from nanohook.flow import batch
+from nanohook.flow.batch import Wanted
+from nanohook.rules import views
+from nanohook.rules.job import Job
+from nanohook.rules.status import ImageJobStatus
+from nanohook.stores import events, ledger
+from nanohook.web import acceptance, wire
+from nanohook.web.answers import json_answer
+from nanohook.web.parts import Call
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES: Final = batch.MOST_JOBS * wire.JSON_BYTES
+"""As many bodies as a batch may have."""
+
+
+async def create(call: Call) -> Response:
+    """Start many jobs; 202 with where to follow them, or 422 with everything that is wrong with any of them."""
+    asked = await wire.body_of(call.request, wire.Batch)
+    read, wrong = asked.wishes(wire.language(call.request))
+    wanted = {
+        number: Wanted(wish=wish, image_id=one.image_id, project_id=one.project_id)
+        for number, (one, wish) in read.items()
+    }
+
+    async def start(tx: Transaction) -> dict[str, object]:
+        refused = await batch.refusals(
+            tx, wanted, owner_id=call.person.id, can_fetch=call.parts.terms.has_public_url
+        )
+        if wrong or refused:
+            raise _invalid(wrong, refused)
+        batch_id, group = await batch.start(
+            tx,
+            list(wanted.values()),
+            owner_id=call.person.id,
+            prices=call.parts.settings.prices,
+            now_us=clock.now_us(),
+        )
+        tx.after_commit.append(
+            lambda: logger.info("batch.created", extra={"batch_id": batch_id, "jobs": len(group)})
+        )
+        return await _shown(tx, batch_id, group)
+
+    size_bytes = len(await call.request.body())
+    return await acceptance.accepted(call, start, route="batches", size_bytes=size_bytes)
+
+
+async def one(call: Call) -> Response:
+    """Tell how the jobs of a batch stand."""
+    batch_id = _id(call)
+
+    async def read(tx: Transaction) -> dict[str, object]:
+        return await _shown(tx, batch_id, await batch.load(tx, batch_id, owner_id=call.sees))
+
+    return json_answer(await call.parts.database.read(read))
+
+
+async def stop(call: Call) -> Response:
+    """Cancel every open job of a batch."""
+    batch_id = _id(call)
+
+    async def end(tx: Transaction) -> dict[str, object]:
+        group = await batch.stop(tx, batch_id, owner_id=call.sees, now_us=clock.now_us())
+        await acceptance.note_admin(
+            tx, call, owner_id=group[0].owner_id, action="batch.cancel", subject=batch_id, after="CANCELED"
+        )
+        return await _shown(tx, batch_id, group)
+
+    return json_answer(await call.parts.database.write(end))
+
+
+def _id(call: Call) -> str:
+    return str(call.request.path_params["batch_id"])
+
+
+def _invalid(wrong: Mapping[int, Mapping[str, str]], refused: Mapping[int, errors.Rejected]) -> errors.Invalid:
+    """Name everything that is wrong with the jobs of a batch, in their order."""
+    fields: dict[str, str] = {}
+    for number in sorted({*wrong, *refused}):
+        if number in refused:
+            fields[f"jobs[{number}]"] = str(refused[number])
+        for name, text in wrong.get(number, {}).items():
+            fields[f"jobs[{number}]" if name == "body" else f"jobs[{number}].{name}"] = text
+    codes = {f"jobs[{number}]": exc.code for number, exc in refused.items()}
+    return errors.Invalid("some jobs cannot be started, so none was", fields=fields, codes=codes)
+
+
+async def _shown(tx: Transaction, batch_id: str, group: Sequence[Job]) -> dict[str, object]:
+    costs = await ledger.costs(tx, [job.id for job in group])
+    numbers = collections.Counter(job.status for job in group)
+    return {
+        "batch_id": batch_id,
+        "counts": {status.value: numbers[status] for status in ImageJobStatus},
+        "credits": sum(costs.values()),
+        "job_ids": [job.id for job in group],
+        "failed": [
+            {"job_id": job.id, "error": views.fault(job.fault, job.language)}
+            for job in group
+            if job.status is ImageJobStatus.FAILED
+        ],
+        "is_final": all(job.status.is_final for job in group),
+        # Of this same snapshot: a stream of these jobs from there misses nothing.
+        "event_id": await events.head(tx),
+        "links": {
+            "self": f"/api/batches/{batch_id}",
+            "cancel": f"/api/batches/{batch_id}/cancel",
+            "events": "/api/events",
+        },
+    }

@@ -1,0 +1,217 @@
+"""Deliveries, for admins: the log, what came in each, applying them again, and a test of the way in."""
+
+import logging
+import secrets
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.responses import Response
+
+from nanohook import clock, errors
+from nanohook.clock import rfc3339
+from nanohook.database import Transaction
+from nanohook.flow import receive, replay
+from nanohook.remote import knock
+from nanohook.rules import masking
+from nanohook.stores import audit, delivery_log
+from nanohook.stores.deliveries import Effect, Source
+from nanohook.stores.delivery_log import Filter, Line, Verdict, Whole
+from nanohook.web import delivery_wire, query, wire
+from nanohook.web.answers import json_answer
+from nanohook.web.parts import Call
+
+logger = logging.getLogger(__name__)
+
+TEST_FOR_S: Final = 60
+"""How long the address of a test callback is valid."""
+_OK: Final = 200
+_NOT_OURS: Final = 401
+
+
+async def listing(call: Call) -> Response:
+    """List what came, taken and refused, newest first."""
+    asked = call.request.query_params
+    wanted = Filter(
+        verdict=query.one_of(asked, "verdict", Verdict),
+        effect=query.one_of(asked, "effect", Effect),
+        source=query.one_of(asked, "source", Source),
+        job_id=asked.get("job_id"),
+        task_id=asked.get("task_id"),
+        since_us=query.moment(asked, "since"),
+        until_us=query.moment(asked, "until"),
+    )
+    before, most = asked.get("cursor"), query.limit(asked)
+    page, after = await call.parts.database.read(
+        lambda tx: delivery_log.page(tx, wanted, before_id=before, most=most)
+    )
+    return json_answer({"deliveries": [shown(line) for line in page], "next_cursor": after})
+
+
+async def one(call: Call) -> Response:
+    """Show one, with what came; what opens something is masked."""
+    return json_answer(whole(await _found(call, call.request.path_params["delivery_id"])))
+
+
+async def again(call: Call) -> Response:
+    """Apply one again: by the verdict that it has, whatever it did before."""
+    line = (await _found(call, call.request.path_params["delivery_id"])).line
+    if line.verdict is Verdict.REJECTED:
+        raise errors.Conflict(
+            "it was refused at the door, and a replay does not verify again", code="not_accepted"
+        )
+    before = None if line.effect is None else line.effect.value
+    await _note(call, "delivery.replay", line.id, before=before)
+    receipts = await replay.replay(call.parts.database, [line.id], terms=call.parts.terms)
+    if not receipts:
+        raise errors.NotFound("there is no such delivery")
+    [receipt] = receipts
+    return json_answer({"delivery_id": line.id, "effect": receipt.effect, "reason": receipt.reason})
+
+
+async def several(call: Call) -> Response:
+    """Apply those again that a filter finds, or that are named; oldest first, 1,000 a request."""
+    asked = await wire.body_of(call.request, delivery_wire.Replay)
+    named = sorted(set(asked.delivery_ids or ()))
+    found, after = (await _known(call, named), None) if named else await _wanted(call, asked)
+    receipts = await replay.replay(call.parts.database, found, terms=call.parts.terms)
+    told = [receipt.effect for receipt in receipts]
+    effects = {effect.value: told.count(effect) for effect in Effect if effect in told}
+    return json_answer({"replayed": len(told), "effects": effects, "next_cursor": after}, status=202)
+
+
+async def _known(call: Call, named: list[str]) -> list[str]:
+    known = await call.parts.database.read(lambda tx: delivery_log.taken(tx, named))
+    if len(known) < len(named):
+        raise errors.NotFound("one of the deliveries is not there, or was refused at the door")
+    await _note(call, "delivery.replay", *named)
+    return named
+
+
+async def _wanted(call: Call, asked: delivery_wire.Replay) -> tuple[list[str], str | None]:
+    wanted = Filter(
+        effect=asked.effect,
+        source=asked.source,
+        job_id=asked.job_id,
+        task_id=asked.task_id,
+        since_us=asked.since,
+        until_us=asked.until,
+    )
+    found, after = await call.parts.database.read(
+        lambda tx: delivery_log.oldest(tx, wanted, after_id=asked.cursor, most=delivery_wire.MOST_REPLAYED)
+    )
+    await _note(call, "deliveries.replay", wanted.written(), after=str(len(found)))
+    return found, after
+
+
+async def test(call: Call) -> Response:
+    """Send a callback to our own public address, and tell whether it came in here."""
+    url = call.parts.terms.public_url
+    if url is None:
+        raise errors.Conflict("NANOHOOK_PUBLIC_URL is not set: nobody can call back", code="no_public_url")
+    token = call.parts.tokens.sign_callback(
+        job_id=receive.TEST_JOB, attempt=1, index=0, expires_at_s=int(time.time()) + TEST_FOR_S
+    )
+    host = urlsplit(url).netloc
+    await _note(call, "deliveries.test", host)
+    body = orjson.dumps(
+        {"job_id": receive.TEST_JOB, "status": "generating", "data": {"nonce": secrets.token_urlsafe(16)}}
+    )
+    answer = await knock.knock(f"{url}/api/webhooks/image-completion/{token}", body)
+    delivery_id = await _arrived(call, answer, body)
+    reason = None if delivery_id is not None else _missed(answer)
+    logger.info(
+        "deliveries.tested",
+        extra={"host": host, "ok": reason is None, "reason": reason, "took_ms": answer.took_ms},
+    )
+    return json_answer(
+        {
+            "ok": reason is None,
+            "http_status": answer.http_status,
+            "took_ms": answer.took_ms,
+            "delivery_id": delivery_id,
+            "sent_to": host,
+            "reason": reason,
+        }
+    )
+
+
+def shown(line: Line) -> dict[str, object]:
+    """Write a line of the log as it is answered."""
+    return {
+        "delivery_id": line.id,
+        "verdict": line.verdict,
+        "source": line.source,
+        "job_id": line.job_id,
+        "attempt": line.attempt,
+        "index": line.index,
+        "task_id": line.task_id,
+        "effect": line.effect,
+        "reason": line.reason,
+        "received_at": rfc3339(line.received_at),
+        "tries": line.tries,
+        "repeats": line.repeats,
+        "repeated_at": None if line.repeated_at is None else rfc3339(line.repeated_at),
+        "bytes": line.bytes,
+        "peer": line.peer,
+    }
+
+
+def whole(found: Whole) -> dict[str, object]:
+    """Write a line with what came; what opens something is masked."""
+    return {**shown(found.line), "headers": masking.masked(found.headers), "body": masking.shown(found.body)}
+
+
+async def _found(call: Call, delivery_id: str) -> Whole:
+    found = await call.parts.database.read(lambda tx: delivery_log.one(tx, delivery_id))
+    if found is None:
+        raise errors.NotFound("there is no such delivery")
+    return found
+
+
+async def _note(
+    call: Call, action: str, *subjects: str, before: str | None = None, after: str | None = None
+) -> None:
+    """Write an admin's act down before it is done: what it leads to stands in the log of deliveries."""
+
+    async def append(tx: Transaction) -> None:
+        now_us = clock.now_us()
+        for subject in subjects:
+            await audit.append(
+                tx,
+                actor=call.person.id,
+                action=action,
+                subject=subject,
+                before=before,
+                after=after,
+                now_us=now_us,
+            )
+
+    await call.parts.database.write(append)
+
+
+async def _arrived(call: Call, answer: knock.Answer, body: bytes) -> str | None:
+    """Find the delivery that a test became; ``None`` if what answered was not this service."""
+    try:
+        said = orjson.loads(answer.body) if answer.http_status == _OK else None
+    except orjson.JSONDecodeError:
+        return None
+    named = said.get("delivery_id") if isinstance(said, dict) else None
+    if not isinstance(named, str):
+        return None
+    found = await call.parts.database.read(lambda tx: delivery_log.one(tx, named))
+    return named if found is not None and found.body == body else None
+
+
+def _missed(answer: knock.Answer) -> str:
+    """Say why a test did not come in, and what that usually is."""
+    if answer.reason is not None:
+        return answer.reason
+    if "html" in answer.content_type.lower():
+        return f"a web page answered with {answer.http_status}: a tunnel's own page, or another service"
+    if answer.http_status == _NOT_OURS:
+        return "a service answered that has other signing keys than this one"
+    if answer.http_status == _OK:
+        return "another service answered: nothing came in here"
+    return f"the answer was {answer.http_status}"

@@ -1,0 +1,97 @@
+"""Many jobs at once: the next attempts of those that are named, or of all that failed."""
+
+from typing import Final
+
+import orjson
+from starlette.responses import Response
+
+from nanohook import clock
+from nanohook.database import Transaction, Unit
+from nanohook.flow import retries
+from nanohook.flow.once import Answer, Ticket, answered, once
+from nanohook.flow.retries import Retried, Terms
+from nanohook.web import acceptance, wire
+from nanohook.web.parts import Call
+
+AT_ONCE: Final = 50
+"""Jobs of one transaction: a callback never waits behind more."""
+MOST: Final = 1_000
+"""Failed jobs that one request looks at; its cursor leads on."""
+
+
+async def again(call: Call) -> Response:
+    """Retry many; 202 with those that were, those that were not and why, and where to go on."""
+    asked = await wire.body_of(call.request, wire.RetryMany)
+    ticket = await acceptance.ticket_of(call, "jobs/retry")
+    terms = Terms(
+        # Only who asks for everybody's gets at them, even as an admin.
+        owner_id=call.whose(),
+        actor=call.person.id,
+        can_fetch=call.parts.terms.has_public_url,
+        prices=call.parts.settings.prices,
+    )
+    if ticket is not None:
+        former = await call.parts.database.read(lambda tx: answered(tx, ticket, now_us=clock.now_us()))
+        if former is not None:
+            return acceptance.told(former)
+    refused = acceptance.refusal(call.parts)
+    if refused is not None:
+        raise refused
+    if asked.job_ids is None:
+        done, cursor = await _failed(call, terms, asked.cursor)
+    else:
+        done, cursor = await _named(call, terms, list(dict.fromkeys(asked.job_ids))), None
+    text = orjson.dumps(
+        {
+            "retried": done.retried,
+            "skipped": [{"job_id": job_id, "code": code} for job_id, code in done.skipped],
+            "next_cursor": cursor,
+        }
+    ).decode()
+    return acceptance.told(await _remembered(call, ticket, text))
+
+
+async def _named(call: Call, terms: Terms, job_ids: list[str]) -> Retried:
+    done = Retried(retried=[], skipped=[])
+    for first in range(0, len(job_ids), AT_ONCE):
+        chunk = job_ids[first : first + AT_ONCE]
+        _add(done, await call.parts.database.write(_unit(chunk, terms)))
+    return done
+
+
+def _unit(chunk: list[str], terms: Terms) -> Unit[Retried]:
+    return lambda tx: retries.some(tx, chunk, terms=terms, now_us=clock.now_us())
+
+
+async def _failed(call: Call, terms: Terms, cursor: str | None) -> tuple[Retried, str | None]:
+    done = Retried(retried=[], skipped=[])
+    for _ in range(MOST // AT_ONCE):
+        more, cursor = await call.parts.database.write(_next_failed(cursor, terms))
+        _add(done, more)
+        if cursor is None:
+            break
+    return done, cursor
+
+
+def _next_failed(cursor: str | None, terms: Terms) -> Unit[tuple[Retried, str | None]]:
+    return lambda tx: retries.failed(tx, before_id=cursor, most=AT_ONCE, terms=terms, now_us=clock.now_us())
+
+
+def _add(done: Retried, more: Retried) -> None:
+    done.retried.extend(more.retried)
+    done.skipped.extend(more.skipped)
+
+
+async def _remembered(call: Call, ticket: Ticket | None, text: str) -> Answer:
+    """
+    Remember *text* as the answer to this request, or take that of a twin which was faster.
+
+    Written when all is done: cut off before, the request is done again, and finds what it has retried running.
+    """
+
+    async def said(_tx: Transaction) -> str:
+        return text
+
+    if ticket is None:
+        return Answer(text, is_replayed=False)
+    return await call.parts.database.write(lambda tx: once(tx, ticket, said, now_us=clock.now_us()))

@@ -1,0 +1,81 @@
+"""The operations about many jobs, and about the work as a whole; see ``operations``."""
+
+from typing import Final
+
+from nanohook.web import wire, work_shapes
+from nanohook.web.operation import IDEMPOTENCY, REPLAYED, SCOPE, Access, Body, Operation
+
+_DISK: Final = {507: ""}
+
+ALL: Final = (
+    Operation(
+        "POST /api/batches",
+        "batches",
+        "Start up to 100 jobs, all or none of them",
+        about=(
+            "Each job is a body of `generate-image`; `priority` is for those that name none. If any is refused, "
+            "none is started, and `errors` names all that is wrong: `jobs[3].model`, or `jobs[3]` with the `code` "
+            "that it would be refused with alone. Counts as one write."
+        ),
+        asks=(IDEMPOTENCY,),
+        takes=Body(
+            json=wire.Batch,
+            example={"jobs": [{"prompt": "a red kite over dunes"}, {"prompt": "a blue one"}], "priority": "low"},
+        ),
+        gives={202: work_shapes.Batch},
+        headers=REPLAYED,
+        refuses={402: "`insufficient_credits` for all of them together.", 409: "`no_api_key`", **_DISK},
+    ),
+    Operation(
+        "GET /api/batches/{batch_id}",
+        "batches",
+        "Tell how the jobs of a batch stand",
+        gives={200: work_shapes.Batch},
+    ),
+    Operation(
+        "POST /api/batches/{batch_id}/cancel",
+        "batches",
+        "Cancel every open job of a batch",
+        about="Those that have ended stay as they are.",
+        gives={200: work_shapes.Batch},
+    ),
+    Operation(
+        "POST /api/jobs/retry",
+        "batches",
+        "Retry many jobs",
+        about=(
+            "Those named, or with `all_failed` those that failed for a reason that may pass: at most 1,000 of "
+            "these a request, `cursor` goes on. Nothing that may be paid is bought again: such a job is skipped "
+            "as `may_be_paid`."
+        ),
+        asks=(SCOPE, IDEMPOTENCY),
+        takes=Body(json=wire.RetryMany, example={"all_failed": True}),
+        gives={202: work_shapes.Retried},
+        headers=REPLAYED,
+        refuses={409: "`no_api_key`", **_DISK},
+    ),
+    Operation(
+        "POST /api/work/pause",
+        "work",
+        "Submit nothing for now",
+        about="What NanoBanana has goes on: callbacks are taken, pictures finished. What waits keeps its place.",
+        who=Access.ADMIN,
+        gives={200: work_shapes.Work},
+    ),
+    Operation("POST /api/work/resume", "work", "Submit again", who=Access.ADMIN, gives={200: work_shapes.Work}),
+    Operation(
+        "POST /api/work/drain",
+        "work",
+        "Submit nothing, and let what is under way end",
+        about="The same as pause; `state` becomes `drained` when nothing is under way any more.",
+        who=Access.ADMIN,
+        gives={200: work_shapes.Work},
+    ),
+    Operation(
+        "GET /api/stats",
+        "work",
+        "Tell how much there is to do, and how it went",
+        asks=(SCOPE,),
+        gives={200: work_shapes.Stats},
+    ),
+)
