@@ -66,8 +66,8 @@ def _check_entries(connection: sqlite3.Connection, ledger: list[dict[str, Any]])
         price = kinds["reserve"][1]
         assert kinds["reserve"] == (-price, price)
         if "charge" in kinds:
-            assert kinds["charge"] == (0, -price)
-            assert kinds.get("return") in {None, (price, 0)}
+            turns = kinds["charge"], kinds.get("return")
+            assert turns in {((0, -price), None), ((0, -price), (price, 0)), ((-price, 0), (price, -price))}
         elif "return" in kinds:
             assert kinds["return"] == (price, -price)
         # Set aside exactly as long as the task may still bring a picture.

@@ -14,12 +14,14 @@ class PublicAddress:
 
     Args:
         url: Without its last slash; ``None``: nobody reaches this service from outside.
+        may_come: A tunnel is looked for, and may bring one at any time.
     """
 
-    __slots__ = ("url",)
+    __slots__ = ("may_come", "url")
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, may_come: bool = False) -> None:
         self.url = url
+        self.may_come = may_come
 
 
 @contextlib.contextmanager

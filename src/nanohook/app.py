@@ -19,6 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
+from nanohook.flow import submit
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
 from nanohook.passwords import Passwords
@@ -30,7 +31,7 @@ from nanohook.rules import signing, smtp
 from nanohook.rules.job import Step
 from nanohook.settings import AUTO, Settings
 from nanohook.storage import Storage
-from nanohook.stores import facts, tasks
+from nanohook.stores import facts
 from nanohook.web import failures, parts, routes
 from nanohook.web.edge import Edge
 from nanohook.web.metrics import Metrics
@@ -170,9 +171,10 @@ async def _running(
         )
         loop = await _work(stack, made, upstream)
         applier = Applier(opened, made.terms)
-        taken = await opened.write(lambda tx: tasks.take_over(tx, now_us=clock.now_us()))
-        logger.info("service.started", extra={"tasks_taken_over": taken})
         tunnel = await _tunnel(stack, made, local_url)
+        # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
+        taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
+        logger.info("service.started", extra={"tasks_taken_over": taken})
         opened.listen(Topic.EVENTS, made.hub.wake)
         opened.listen(Topic.WORK, loop.wake)
         opened.listen(Topic.UNAPPLIED, applier.wake)

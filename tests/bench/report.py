@@ -28,6 +28,8 @@ class Run:
     folder: pathlib.Path
     pairs: int
     is_quick: bool
+    minutes: float
+    """How long the soak lasts."""
     rows: list[Row] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)

@@ -72,6 +72,11 @@ def task_id(job_id: str) -> str:
     return f"task-{job_id}"
 
 
+def read(token: str) -> signing.CallbackToken:
+    """Tell what a callback's address was signed for."""
+    return _tokens.read_callback(token, now_s=0)
+
+
 async def _seed(folder: pathlib.Path, *, count: int, original: tuple[int, int] | None) -> Seeded:
     where = database_path(fixed(data_dir=folder))
     migrations.upgrade(where)

@@ -51,6 +51,7 @@ async def _burst(request: Request) -> JSONResponse:
 def main() -> None:
     """Serve until SIGTERM."""
     chosen: dict[str, Any] = figures.options()
+    port = chosen.pop("port", 0)
     chosen["data_dir"] = pathlib.Path(chosen["data_dir"])
     logs.configure(level="INFO", form="json")
     service = app.create_app(settings.fixed(**chosen))
@@ -58,7 +59,7 @@ def main() -> None:
         Route("/bench/figures", _figures),
         Route("/bench/burst", _burst, methods=["POST"]),
     ]
-    listener = server.listen("127.0.0.1", 0)
+    listener = server.listen("127.0.0.1", port)
     figures.tell_port(listener)
     serving.run(service, listener, name="nanohook")
 

@@ -122,6 +122,7 @@ async def service(
     upstream: str,
     die_at: str | None = None,
     grace_s: float | None = None,
+    impatient_s: float | None = None,
     **given: Any,
 ) -> AsyncIterator[Child]:
     """Run the test entry point on *data_dir*; yields when it is ready. *given* are settings."""
@@ -130,6 +131,7 @@ async def service(
     command += ["--settings", orjson.dumps(given).decode()]
     command += ["--die-at", die_at] if die_at else []
     command += ["--grace", str(grace_s)] if grace_s else []
+    command += ["--impatient", str(impatient_s)] if impatient_s else []
     with started(tuple(command), data_dir / "logs") as child:
         if not await child.is_up(f"http://127.0.0.1:{port}"):
             raise AssertionError(f"the service did not start\n{child.said[-3000:]}")

@@ -2,12 +2,13 @@
 The service as a process that can be made to die.
 
     python -m tests.process.entry --port N --data-dir D --upstream URL
-        [--die-at POINT[:nth]] [--settings JSON] [--grace S]
+        [--die-at POINT[:nth]] [--settings JSON] [--grace S] [--impatient S]
 
 Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import signal
@@ -18,6 +19,9 @@ import orjson
 
 from nanohook import app, faults, logs, server, settings
 from nanohook.cli import serving
+from nanohook.flow import submit
+from nanohook.remote.fetch import Fetcher
+from nanohook.remote.nanobanana import Client
 
 
 def chosen(*, port: int, data_dir: pathlib.Path, upstream: str, given: dict[str, Any]) -> settings.Settings:
@@ -48,6 +52,13 @@ def killer(text: str) -> Callable[[str], None]:
     return at
 
 
+def make_impatient(wait_s: float) -> None:
+    """Wait no longer than *wait_s* for an answer or a picture, nor before what is submitted once more."""
+    app.Client = functools.partial(Client, read_timeout_s=wait_s)  # type: ignore[assignment, misc]
+    app.Fetcher = functools.partial(Fetcher, timeout_s=wait_s)  # type: ignore[assignment, misc]
+    submit.ONCE_MORE_AFTER_US = int(wait_s * 1_000_000)  # type: ignore[misc]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
@@ -56,9 +67,12 @@ def main() -> None:
     parser.add_argument("--die-at")
     parser.add_argument("--settings", type=orjson.loads, default={})
     parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
+    parser.add_argument("--impatient", type=float, help="Seconds in place of the minute that others are given.")
     asked = parser.parse_args()
     if asked.grace is not None:
         server.GRACE_S = asked.grace  # type: ignore[misc]
+    if asked.impatient is not None:
+        make_impatient(asked.impatient)
     if asked.die_at is not None:
         faults.at = killer(asked.die_at)
     logs.configure(level="INFO", form="json")

@@ -1,8 +1,11 @@
-"""The sandbox, with answers that wait for something."""
+"""The sandbox, with answers that wait for something, or with something odd before it."""
 
 import asyncio
-from collections.abc import Callable
+import collections
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+import orjson
 
 from nanohook.sandbox.app import create_app
 from nanohook.sandbox.options import Options
@@ -36,3 +39,145 @@ class Patient:
         method, path = self._held
         is_held = scope["type"] == "http" and scope["method"] == method and scope["path"].startswith(path)
         await self._sandbox(scope, receive, send_late if is_held else send)
+
+
+Meeting = Callable[[Any, Any, Any, Any], Awaitable[None]]
+"""Given the sandbox, then what every ASGI application is given."""
+
+
+class Odd:
+    """
+    The sandbox, behind what a test puts before it.
+
+    Each request for a task whose prompt has a word in it meets the next of what was written for that word, and
+    the sandbox itself when nothing is left of that. Every prompt has the empty word in it.
+
+    Args:
+        submit: For the submits.
+        ask: For ``record-info``.
+        picture: For the downloads of the result.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        submit: Mapping[str, list[Meeting]] | None = None,
+        ask: Mapping[str, list[Meeting]] | None = None,
+        picture: Mapping[str, list[Meeting]] | None = None,
+    ) -> None:
+        self._sandbox = create_app(options)
+        self._written = {
+            kind: {word: list(meetings) for word, meetings in (written or {}).items()}
+            for kind, written in (("submit", submit), ("ask", ask), ("picture", picture))
+        }
+        self.tasks: Table = self._sandbox.state.tasks
+        self.asked: collections.Counter[tuple[str, str]] = collections.Counter()
+        """How often each kind came, by prompt."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._sandbox(scope, receive, send)
+            return
+        body = await _read(receive)
+        kind, prompt = self._kind(scope, body)
+        self.asked[kind, prompt] += 1
+        written = self._written.get(kind, {})
+        word = next((word for word in written if word in prompt), None)
+        meeting = written[word].pop(0) if word is not None and written[word] else straight
+        await meeting(self._sandbox, scope, _again(body, receive), send)
+
+    def _kind(self, scope: Any, body: bytes) -> tuple[str, str]:
+        path = scope["path"]
+        if scope["method"] == "POST":
+            return "submit", str(orjson.loads(body)["prompt"])
+        if path.startswith("/r/"):
+            return "picture", self._prompt(path.removeprefix("/r/").partition("_")[0])
+        if path.endswith("/record-info"):
+            return "ask", self._prompt(scope["query_string"].decode().partition("taskId=")[2])
+        return "other", ""
+
+    def _prompt(self, task_id: str) -> str:
+        task = self.tasks.by_id.get(task_id)
+        return "" if task is None else task.order.prompt
+
+
+class Hold:
+    """Keeps a request back until it is let go."""
+
+    def __init__(self) -> None:
+        self.waiting = asyncio.Event()
+        """Set as soon as there is one."""
+        self.gate = asyncio.Event()
+
+    async def __call__(self, sandbox: Any, scope: Any, receive: Any, send: Any) -> None:
+        self.waiting.set()
+        await self.gate.wait()
+        await sandbox(scope, receive, send)
+
+
+async def straight(sandbox: Any, scope: Any, receive: Any, send: Any) -> None:
+    """The sandbox alone."""
+    await sandbox(scope, receive, send)
+
+
+async def cut(_sandbox: Any, _scope: Any, receive: Any, send: Any) -> None:
+    """Nothing at all: the connection is reset."""
+    send.__self__.transport.abort()
+    await _until_gone(receive)
+
+
+async def silent(sandbox: Any, scope: Any, receive: Any, _send: Any) -> None:
+    """The sandbox takes it, and no answer ever comes."""
+
+    async def swallow(_message: Any) -> None:
+        """Keep it."""
+
+    await sandbox(scope, receive, swallow)
+    await _until_gone(receive)
+
+
+def said(status: int, body: object, **headers: str) -> Meeting:
+    """Answer without the sandbox; *body* is JSON unless it is bytes."""
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    if "content_length" not in headers:
+        raw.append((b"content-length", str(len(content)).encode()))
+
+    async def answer(_sandbox: Any, _scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": content, "more_body": "content_length" in headers})
+        if "content_length" in headers:  # it promised more
+            send.__self__.transport.close()
+            await _until_gone(receive)
+
+    return answer
+
+
+def refused(code: int, **headers: str) -> Meeting:
+    """Refuse as the vendor does."""
+    return said(200, {"code": code, "msg": "not now", "data": None}, **headers)
+
+
+async def _read(receive: Any) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+def _again(body: bytes, receive: Any) -> Any:
+    """Give *body* once more, then whatever else comes."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Any:
+        return left.pop() if left else await receive()
+
+    return receive_again
+
+
+async def _until_gone(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

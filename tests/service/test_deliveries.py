@@ -10,7 +10,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock, ids
+from nanohook import clock, errors, ids
+from nanohook.cli import deliveries as cli
 from nanohook.flow import receive
 from nanohook.sandbox.options import Options
 from nanohook.stores import rejections as store
@@ -441,6 +442,36 @@ async def test_a_test_of_an_address_where_nobody_answers_says_so(service, admin)
         told = (await admin.post("/api/deliveries/test")).raise_for_status().json()
     assert (told["ok"], told["http_status"]) == (False, None)
     assert "nobody answers there" in told["reason"]
+
+
+# By the command line; see also tests/process.
+
+
+async def test_an_id_may_be_named_by_its_beginning_or_end_if_it_is_the_only_one(service, admin):
+    job_id = await running_job(service)
+    delivery_id = await took(service, job_id, progress(61))
+    await took(service, job_id, progress(62))
+    odd = "ffffffff-0000-7000-8000-00000000000a"
+    sql(service, f"INSERT INTO rejections VALUES ('{odd}', 'x', 'p', '', x'', 1)")
+
+    async def replay(*names):
+        return await cli.replay_named(service.parts.database, list(names), terms=service.parts.terms)
+
+    for names, why in (
+        ([delivery_id[:7]], "at least 8 characters"),
+        (["fffffffe"], "no delivery whose id begins or ends so"),
+        (["%%%%%%%%"], "no delivery whose id begins or ends so"),
+        # The first digits of an id are its time: deliveries of one minute share them.
+        ([delivery_id[:8]], "several deliveries"),
+        ([odd[:8], delivery_id], "does not verify again"),
+    ):
+        with pytest.raises(errors.ConfigError, match=why):
+            await replay(*names)
+    before = audits(service)
+    [receipt] = await replay(delivery_id[:-1], delivery_id[-8:], delivery_id)
+    assert (receipt.delivery_id, receipt.effect) == (delivery_id, "no_effect")
+    assert audits(service) == [*before, ("delivery.replay", delivery_id, None, None)]
+    sql(service, "DELETE FROM rejections")
 
 
 # Bounds.

@@ -1,6 +1,7 @@
 """Every list reads along an index: a table scan would be found by the first busy person."""
 
 import contextlib
+import functools
 import sqlite3
 
 import pytest
@@ -14,16 +15,21 @@ from nanohook.stores import (
     accounts,
     counts,
     deliveries,
+    delivery_log,
     events,
     idempotency,
     jobs,
     ledger,
     line,
+    media,
     pictures,
     projects,
+    retention,
+    stats,
     tasks,
     unclaimed,
 )
+from nanohook.stores.deliveries import Effect
 
 FAILED, CANCELED = ImageJobStatus.FAILED, ImageJobStatus.CANCELED
 
@@ -85,6 +91,41 @@ class _Noted(Transaction):
         await self.all(sql, values)
 
 
+@pytest.mark.parametrize("owner_id", ["o", None])
+async def test_the_newest_runs_are_found_along_the_index_of_their_status(connection, owner_id):
+    tx = _Noted(connection)
+    await stats.runs(tx, owner_id=owner_id, statuses=(ImageJobStatus.COMPLETED, FAILED), most=5)
+    [plan] = tx.plans
+    index = "ix_jobs_status_id" if owner_id is None else "ix_jobs_owner_id_status_id"
+    assert plan.count(f"SEARCH jobs USING INDEX {index}") == 2
+    for table in ("attempts", "tasks", "jobs"):
+        assert f"SCAN {table}" not in plan
+
+
+@pytest.mark.parametrize(
+    ("wanted", "indexes"),
+    [
+        ({}, ["sqlite_autoindex_deliveries_1", "sqlite_autoindex_rejections_1"]),
+        ({"since_us": 5, "until_us": 9}, ["sqlite_autoindex_deliveries_1", "sqlite_autoindex_rejections_1"]),
+        ({"effect": Effect.APPLIED}, ["sqlite_autoindex_deliveries_1"]),
+        ({"effect": Effect.DEAD}, ["ix_deliveries_effect_id"]),
+        ({"job_id": "j"}, ["uq_deliveries_same"]),
+        ({"task_id": "t"}, ["ix_deliveries_task_id"]),
+    ],
+    ids=str,
+)
+async def test_the_log_of_deliveries(connection, wanted, indexes):
+    tx, along = _Noted(connection), delivery_log.Filter(**wanted)
+    await delivery_log.page(tx, along, before_id="x", most=50)
+    await delivery_log.oldest(tx, along, after_id="x", most=50)
+    assert len(tx.plans) == len(indexes) + 1
+    for plan, index in zip(tx.plans, [*indexes, indexes[0]], strict=True):
+        assert index in plan
+        assert "SCAN" not in plan
+        # Sorted are one job's, or one task's.
+        assert "job_id" in wanted or "TEMP B-TREE FOR ORDER BY" not in plan
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -107,6 +148,11 @@ class _Noted(Transaction):
         lambda tx: unclaimed.of_task(tx, job_id="j", index=0),
         lambda tx: unclaimed.older_than(tx, 5, most=3),
         gate.read,
+        lambda tx: stats.load(tx, owner_id=None, now_us=1),
+        lambda tx: stats.load(tx, owner_id="o", now_us=1),
+        lambda tx: counts.of_owner(tx, "o"),
+        lambda tx: jobs.of_batch(tx, "b", owner_id="o", most=5),
+        lambda tx: jobs.of_batch(tx, "b", owner_id=None, most=5),
         deliveries.count_parked,
         lambda tx: deliveries.parked_of(tx, job_id="j", attempt=1, index=0),
         lambda tx: tasks.of_attempt(tx, job_id="j", attempt=1),
@@ -114,6 +160,11 @@ class _Noted(Transaction):
         tasks.count_accepted,
         deliveries.next_due,
         lambda tx: deliveries.claim_unapplied(tx, now_us=1, lease_until_us=2, most=3),
+        delivery_log.waiting,
+        lambda tx: delivery_log.one(tx, "d"),
+        lambda tx: delivery_log.taken(tx, ["d", "e"]),
+        lambda tx: deliveries.put_off(tx, "d", reason="r", due_at=5),
+        lambda tx: deliveries.repeated(tx, "d", now_us=5),
         lambda tx: projects.page(tx, owner_id="o", before_id=None, most=5),
         lambda tx: projects.page(tx, owner_id="o", before_id="x", most=5),
         lambda tx: projects.get(tx, owner_id="o", project_id="p"),
@@ -129,6 +180,19 @@ class _Noted(Transaction):
         lambda tx: jobs.some(tx, ["j", "k"], owner_id="o"),
         lambda tx: jobs.of_project(tx, owner_id="o", project_id="p", most=5),
         lambda tx: jobs.to_purge(tx, before_us=5, most=5),
+        lambda tx: retention.last_delivery(tx, after="a", before_us=5, most=5, most_bytes=5),
+        lambda tx: retention.remove_deliveries(tx, after="a", until="b"),
+        lambda tx: retention.last_event(tx, after=1, before_us=5, most=5),
+        lambda tx: retention.remove_events(tx, after=1, until=5),
+        lambda tx: retention.parked(tx, before_us=5, most=5),
+        lambda tx: retention.give_up_parked(tx, ["a", "b"], reason="r"),
+        lambda tx: retention.remove_rejections(tx, before_us=5, most=5),
+        lambda tx: retention.old_uploads(tx, before_us=5, most=5),
+        lambda tx: media.named(tx, ["a", "b"]),
+        *(
+            functools.partial(media.page, table=table, after_key="k", deleted_since_us=5)
+            for table in media.TABLES
+        ),
         lambda tx: tasks.of_jobs(tx, ["j", "k"]),
         lambda tx: tasks.knows(tx, job_id="j", task_id="t"),
         lambda tx: pictures.originals(tx, ["a", "b"]),
@@ -151,5 +215,5 @@ async def test_everything_that_is_looked_at_again_and_again(connection, read):
     for plan in tx.plans:
         assert "SEARCH" in plan
         # The line is walked from its head, no further than there are places.
-        plan = plan.replace("SCAN (subquery", "").replace("SCAN tasks USING INDEX ix_tasks_line", "")
-        assert "SCAN" not in plan
+        walked = plan.replace("SCAN (subquery", "").replace("SCAN tasks USING INDEX ix_tasks_line", "")
+        assert "SCAN" not in walked

@@ -103,6 +103,12 @@ LINES = {
     ("POST", "/api/images/{job_id}/cancel"): Line(theirs=UNKNOWN),
     ("POST", "/api/images/{job_id}/retry"): Line(theirs=UNKNOWN),
     ("POST", "/api/images/{job_id}/restore"): Line(theirs=UNKNOWN),
+    ("POST", "/api/images/{job_id}/accept-late"): Line(theirs=UNKNOWN),
+    ("POST", "/api/batches"): Line(json={"jobs": [{"prompt": "x"}]}),
+    ("GET", "/api/batches/{batch_id}"): Line(theirs=UNKNOWN),
+    ("POST", "/api/batches/{batch_id}/cancel"): Line(theirs=UNKNOWN),
+    ("POST", "/api/jobs/retry"): Line(json={"all_failed": True}),
+    ("GET", "/api/stats"): Line(),
     ("GET", "/api/projects/{project_id}"): Line(theirs=UNKNOWN),
     ("PATCH", "/api/projects/{project_id}"): Line(theirs=UNKNOWN, json={"name": "taken over"}),
     # What removes something comes last: the owner may do all of this, one after the other.
@@ -110,7 +116,17 @@ LINES = {
     ("DELETE", "/api/images/{job_id}"): Line(theirs=UNKNOWN),
     ("DELETE", "/api/projects/{project_id}"): Line(theirs=UNKNOWN),
 }
-ADMINS = {("GET", "/metrics")}
+ADMINS = {
+    ("GET", "/metrics"),
+    ("POST", "/api/work/pause"),
+    ("POST", "/api/work/resume"),
+    ("POST", "/api/work/drain"),
+    ("GET", "/api/deliveries"),
+    ("GET", "/api/deliveries/{delivery_id}"),
+    ("POST", "/api/deliveries/{delivery_id}/replay"),
+    ("POST", "/api/deliveries/replay"),
+    ("POST", "/api/deliveries/test"),
+}
 """For admins, or who holds a token of their own."""
 WORDS = {
     "unauthenticated": "Unauthorized",
@@ -159,13 +175,18 @@ async def make_things(service):
     project = (await service.client.post("/api/projects", json={"name": EXTRA})).raise_for_status().json()
     files, data = {"file": ("x.png", rig.picture(32, 32))}, {"project_id": project["project_id"]}
     job = (await service.client.post("/api/images", files=files, data=data)).raise_for_status().json()
+    asked = {"jobs": [{"prompt": SECRET}]}
+    batch = (await service.client.post("/api/batches", json=asked)).raise_for_status().json()
     await service.generate(SECRET, imageId=job["job_id"])
     ended = await service.ended(job["job_id"])
     assert (ended["status"], ended["project_id"]) == ("COMPLETED", project["project_id"])
     key = (await service.client.post("/api/auth/keys", json={"name": "ada's laptop"})).raise_for_status().json()
+    came = await service.parts.database.read(lambda tx: tx.one("SELECT id FROM deliveries"))
     return {
+        "delivery_id": came["id"],
         "job_id": job["job_id"],
         "project_id": project["project_id"],
+        "batch_id": batch["batch_id"],
         "key_id": key["id"],
         "task_id": ended["tasks"][0]["task_id"],
     }
@@ -177,7 +198,12 @@ async def things(service):
 
 
 def filled(asked, things):
-    return None if asked is None else {name: value.format(**things) for name, value in asked.items()}
+    """Put the names of *things* into what is asked, however deep."""
+    if isinstance(asked, dict):
+        return {name: filled(value, things) for name, value in asked.items()}
+    if isinstance(asked, list):
+        return [filled(value, things) for value in asked]
+    return asked.format(**things) if isinstance(asked, str) else asked
 
 
 async def ask(client, line, things, *, may=False):
@@ -377,8 +403,11 @@ async def test_the_owner_may_all_of_it(service):
             assert code not in {"unauthenticated", "email_unverified", "forbidden"}, (method, path)
 
 
-async def test_figures_are_an_admins(service, eve, admin):
-    refused(await eve.get("/metrics"), 403, "forbidden")
+async def test_figures_and_everybodys_work_are_an_admins(service, eve, admin):
+    before = await everything(service)
+    for method, path in ADMINS:
+        refused(await eve.request(method, path), 403, "forbidden")
+    assert await everything(service) == before
     assert (await admin.get("/metrics")).status_code == 200
 
 
@@ -619,7 +648,7 @@ async def test_an_admin_reads_anybodys_job(service, admin, things):
 
 
 async def test_an_admin_creates_and_removes_nothing_in_anothers_name(service, admin, things):
-    may = {"cancel", "retry"}
+    may = {"cancel", "retry", "accept-late"}
     changing = [
         line for line in LINES if line[0] != "GET" and LINES[line].theirs and line[1].rpartition("/")[2] not in may
     ]

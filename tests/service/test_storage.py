@@ -247,3 +247,39 @@ def test_a_disk_that_went_away_is_told(store, root):
     root.rmdir()
     with pytest.raises(errors.StorageFailed):
         store.free_bytes()
+
+
+async def test_whatever_lies_in_the_folder_is_walked_by_a_few_at_a_time(store, root, monkeypatch):
+    monkeypatch.setattr(storage, "WALKED_AT_ONCE", 2)
+    for key in ("a.png", "b/c.png", "b/d/e.png", "f.png"):
+        await store.put(key, b"picture")
+    (root / "f.png#1").write_bytes(b"half")
+    (root / "link").symlink_to(root.parent)
+    (root / "empty").mkdir()
+    walked = [found async for found in store.walk()]
+    assert [len(found) for found in walked] == [2, 2, 1]
+    told = {file.name: file for found in walked for file in found}
+    assert set(told) == {"a.png", "b/c.png", "b/d/e.png", "f.png", "f.png#1"}
+    for name, file in told.items():
+        assert file.modified_at == (root / name).stat().st_mtime_ns // 1_000
+    assert storage.Found("\udcff", 1).shown == "\\udcff"
+
+
+async def test_nothing_is_walked_where_there_is_no_folder(tmp_path):
+    assert [found async for found in storage.walk(tmp_path / "none")] == []
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.StorageFailed, match="could not read"):
+        [found async for found in storage.walk(tmp_path / "file")]
+
+
+async def test_a_stray_is_not_removed_if_somebody_has_written_to_it_since(store, root):
+    await store.put("a.png", b"picture")
+    [[found]] = [found async for found in store.walk()]
+    assert not await store.remove_stray(found, before_us=found.modified_at)
+    assert files(root) == ["a.png"]
+    assert await store.remove_stray(found, before_us=found.modified_at + 1)
+    assert not await store.remove_stray(found, before_us=found.modified_at + 1)
+    assert files(root) == []
+    (root / "folder").mkdir()
+    with pytest.raises(errors.StorageFailed, match="could not remove folder"):
+        await store.remove_stray(storage.Found("folder", 1), before_us=2**62)

@@ -270,31 +270,6 @@ async def test_a_cursor_greater_than_the_newest_is_reset(service):
         assert (await reader.block())["data"]["progress"] == 65
 
 
-async def test_a_cursor_older_than_what_is_kept_is_reset(tmp_path_factory):
-    async with rig.running(tmp_path_factory.mktemp("old")) as service:
-        old = await running_job(service)
-        job_id = await running_job(service)
-        kept = (await logged(service, job_id))[0]
-        gone = (await logged(service, old))[0]
-        await service.parts.database.write(
-            lambda tx: tx.run("DELETE FROM events WHERE id < :kept", {"kept": kept})
-        )
-        async with reading(service, of(job_id), cursor=gone) as reader:
-            assert await reader.block() == {"event": "reset", "data": {}}
-            assert (await reader.block())["data"]["stage"] == "generating"
-        async with reading(service, of(job_id), cursor=kept) as reader:
-            assert ids(await reader.until(stage="generating")) == (await logged(service, job_id))[1:]
-        # Nothing at all is left: the head is still known, and what lies before it is gone.
-        newest = await head(service)
-        await service.parts.database.write(lambda tx: tx.run("DELETE FROM events"))
-        async with reading(service, of(job_id), cursor=newest) as reader:
-            await tell(service, job_id, 66)
-            block = await reader.block()
-            assert (block["data"]["progress"], int(block["id"])) == (66, newest + 1)
-        async with reading(service, of(job_id), cursor=kept) as reader:
-            assert await reader.block() == {"event": "reset", "data": {}}
-
-
 async def test_a_reader_who_has_everything_of_an_ended_job_is_told_not_to_come_back(service, done):
     for cursor in (done["event_id"], await head(service)):
         answer = await service.client.get(of(done["job_id"]), headers={"Last-Event-ID": str(cursor)})

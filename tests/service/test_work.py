@@ -322,3 +322,25 @@ async def test_only_admins_hold_the_work(one):
     for verb in ("pause", "resume", "drain"):
         answer = await one.client.post(f"/api/work/{verb}")
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+# Results that came too late.
+
+
+async def test_a_result_that_came_after_the_cancel_is_taken_when_its_owner_or_an_admin_wants_it(
+    service, one, admin
+):
+    for who in (one, admin):
+        job_id = (await one.generate("[sandbox:latency=0.3] a kite"))["job_id"]
+        path = f"/api/images/{job_id}/accept-late"
+        running = await who.client.post(path)
+        assert (running.status_code, running.json()["code"]) == (409, "job_running")
+        await live.until(lambda: rows(one, "SELECT 1 FROM tasks WHERE job_id = ? AND task_id > ''", job_id))  # noqa: B023
+        await one.client.post(f"/api/images/{job_id}/cancel")
+        await live.until(lambda: rows(one, "SELECT 1 FROM unclaimed WHERE job_id = ?", job_id))  # noqa: B023
+        job = (await who.client.post(path)).raise_for_status().json()
+        assert (job["status"], len(job["images"]), job["credits"]) == ("COMPLETED", 1, 4)
+        again = await who.client.post(path)
+        assert (again.status_code, again.json()["code"]) == (409, "nothing_late")
+        acts = rows(service, "SELECT action FROM audit WHERE subject = ?", job_id)
+        assert [act["action"] for act in acts] == ["job.accept_late"] * (who is admin)

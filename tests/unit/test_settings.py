@@ -142,3 +142,25 @@ def test_secrets_do_not_show():
 def test_settings_are_frozen():
     with pytest.raises(Exception, match="frozen"):
         settings.fixed().open_tasks = 3
+
+
+def test_auto_is_a_public_url_that_is_not_known_yet():
+    found = settings.fixed(
+        public_url="auto", reconcile_after_s="off", smtp_url="smtps://h", mail_from="a@example.org"
+    )
+    assert (found.public_url, found.known_public_url) == (settings.AUTO, None)
+    assert found.ngrok_api == "http://127.0.0.1:4040"
+    assert settings.fixed(public_url="https://hook.example.org/").known_public_url == "https://hook.example.org"
+    with pytest.raises(errors.ConfigError, match="NANOHOOK_NGROK_API"):
+        settings.fixed(ngrok_api="http://ngrok.example.org:4040")
+
+
+def test_the_log_is_read_without_the_rest(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("NANOHOOK_LOG_FORMAT=text\nNANOHOOK_MAX_PIXELS=no\n")
+    monkeypatch.setenv("NANOHOOK_LOG_LEVEL", "DEBUG")
+    found = settings.load_log(env_file=tmp_path / ".env")
+    assert (found.log_level, found.log_format) == ("DEBUG", "text")
+    monkeypatch.setenv("NANOHOOK_LOG_LEVEL", CANARY)
+    with pytest.raises(errors.ConfigError, match="NANOHOOK_LOG_LEVEL") as caught:
+        settings.load_log(env_file=None)
+    assert CANARY not in str(caught.value)

@@ -19,6 +19,7 @@ from nanohook import app, clock, database, errors, ids, storage
 from nanohook.cli import integrity
 from nanohook.cli.findings import Level
 from nanohook.database import ReadOnly
+from nanohook.faults import reach
 from nanohook.settings import Settings
 from nanohook.stores import media
 from nanohook.stores.media import Named
@@ -98,6 +99,7 @@ async def _copy(settings: Settings, half: pathlib.Path) -> int:
     copy = half / source.name
     for _ in range(ROUNDS):
         await asyncio.to_thread(_copy_database, source, copy)
+        reach("backup.database_copied")
         with database.open_read_only(copy) as copied:
             number, gone = await _copy_files(copied, settings.data_dir / "media", half / "media")
             if not gone:

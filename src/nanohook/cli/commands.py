@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from nanohook import app, errors, logs, migrations, server
-from nanohook.cli import backup, deliveries, integrity, people, reach, serving
+from nanohook.cli import backup, deliveries, integrity, jobs, people, reach, serving
 from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
 from nanohook.cli import doctor as doctor_run
@@ -27,6 +27,7 @@ commands = typer.Typer(
 )
 users = typer.Typer(help="Accounts.", no_args_is_help=True)
 commands.add_typer(users, name="user")
+commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(deliveries.commands, name="deliveries")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
@@ -94,6 +95,7 @@ def sandbox(  # noqa: PLR0917 - every one is a switch of its own
     duplicate: Annotated[int, typer.Option(min=0, help="Repeats of an acknowledged callback.")] = 0,
     drop: Annotated[float, typer.Option(min=0, max=1, help="Share of the callbacks never sent.")] = 0.0,
     late: Annotated[float, typer.Option(min=0, help="Seconds a callback comes late.")] = 0.0,
+    trouble: Annotated[float, typer.Option(min=0, max=1, help="Share of tasks that each fault befalls.")] = 0.0,
     shape: Annotated[Literal["a", "b", "auto"], typer.Option(help="Shape of the callbacks.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Makes every chance repeatable.")] = None,
     *,
@@ -111,6 +113,7 @@ def sandbox(  # noqa: PLR0917 - every one is a switch of its own
         duplicate=duplicate,
         drop=drop,
         late_s=late,
+        trouble=trouble,
         early=early,
         shape=shape,
         seed=seed,

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import orjson
 import typer
 
-from nanohook import clock, errors
+from nanohook import clock, errors, ids
 from nanohook.cli import people, serving
 from nanohook.database import Database
 from nanohook.flow import replay as flow
@@ -27,7 +27,7 @@ commands = typer.Typer(help="What came to the webhook: look, and apply again.", 
 _CHUNK: Final = 1_000
 """Ids held at once: a replay may be of very many."""
 
-Id = Annotated[str, typer.Argument(help="Of a delivery; its first 8 characters or more, if no other has them.")]
+Id = Annotated[str, typer.Argument(help="Of a delivery, or 8 characters or more of its beginning or end.")]
 OfEffect = Annotated[Effect | None, typer.Option("--effect", help="With this effect alone.")]
 OfSource = Annotated[Source | None, typer.Option("--source", help="That came this way alone.")]
 OfJob = Annotated[str | None, typer.Option("--job-id", help="Of this job.")]
@@ -123,7 +123,9 @@ def replay(
         )
     else:
         for receipt in receipts:
-            typer.echo(_plain(f"{receipt.delivery_id}  {receipt.effect:<9}  {receipt.reason or ''}").rstrip())
+            typer.echo(
+                _plain(f"{ids.short(receipt.delivery_id)}  {receipt.effect:<9}  {receipt.reason or ''}").rstrip()
+            )
         typer.echo(f"replayed {len(receipts)}")
     if counts[Effect.UNAPPLIED]:
         raise typer.Exit(1)
@@ -148,14 +150,24 @@ async def _replayed(names: list[str], wanted: Filter) -> list[Receipt]:
     terms = Terms.of(settings)
     async with people.opened(settings) as found:
         if names:
-            chosen = sorted({await _resolved(found, name) for name in names})
-            known = await found.read(lambda tx: delivery_log.taken(tx, chosen))
-            if len(known) < len(chosen):
-                raise errors.ConfigError("one of them was refused at the door: a replay does not verify again")
-            for name in chosen:
-                await _note(found, "delivery.replay", name)
-            return await flow.replay(found, chosen, terms=terms)
+            return await replay_named(found, names, terms=terms)
         return await _all(found, wanted, terms)
+
+
+async def replay_named(found: Database, names: list[str], *, terms: Terms) -> list[Receipt]:
+    """
+    Apply deliveries again that are named by the beginnings of their ids.
+
+    Raises:
+        ConfigError: One of the names names none or several, or one that was refused.
+    """
+    chosen = sorted({await _resolved(found, name) for name in names})
+    known = await found.read(lambda tx: delivery_log.taken(tx, chosen))
+    if len(known) < len(chosen):
+        raise errors.ConfigError("one of them was refused at the door: a replay does not verify again")
+    for name in chosen:
+        await _note(found, "delivery.replay", name)
+    return await flow.replay(found, chosen, terms=terms)
 
 
 async def _all(found: Database, wanted: Filter, terms: Terms) -> list[Receipt]:
@@ -173,18 +185,19 @@ async def _all(found: Database, wanted: Filter, terms: Terms) -> list[Receipt]:
 
 async def _resolved(found: Database, name: str) -> str:
     """
-    Find the one delivery whose id begins with *name*.
+    Find the one delivery whose id begins or ends with *name*.
 
     Raises:
         ConfigError: None does, or several do.
     """
-    if len(name) < delivery_log.LEAST_PREFIX_CHARS:
-        raise errors.ConfigError(f"give at least {delivery_log.LEAST_PREFIX_CHARS} characters of a delivery's id")
+    name = name.removeprefix("…")  # as it is printed
+    if len(name) < delivery_log.LEAST_NAME_CHARS:
+        raise errors.ConfigError(f"give at least {delivery_log.LEAST_NAME_CHARS} characters of a delivery's id")
     matches = await found.read(lambda tx: delivery_log.named(tx, name))
     if not matches:
-        raise errors.ConfigError("there is no delivery whose id begins so")
+        raise errors.ConfigError("there is no delivery whose id begins or ends so")
     if len(matches) > 1:
-        raise errors.ConfigError("several deliveries have an id that begins so: give more of it")
+        raise errors.ConfigError("several deliveries have an id that begins or ends so: give more of it")
     return matches[0]
 
 
@@ -205,13 +218,11 @@ def _line(line: Line) -> str:
     """One line for people: when by this machine's clock, which, what it did, whose, why."""
     at = dt.datetime.fromtimestamp(line.received_at / 1e6).astimezone()
     did = line.verdict.value if line.effect is None else line.effect.value
-    # The end of an id tells jobs of one minute apart, its beginning does not.
-    whose = f"…{line.job_id[-8:]}/{line.attempt}/{line.index}" if line.job_id else line.peer or ""
+    whose = f"{ids.short(line.job_id)}/{line.attempt}/{line.index}" if line.job_id else line.peer or ""
     again = f"  again {line.repeats}x" if line.repeats else ""
     way = "" if line.source is None else line.source.value
-    return _plain(
-        f"{at:%Y-%m-%d %H:%M:%S}  {line.id}  {did:<9}  {way:<7}  {whose:<13}  {line.reason or ''}{again}"
-    ).rstrip()
+    which = f"{at:%Y-%m-%d %H:%M:%S}  {ids.short(line.id)}"
+    return _plain(f"{which}  {did:<9}  {way:<7}  {whose:<13}  {line.reason or ''}{again}").rstrip()
 
 
 def _plain(text: str) -> str:

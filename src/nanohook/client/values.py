@@ -124,6 +124,8 @@ class Job(_State):
     original: Picture | None
     """``None``: made from text alone."""
     images: tuple[Picture, ...]
+    unclaimed: tuple[Picture, ...] = ()
+    """Pictures that came when the job had ended; `Client.accept_late` takes them."""
     failed_tasks: tuple[FailedTask, ...]
     tasks: tuple[Task, ...]
     """Of the present attempt."""

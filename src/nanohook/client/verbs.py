@@ -147,6 +147,10 @@ class Client:
         """
         return await self._order(_path(job_id, "/retry"), {"buy_again": buy_again}, idempotency_key)
 
+    async def accept_late(self, job_id: str) -> Job:
+        """Take the pictures that came when the job had ended, `unclaimed`; credits given back are paid again."""
+        return await self._ask(Job, "POST", _path(job_id, "/accept-late"))
+
     async def delete(self, job_id: str) -> None:
         """Delete a job with its pictures; one that is not there is no error."""
         try:

@@ -1,5 +1,7 @@
 """The next attempt of a job: it resumes at the step that failed, and buys nothing that may be paid already."""
 
+from collections.abc import Collection, Sequence
+
 from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.flow import accept, create, credits, history
@@ -46,14 +48,7 @@ async def retry(
         raise errors.Conflict(
             "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
         )
-    # A task that was canceled too late is paid already: what NanoBanana made of it is not paid again, nor what it
-    # is made anew because there is nothing of it. Only who buys another beside one that may exist pays twice.
-    paid = await ledger.paid(tx, job.id)
-    owed = [
-        task.index
-        for task in unfinished
-        if task.index not in paid or (_outcome_is_unknown(task) and task.index not in late)
-    ]
+    owed = await _owed(tx, job, unfinished, late=late)
     price = prices.of(job.model or "", job.options.get("resolution"))
     await credits.require(tx, job.owner_id, price * len(owed))
     queued = replace(
@@ -68,14 +63,36 @@ async def retry(
     await jobs.start_attempt(tx, started, now_us=now_us)
     await credits.reserve(tx, started, owed, price=price, now_us=now_us)
     for task in group:
-        successor = _next(started, task, may_buy_again=may_buy_again, now_us=now_us)
-        if task.index in late and task.stage is not Stage.COMPLETED:
-            successor = accept.resumed(successor, now_us=now_us)
-        if successor.step is not Step.SUBMIT and task.step is not None:
-            await tasks.update(tx, replace(task, step=None, due_at=None))  # its successor goes on with it
-        await tasks.insert(tx, successor, priority=started.priority, now_us=now_us)
+        await _go_on(tx, started, task, is_late=task.index in late, may_buy_again=may_buy_again, now_us=now_us)
     tx.wake(Topic.WORK)
     return started
+
+
+async def _owed(tx: Transaction, job: Job, unfinished: Sequence[Task], *, late: Collection[int]) -> list[int]:
+    """
+    Tell for which tasks, by index, the next attempt has to be paid.
+
+    A task that was canceled too late is paid already: what NanoBanana made of it is not paid again, nor what it is
+    made anew because there is nothing of it. Only who buys another beside one that may exist pays twice.
+    """
+    paid = await ledger.paid(tx, job.id)
+    return [
+        task.index
+        for task in unfinished
+        if task.index not in paid or (_outcome_is_unknown(task) and task.index not in late)
+    ]
+
+
+async def _go_on(
+    tx: Transaction, started: Job, task: Task, *, is_late: bool, may_buy_again: bool, now_us: int
+) -> None:
+    """Store *task*'s successor; what was still wanted of *task* itself passes to it."""
+    successor = _next(started, task, may_buy_again=may_buy_again, now_us=now_us)
+    if is_late and task.stage is not Stage.COMPLETED:
+        successor = accept.resumed(successor, now_us=now_us)
+    if successor.step is not Step.SUBMIT and task.step is not None:
+        await tasks.update(tx, replace(task, step=None, due_at=None))
+    await tasks.insert(tx, successor, priority=started.priority, now_us=now_us)
 
 
 def _outcome_is_unknown(task: Task) -> bool:

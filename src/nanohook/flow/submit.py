@@ -20,6 +20,8 @@ from nanohook.values import replace
 
 ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
 """After a clear "server error" that took nothing, one more try."""
+TUNNEL_PAUSE_US: Final = 3 * SECOND_US
+"""While the tunnel is away, a picture that NanoBanana has to fetch waits this long, and again."""
 BLOCKED_FOR_US: Final = 3600 * SECOND_US
 """How long a job waits while NanoBanana refuses the account; then it fails."""
 
@@ -32,6 +34,8 @@ class Submission:
     task: Task
     source: Stored | None
     """The picture to change, or ``None`` for text to image."""
+    public_url: str | None
+    """Where NanoBanana is told to fetch it and to call back, whatever that is when it answers."""
 
 
 async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) -> Submission | None:
@@ -40,7 +44,8 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
 
     Returns:
         What to send, or ``None`` if nothing may be: an earlier try was cut off before its answer was stored (the
-        outcome is unknown, and has been dealt with), or a late result of an earlier attempt is taken instead.
+        outcome is unknown, and has been dealt with), a late result of an earlier attempt is taken instead, or
+        the tunnel is away.
 
     Raises:
         LeaseLost: It is no longer ours to submit.
@@ -54,22 +59,43 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
         await tasks.update(tx, accept.resumed(task, now_us=now_us))
         tx.wake(Topic.WORK)
         return None
+    source = await _source(tx, job)
+    if source is not None and terms.public_url is None and terms.awaits_callbacks:
+        # The tunnel is away for a moment, and NanoBanana could not fetch the picture.
+        await tasks.update(tx, replace(task, due_at=now_us + TUNNEL_PAUSE_US))
+        return None
     started = replace(task, submit_started_at=now_us)
     moved = rules.advance(started, Stage.SUBMITTING) or started
     job = await history.move(tx, job, moved, now_us=now_us)
-    source = await pictures.original(tx, job.original_id, owner_id=job.owner_id)
+    return Submission(job=job, task=moved, source=source, public_url=terms.public_url)
+
+
+async def _source(tx: Transaction, job: Job) -> Stored | None:
+    """Fetch the picture that NanoBanana shall start from."""
     if job.options.get("use") == "result" and job.source_job_id is not None:
         results = await pictures.results(tx, job_id=job.source_job_id, owner_id=job.owner_id)
-        source = results[0].stored if results else None
-    return Submission(job=job, task=moved, source=source)
+        return results[0].stored if results else None
+    return await pictures.original(tx, job.original_id, owner_id=job.owner_id)
 
 
-async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms, now_us: int) -> None:
+async def accepted(
+    tx: Transaction,
+    claimed: Task,
+    task_id: str,
+    *,
+    terms: Terms,
+    is_misled: bool = False,
+    now_us: int,
+) -> None:
     """
     Store NanoBanana's id for the task, and when to ask for it if no callback comes.
 
     A callback may have been faster: then the task has moved on and only lacks its id, if even that.
+
+    Args:
+        is_misled: Our address has changed since NanoBanana was told it: its callback will not find us.
     """
+    first_ask = now_us + (terms.ask_every_us if is_misled else _first_ask_us(terms))
     task = await _as_stored(tx, claimed)
     if task is None:
         return
@@ -78,12 +104,12 @@ async def accepted(tx: Transaction, claimed: Task, task_id: str, *, terms: Terms
     if job is None or job.attempt != task.attempt or task.is_ended:
         # Canceled, deleted or failed while the answer was on its way: what was bought stays known by its id.
         if job is not None and task.stage is not Stage.COMPLETED and task.step is None:
-            taken = replace(taken, step=Step.ASK, due_at=now_us + _first_ask_us(terms))
+            taken = replace(taken, step=Step.ASK, due_at=first_ask)
         await tasks.update(tx, taken)
         await deliveries.match_parked(tx, taken, now_us=now_us)
         return
     if task.step is Step.SUBMIT and task.claim == claimed.claim:
-        taken = replace(taken, step=Step.ASK, due_at=now_us + _first_ask_us(terms))
+        taken = replace(taken, step=Step.ASK, due_at=first_ask)
         taken = rules.advance(taken, Stage.GENERATING) or taken
     await history.move(tx, job, taken, now_us=now_us)
     await deliveries.match_parked(tx, taken, now_us=now_us)
@@ -112,6 +138,23 @@ async def once_more(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int
         await refused(tx, claimed, fault, now_us=now_us)
 
 
+async def recover(tx: Transaction, *, terms: Terms, now_us: int) -> int:
+    """
+    Take over what a former process held, and let no submit that it began wait for the gate to open.
+
+    Only for a process that knows it works alone.
+
+    Returns:
+        How many tasks were taken over.
+    """
+    taken = await tasks.take_over(tx, now_us=now_us)
+    for task in await tasks.cut_off(tx):
+        job = await jobs.load(tx, task.job_id)
+        if job is not None:
+            await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
+    return taken
+
+
 async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
     """
     Fail what has waited for ``BLOCKED_FOR_US`` while NanoBanana refused the account.
@@ -126,9 +169,8 @@ async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
     waiting = await tasks.waits_since(tx, before_us=now_us - BLOCKED_FOR_US, most=most)
     for task in waiting:
         job = await jobs.load(tx, task.job_id)
-        free = replace(task, submit_started_at=None)
         if job is not None and job.attempt == task.attempt:
-            await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
+            await history.move(tx, job, rules.advance(task, Stage.FAILED, fault=fault) or task, now_us=now_us)
     return len(waiting)
 
 
@@ -176,7 +218,7 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
         waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
         moved = rules.advance(waiting, Stage.GENERATING) or waiting
         await deliveries.match_parked(tx, moved, now_us=now_us)
-    elif terms.has_public_url:
+    elif terms.awaits_callbacks:
         moved = replace(task, step=Step.ASK, due_at=plans.deadline_of(task, terms))
     else:
         # No callback can ever come, and there is no id to ask by.

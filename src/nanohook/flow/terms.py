@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nanohook.address import PublicAddress
-from nanohook.settings import Settings
+from nanohook.settings import AUTO, Settings
 
 SECOND_US: Final = 1_000_000
 FINISH_FOR_US: Final = 24 * 3600 * SECOND_US
@@ -41,7 +41,7 @@ class Terms:
             deadline_us=int(settings.job_deadline_s * SECOND_US),
             callback_wait_us=None if wait_s is None else int(wait_s * SECOND_US),
             ask_every_us=int(settings.reconcile_every_s * SECOND_US),
-            address=address or PublicAddress(settings.known_public_url),
+            address=address or PublicAddress(settings.known_public_url, may_come=settings.public_url == AUTO),
         )
 
     @property
@@ -53,6 +53,11 @@ class Terms:
     def has_public_url(self) -> bool:
         """Callbacks can arrive."""
         return self.address.url is not None
+
+    @property
+    def awaits_callbacks(self) -> bool:
+        """Callbacks can arrive, or will once the tunnel is back."""
+        return self.has_public_url or self.address.may_come
 
     @property
     def ask_after_us(self) -> int | None:

@@ -18,8 +18,8 @@ from nanohook.values import frozen
 
 LOOKED_THROUGH: Final = 1_000
 """Lines looked through for one page where no index finds what is asked for; the next page goes on from there."""
-LEAST_PREFIX_CHARS: Final = 8
-"""Of an id: fewer are too many deliveries."""
+LEAST_NAME_CHARS: Final = 8
+"""Of an id, its beginning or its end: fewer name too many deliveries."""
 _SLACK_US: Final = 60_000_000
 """A time is looked for by ids, which are made a little before it is noted."""
 
@@ -182,17 +182,21 @@ async def taken(tx: Transaction, delivery_ids: Sequence[str]) -> list[str]:
     return [row["id"] for row in await tx.all(sql, tuple(delivery_ids))]
 
 
-async def named(tx: Transaction, prefix: str, *, most: int = 2) -> list[str]:
-    """List ids, of either table, that begin with *prefix*: two are enough to know that it names none."""
-    found: list[str] = []
+async def named(tx: Transaction, name: str, *, most: int = 2) -> list[str]:
+    """List ids, of either table, that begin or end with *name*: two are enough to know that it names none."""
+    found: set[str] = set()
     for table in ("deliveries", "rejections"):
-        # Not LIKE: what a person types would be a pattern. Ids are of ASCII, and U+FFFF sorts behind all of it.
-        rows = await tx.all(
-            f"SELECT id FROM {table} WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-            (prefix, f"{prefix}\uffff", most),
-        )
-        found += [row["id"] for row in rows]
-    return found
+        for sql, values in (
+            # Not LIKE: what a person types would be a pattern. Ids are ASCII, and U+FFFF sorts behind all of it.
+            (
+                f"SELECT id FROM {table} WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+                (name, f"{name}\uffff", most),
+            ),
+            # Along all ids: for a person who waits.
+            (f"SELECT id FROM {table} WHERE substr(id, ?) = ? LIMIT ?", (-len(name), name, most)),
+        ):
+            found |= {row["id"] for row in await tx.all(sql, values)}
+    return sorted(found)
 
 
 async def waiting(tx: Transaction) -> dict[str, int]:

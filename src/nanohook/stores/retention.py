@@ -30,14 +30,25 @@ class Upload:
     owner_id: str
 
 
-async def last_delivery(tx: Transaction, *, after: str, before_us: int, most: int) -> str | None:
-    """Find the end of a page of deliveries from before *before_us* (µs); ``None``: there are no more."""
+async def last_delivery(tx: Transaction, *, after: str, before_us: int, most: int, most_bytes: int) -> str | None:
+    """
+    Find the end of a page of deliveries from before *before_us* (µs); ``None``: there are no more.
+
+    Args:
+        most_bytes: Of their bodies together; one that has more is a page of its own.
+    """
     # The id tells the time: no other index is needed.
     rows = await tx.all(
-        "SELECT id FROM deliveries WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+        "SELECT id, length(body) AS size FROM deliveries WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
         (after, ids.earliest(before_us), most),
     )
-    return rows[-1]["id"] if rows else None
+    last, size_bytes = None, 0
+    for row in rows:
+        size_bytes += row["size"]
+        if last is not None and size_bytes > most_bytes:
+            break
+        last = str(row["id"])
+    return last
 
 
 async def remove_deliveries(tx: Transaction, *, after: str, until: str) -> int:

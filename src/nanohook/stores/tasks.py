@@ -284,10 +284,24 @@ async def may_try_once_more(tx: Transaction, task: Task) -> bool:
     )
 
 
+async def cut_off(tx: Transaction) -> list[Task]:
+    """List tasks whose submit was begun, or that NanoBanana has named, and that nobody holds."""
+    rows = await tx.all(
+        f"SELECT {_LIST} FROM tasks INDEXED BY ix_tasks_line WHERE step = 'submit' AND held = 0 "
+        "AND (submit_started_at IS NOT NULL OR task_id IS NOT NULL)"
+    )
+    return [_task(row) for row in rows]
+
+
 async def waits_since(tx: Transaction, *, before_us: int, most: int) -> list[Task]:
-    """List tasks that stand in line since before *before_us*, the first in line first, none that is held."""
+    """
+    List tasks that stand in line since before *before_us*, the first in line first, none that is held.
+
+    None, either, that NanoBanana may have: whose submit was begun, or that a callback has named.
+    """
     rows = await tx.all(
         f"SELECT {_LIST} FROM tasks WHERE step = 'submit' AND held = 0 AND queued_at < ? "
+        "AND submit_started_at IS NULL AND task_id IS NULL "
         "ORDER BY priority, turn, queued_at LIMIT ?",
         (before_us, most),
     )

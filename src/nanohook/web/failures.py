@@ -148,8 +148,11 @@ async def on_http(request: Request, exc: Exception) -> Response:
 def _allowed(request: Request) -> list[str]:
     """List every method of this path: the table has a line for each, the router names only the first."""
     path = request.scope["path"]
-    lines = [route for route in request.app.router.routes if isinstance(route, Route)]
-    return sorted({m for route in lines if route.path_regex.match(path) for m in route.methods or ()})
+    routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+    lines = [route for route in routes if route.path_regex.match(path)]
+    # A word of ours in the place of an id is no id.
+    exact = [route for route in lines if route.path == path]
+    return sorted({method for route in exact or lines for method in route.methods or ()})
 
 
 async def on_bug(_request: Request, _exc: Exception) -> Response:

@@ -101,8 +101,18 @@ def table(settings: Settings) -> list[BaseRoute]:
         ("/api/events", "GET", streams.Streams(of_one_job=False)),
     ]
     most_upload = settings.max_upload_bytes + _FORM
-    rest: list[_Open | _Theirs] = [
-        _Open("/media/{key:path}", "GET", media.media, for_guests=True),
+    rest = [*_people(), *_pictures(most_upload), *_control(), *_service(), *_pages()]
+    return [
+        lane().route,
+        *(Route(path, endpoint, methods=[method]) for path, method, endpoint in raw),
+        *(_route(line) for line in rest),
+        Mount(docs.ASSETS, docs.Assets()),
+        Mount("/static", _Static(directory=pages.STATIC)),
+    ]
+
+
+def _people() -> list[_Open | _Theirs]:
+    return [
         _Open("/api/auth/register", "POST", auth.register),
         _Open("/api/auth/login", "POST", auth.login),
         _Theirs("/api/auth/logout", "POST", auth.logout, who=Who.KNOWN),
@@ -115,6 +125,11 @@ def table(settings: Settings) -> list[BaseRoute]:
         _Theirs("/api/auth/keys", "GET", auth.keys),
         _Theirs("/api/auth/keys", "POST", auth.new_key),
         _Theirs("/api/auth/keys/{key_id}", "DELETE", auth.revoke),
+    ]
+
+
+def _pictures(most_upload: int) -> list[_Open | _Theirs]:
+    return [
         _Theirs("/api/projects", "GET", projects.listing),
         _Theirs("/api/projects", "POST", projects.create, most_upload, within_s=UPLOAD_S),
         _Theirs("/api/projects/{project_id}", "GET", projects.one),
@@ -133,6 +148,16 @@ def table(settings: Settings) -> list[BaseRoute]:
         _Theirs("/api/images/{job_id}/accept-late", "POST", generate.accept_late),
         _Theirs("/api/images.zip", "GET", archive.archive),
         _Theirs("/api/generate-image", "POST", generate.generate, wire.JSON_BYTES),
+        _Theirs("/api/check-generation-status", "POST", check.check, rate=Rate.STATUS, worded=check.worded),
+        _Theirs("/api/credits", "GET", credits.listing),
+        _Theirs("/api/credits/estimate", "GET", generate.estimate),
+        _Theirs("/api/events/token", "POST", streams.make_token),
+    ]
+
+
+def _control() -> list[_Open | _Theirs]:
+    """Many jobs at once, the work itself, and the log of what came in."""
+    return [
         _Theirs("/api/batches", "POST", batches.create, batches.MOST_BYTES, within_s=UPLOAD_S),
         _Theirs("/api/batches/{batch_id}", "GET", batches.one),
         _Theirs("/api/batches/{batch_id}/cancel", "POST", batches.stop),
@@ -141,28 +166,22 @@ def table(settings: Settings) -> list[BaseRoute]:
         _Theirs("/api/work/resume", "POST", work.resume, who=Who.ADMIN),
         _Theirs("/api/work/drain", "POST", work.drain, who=Who.ADMIN),
         _Theirs("/api/stats", "GET", work.figures),
-        _Theirs("/api/check-generation-status", "POST", check.check, rate=Rate.STATUS, worded=check.worded),
         _Theirs("/api/deliveries", "GET", deliveries.listing, who=Who.ADMIN),
         _Theirs("/api/deliveries/replay", "POST", deliveries.several, wire.JSON_BYTES, who=Who.ADMIN),
         _Theirs("/api/deliveries/test", "POST", deliveries.test, who=Who.ADMIN),
         _Theirs("/api/deliveries/{delivery_id}", "GET", deliveries.one, who=Who.ADMIN),
         _Theirs("/api/deliveries/{delivery_id}/replay", "POST", deliveries.again, who=Who.ADMIN),
-        _Theirs("/api/credits", "GET", credits.listing),
-        _Theirs("/api/credits/estimate", "GET", generate.estimate),
-        _Theirs("/api/events/token", "POST", streams.make_token),
+    ]
+
+
+def _service() -> list[_Open | _Theirs]:
+    return [
+        _Open("/media/{key:path}", "GET", media.media, for_guests=True),
         _Open("/api/openapi.json", "GET", docs.document),
         _Open("/api/docs", "GET", docs.page),
         _Open("/healthz", "GET", ops.health),
         _Open("/readyz", "GET", ops.ready),
         _Open("/metrics", "GET", ops.metrics),
-        *_pages(),
-    ]
-    return [
-        lane().route,
-        *(Route(path, endpoint, methods=[method]) for path, method, endpoint in raw),
-        *(_route(line) for line in rest),
-        Mount(docs.ASSETS, docs.Assets()),
-        Mount("/static", _Static(directory=pages.STATIC)),
     ]
 
 

@@ -18,8 +18,10 @@ PARKED_US: Final = 24 * 3600 * SECOND_US
 """How long a delivery waits for a job that is not here."""
 REJECTED_US: Final = 7 * 24 * 3600 * SECOND_US
 """How long refused requests are kept; how many of them, those see to who store them."""
-AT_ONCE: Final = 1_000
-"""Rows looked at and removed in one transaction."""
+AT_ONCE: Final = 500
+"""Rows removed in one transaction: 2 ms and their commit. Of 1,000 it is 9, and others wait."""
+AT_ONCE_BYTES: Final = 4 * 1024 * 1024
+"""And their bodies: SQLite looks at every page of a long one that it frees."""
 PAUSE_S: Final = 0.05
 """Between two pages: most of the writer's time is for those who wait."""
 NOBODY_ASKED: Final = "parked for a day, nothing here has asked for it"
@@ -44,7 +46,7 @@ class Retention:
         before = now_us - KEPT_US
         deliveries = await self._page_by_page(
             "",
-            functools.partial(retention.last_delivery, before_us=before, most=AT_ONCE),
+            functools.partial(retention.last_delivery, before_us=before, most=AT_ONCE, most_bytes=AT_ONCE_BYTES),
             retention.remove_deliveries,
         )
         events = await self._page_by_page(

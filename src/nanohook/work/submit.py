@@ -71,7 +71,7 @@ class Submitter:
         try:
             order = self._order(started)
         except errors.ConfigError as exc:
-            await self._settle(claimed, Refused(0, str(exc)))
+            await self._settle(claimed, Refused(0, str(exc)), public_url=started.public_url)
             return
         logger.info(
             "upstream.submitting",
@@ -88,10 +88,10 @@ class Submitter:
                 "task_id": getattr(outcome, "task_id", None),
             },
         )
-        await self._settle(claimed, outcome)
+        await self._settle(claimed, outcome, public_url=started.public_url)
         reach("submit.settled")
 
-    async def _settle(self, claimed: Task, outcome: nanobanana.Outcome) -> None:
+    async def _settle(self, claimed: Task, outcome: nanobanana.Outcome, *, public_url: str | None) -> None:
         now = clock.now_us()
         if isinstance(outcome, Blocked):
             # Refused for the account's sake: the same for every job, so all wait.
@@ -99,13 +99,22 @@ class Submitter:
             self.account.was_refused()
         elif isinstance(outcome, Accepted):
             self.account.was_taken()
-        await self._store(claimed, lambda tx: self._apply(tx, claimed, outcome, now_us=now))
+        await self._store(claimed, lambda tx: self._apply(tx, claimed, outcome, public_url=public_url, now_us=now))
 
-    async def _apply(self, tx: Transaction, claimed: Task, outcome: nanobanana.Outcome, *, now_us: int) -> None:
+    async def _apply(
+        self,
+        tx: Transaction,
+        claimed: Task,
+        outcome: nanobanana.Outcome,
+        *,
+        public_url: str | None,
+        now_us: int,
+    ) -> None:
         """Carry the table of outcomes out."""
         match outcome:
             case Accepted(task_id):
-                await submit.accepted(tx, claimed, task_id, terms=self.terms, now_us=now_us)
+                is_misled = public_url != self.terms.public_url
+                await submit.accepted(tx, claimed, task_id, terms=self.terms, is_misled=is_misled, now_us=now_us)
                 await gate.unblock(tx)
             case NotSent():
                 await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, None), now_us=now_us)
@@ -141,22 +150,22 @@ class Submitter:
         # Never buy something else than was asked for.
         if started.source is None and (job.original_id is not None or job.options.get("use") == "result"):
             raise errors.ConfigError("the picture to start from was deleted meanwhile")
-        if started.source is not None and self.terms.public_url is None:
+        if started.source is not None and started.public_url is None:
             raise errors.ConfigError("NANOHOOK_PUBLIC_URL: NanoBanana must fetch the picture, and it is not set")
         callback = NO_CALLBACK
         images: tuple[str, ...] = ()
         now_s = int(time.time())
-        if self.terms.public_url is not None:
+        if started.public_url is not None:
             expires = now_s + self.terms.deadline_us // SECOND_US + CALLBACK_GRACE_S
             token = self.tokens.sign_callback(
                 job_id=job.id, attempt=task.attempt, index=task.index, expires_at_s=expires
             )
-            callback = f"{self.terms.public_url}/api/webhooks/image-completion/{token}"
+            callback = f"{started.public_url}/api/webhooks/image-completion/{token}"
             if started.source is not None:
                 key = started.source.key
                 until = now_s + (self.terms.deadline_us + FINISH_FOR_US) // SECOND_US
                 signed = self.tokens.sign_media(key=key, expires_at_s=until)
-                images = (f"{self.terms.public_url}/media/{key}?token={signed}",)
+                images = (f"{started.public_url}/media/{key}?token={signed}",)
         return Order(
             model=job.model or "",
             prompt=_prompt(job.transformation_type, job.prompt),

@@ -1,0 +1,456 @@
+"""
+The flow on a real SQLite file, and a world around it that does nothing by itself.
+
+``World`` has a person and a NanoBanana that takes, refuses, loses, forgets and repeats as it is told. A POST that
+was sent is answered, a question that was asked and a download that was begun end when the test says so: whatever
+can happen in between does. ``check`` tells whether all that is stored is as it must be.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import sqlite3
+from typing import Any
+
+import orjson
+
+from nanohook import errors, ids, units
+from nanohook.address import PublicAddress
+from nanohook.database import Transaction
+from nanohook.flow import accept, accounts, cancel, create, gate, receive, replay, retry, settle, submit
+from nanohook.flow.settle import Kept
+from nanohook.flow.terms import Terms
+from nanohook.rules import callbacks, credit
+from nanohook.rules.job import Fault, Step, Stored, Task
+from nanohook.rules.wishes import Wish
+from nanohook.stores import deliveries, jobs, line, tasks
+from nanohook.stores.deliveries import Delivery, Effect, Source
+from nanohook.work.submit import Submitter
+from tests import books, flow_rules
+
+PRICE = 4
+SECOND = 1_000_000
+LEASE = 30 * SECOND
+TERMS = Terms(
+    believed_hosts=frozenset({"cdn.example"}),
+    deadline_us=900 * SECOND,
+    callback_wait_us=90 * SECOND,
+    ask_every_us=5 * SECOND,
+    address=PublicAddress("https://hook.example"),
+)
+WISH = Wish(
+    prompt="a kite",
+    transformation_type="custom",
+    model="nano-banana",
+    num_images=1,
+    aspect_ratio=None,
+    resolution=None,
+    output_format=None,
+    fit="cover",
+    use="original",
+    priority="normal",
+    language="en",
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Post:
+    """A submit that was sent."""
+
+    claimed: Task
+    task_id: str | None = None
+    """NanoBanana has taken it."""
+    fate: str | None = None
+    """What came of it there: ``ok`` or ``failed``."""
+    is_refused: bool = False
+    never_came: bool = False
+    """It was lost on its way; nobody here can know that."""
+    is_forgotten: bool = False
+    """NanoBanana does not know it any more."""
+    may_be_repeated: bool = False
+    """NanoBanana said that it has nothing, or its owner would rather pay twice."""
+    is_late: bool = False
+    """Its result was told when its task had ended."""
+    is_lost: str | None = None
+    """Why there may be nothing to show for a result that was told."""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.claimed.job_id, self.claimed.index
+
+
+class World:
+    def __init__(self, path: pathlib.Path, *, credits: int = 1_000) -> None:
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.connection.row_factory = sqlite3.Row
+        self.connection.execute("PRAGMA foreign_keys=ON")
+        self.connection.execute("PRAGMA synchronous=OFF")
+        self.now = 1_700_000_000 * SECOND
+        self.posts: list[Post] = []
+        self.in_flight: list[Post] = []
+        self.asking: list[Task] = []
+        self.finishing: list[tuple[Task, bool]] = []
+        """What is being fetched, and whether it is there already."""
+        self.files: dict[str, str] = {}
+        """Keys of the pictures that are stored, and the address that each was fetched from."""
+        self.forgiven: set[tuple[str, int]] = set()
+        """Where what was bought may stay unpaid: no answer in time, or a result that cannot be fetched."""
+        self.may_probe = False
+        self.submitter = Submitter(
+            database=None, client=None, pace=None, tokens=None, terms=TERMS, account=self, open_tasks=100
+        )
+        self.owner = {"owner_id": self.person(credits)}
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def person(self, credits: int = 1_000) -> str:
+        account = {"email": f"{ids.new_id()}@example.org", "password_hash": None, "credits": credits}
+        made = self.do(
+            lambda tx: accounts.create(tx, **account, is_admin=False, is_verified=True, now_us=self.now)
+        )
+        return made.id
+
+    def do(self, unit: Any) -> Any:
+        """One transaction, a moment after the one before."""
+        self.now += 1_000
+        self.connection.execute("BEGIN")
+        try:
+            result = units.drive(unit, Transaction(self.connection))
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+        return result
+
+    def all(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        return books.of(self.connection, sql, *values)
+
+    # What a person does, and an admin.
+
+    def create(self, number: int = 1, *, priority: str = "normal", owner_id: str | None = None) -> str:
+        wish = dataclasses.replace(WISH, num_images=number, priority=priority)
+        named = {"owner_id": owner_id or self.owner["owner_id"], "image_id": None, "project_id": None}
+        return self.do(lambda tx: create.generate(tx, wish, **named, price=PRICE, now_us=self.now)).id
+
+    def cancel(self, job_id: str) -> None:
+        self.do(lambda tx: cancel.cancel(tx, **self.owner, job_id=job_id, now_us=self.now))
+
+    def delete(self, job_id: str) -> None:
+        self.do(lambda tx: cancel.delete(tx, **self.owner, job_id=job_id, now_us=self.now))
+        for post in self.posts:
+            post.is_lost = "its job was deleted" if post.place[0] == job_id else post.is_lost
+
+    def restore(self, job_id: str) -> None:
+        self.do(lambda tx: cancel.restore(tx, **self.owner, job_id=job_id, now_us=self.now))
+
+    def retry(self, job_id: str, *, buy_again: bool = False) -> None:
+        asked = {"job_id": job_id, "may_buy_again": buy_again, "prices": credit.Prices()}
+        known = {row["task_id"] for row in self.all("SELECT task_id FROM tasks WHERE task_id IS NOT NULL")}
+        self.do(lambda tx: retry.retry(tx, **self.owner, **asked, now_us=self.now))
+        for post in self.posts:
+            if buy_again and post.place[0] == job_id and post.task_id not in known:
+                post.may_be_repeated = True
+
+    def accept_late(self, job_id: str) -> None:
+        self.do(lambda tx: accept.accept_late(tx, **self.owner, job_id=job_id, now_us=self.now))
+
+    def pause(self) -> None:
+        self.do(lambda tx: gate.pause(tx, actor="cli", now_us=self.now))
+
+    def resume(self) -> None:
+        self.do(lambda tx: gate.resume(tx, actor="cli", now_us=self.now))
+
+    # Submitting.
+
+    def submit(self) -> Post | None:
+        """Send the POST of the task that is next in line, if the gate lets it through."""
+        if self.do(self.submitter.is_open) <= 0:
+            return None
+        found = self._claim(Step.SUBMIT, most=1)
+        if not found:
+            return None
+        try:
+            begun = self.do(lambda tx: submit.begin(tx, found[0], terms=TERMS, now_us=self.now))
+        except errors.LeaseLost:
+            return None
+        if begun is None:
+            return None
+        post = Post(found[0])
+        for former in self.posts:
+            assert former.place != post.place or former.is_refused or former.may_be_repeated, "bought twice"
+        self.posts.append(post)
+        self.in_flight.append(post)
+        return post
+
+    def take(self, post: Post) -> str:
+        """NanoBanana takes it; its answer is still on the way."""
+        post.task_id = post.task_id or f"t{len(self.posts)}-{ids.new_id()}"
+        return post.task_id
+
+    def answer(self, post: Post, outcome: str) -> None:
+        """The answer of a POST arrives: ``accepted lost busy refused faulty`` or ``blocked``."""
+        self.in_flight.remove(post)
+        outcome = "accepted" if post.task_id and outcome != "lost" else outcome
+        claimed, now = post.claimed, {"now_us": self.now}
+        fault = Fault(code="upstream_rejected")
+        if outcome in {"accepted", "lost"}:
+            task_id = self.take(post)
+        else:
+            post.is_refused = True
+        if outcome == "accepted":
+            self.may_probe = False
+            self.do(lambda tx: submit.accepted(tx, claimed, task_id, terms=TERMS, **now))
+            self.do(gate.unblock)
+        elif outcome == "lost":
+            self.do(lambda tx: submit.unknown(tx, claimed, task_id=None, terms=TERMS, **now))
+        elif outcome == "busy":
+            self.do(lambda tx: submit.again(tx, claimed, due_at=self.now, **now))
+        elif outcome == "blocked":
+            self.may_probe = False
+            self.do(lambda tx: gate.block(tx, 402, **now))
+            self.do(lambda tx: submit.again(tx, claimed, due_at=self.now, **now))
+        elif outcome == "faulty":
+            self.do(lambda tx: submit.once_more(tx, claimed, fault, **now))
+        else:
+            self.do(lambda tx: submit.refused(tx, claimed, fault, **now))
+
+    def credit_comes(self) -> None:
+        """NanoBanana answers for the account again."""
+        self.may_probe = True
+
+    def fail_blocked(self) -> int:
+        return self.do(lambda tx: submit.fail_blocked(tx, most=100, now_us=self.now))
+
+    # What NanoBanana says.
+
+    def end(self, post: Post, fate: str) -> None:
+        """NanoBanana comes to an end with a task that it has taken."""
+        self.take(post)
+        post.fate = post.fate or fate
+
+    def call_back(self, post: Post, *, by: str = "token", host: str = "cdn.example", word: str = "x") -> Effect:
+        """
+        NanoBanana tells what it has of a task.
+
+        Args:
+            by: ``token``: to its address; ``headers``: signed, and found by the task's id.
+            word: Another one makes other bytes of it.
+        """
+        body = orjson.dumps({"code": 200, "msg": word, "data": self._record(post, host=host)["data"]})
+        told = self._delivery(post.claimed, Source.TOKEN, body)
+        if by == "headers":
+            nobody = {"job_id": None, "attempt": None, "index": None}
+            told = dataclasses.replace(told, source=Source.HEADERS, webhook_id=f"{post.task_id}-{word}", **nobody)
+        way = receive.callback if by == "token" else receive.signed
+        return self._tell(post, lambda tx: way(tx, told, callbacks.read(body), terms=TERMS, now_us=self.now))
+
+    def apply(self) -> None:
+        """Apply what was parked until its task was known."""
+        lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
+        for told in self.do(lambda tx: deliveries.claim_unapplied(tx, **lease, most=20)):
+            task_id = callbacks.read(told.body).task_id
+            [post] = [post for post in self.posts if post.task_id == task_id]
+            self._tell(post, lambda tx: replay.apply(tx, told, terms=TERMS, now_us=self.now))  # noqa: B023
+
+    def _tell(self, post: Post, unit: Any) -> Effect:
+        """What is told of a task that has ended changes nothing that its owner sees."""
+        ended = self._has_ended(post)
+        before = self._seen(post.claimed.job_id)
+        effect = self.do(unit).effect
+        if ended:
+            assert self._seen(post.claimed.job_id) == before, "a late word changed the job"
+            is_news = effect is not Effect.PARKED and ended == "without a picture"
+            post.is_late = post.is_late or (is_news and post.fate == "ok")
+        return effect
+
+    def ask(self, task: Task) -> None:
+        """Ask after a task that has an id."""
+        lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
+        claimed = self.do(lambda tx: tasks.claim_to_ask(tx, task, asked_before_us=self.now, **lease))
+        if claimed is not None:
+            self.asking.append(claimed)
+            self.hear(claimed)
+
+    def look(self) -> None:
+        """Ask for all that is due."""
+        for claimed in self.begin_asking():
+            self.hear(claimed)
+
+    def begin_asking(self) -> list[Task]:
+        """Claim what is due of asking, with an id or without."""
+        claimed = self._claim(Step.ASK, most=50)
+        self.asking += claimed
+        return claimed
+
+    def hear(self, claimed: Task) -> None:
+        """The answer of a question arrives."""
+        self.asking.remove(claimed)
+        if claimed.task_id is None:
+            self.forgiven.add((claimed.job_id, claimed.index))
+            with contextlib.suppress(errors.LeaseLost):
+                self.do(lambda tx: submit.give_up(tx, claimed, terms=TERMS, now_us=self.now))
+            return
+        [post] = [post for post in self.posts if post.task_id == claimed.task_id]
+        post.may_be_repeated = post.may_be_repeated or post.is_forgotten or post.fate == "failed"
+        body = orjson.dumps({"code": 404, "data": None} if post.is_forgotten else self._record(post))
+        record = callbacks.read_record(body, http_status=200)
+        told = self._delivery(claimed, Source.RECORD, body + ids.new_id().encode())
+        before = self._seen(claimed.job_id)
+        of_task = {"job_id": claimed.job_id, "attempt": claimed.attempt, "index": claimed.index}
+        asked = self.do(lambda tx: tasks.load(tx, **of_task))
+        receipt = self.do(lambda tx: receive.answer(tx, told, record, claimed, terms=TERMS, now_us=self.now))
+        if asked.is_ended:
+            assert self._seen(claimed.job_id) == before, "a late answer changed the job"
+        if receipt is not None and receipt.reason == "past its deadline":
+            self.forgiven.add((claimed.job_id, claimed.index))
+
+    def forget(self, post: Post) -> None:
+        """NanoBanana does not know a task any more."""
+        post.is_forgotten = True
+        post.is_lost = post.is_lost or "NanoBanana has forgotten it"
+
+    # Finishing.
+
+    def fetch(self) -> None:
+        """Begin to finish what waits for it."""
+        for claimed in self._claim(Step.FINISH, most=4):
+            with contextlib.suppress(errors.LeaseLost):
+                begun = self.do(lambda tx: settle.begin(tx, claimed))  # noqa: B023
+                self.finishing.append((claimed, begun.is_there))
+
+    def finish(self, which: int = 0, *, comes: str = "whole") -> Kept | None:
+        """A result was fetched, is ``gone`` from its host, or is to be fetched ``later``."""
+        claimed, is_there = self.finishing.pop(which)
+        name = f"results/{claimed.job_id}/{claimed.attempt}-{claimed.index}-{claimed.claim}"
+        stored = Stored(
+            key=name, thumbnail_key=f"{name}-s", content_type="image/png", width_px=1, height_px=1, size_bytes=1
+        )
+        now, fault = {"now_us": self.now}, Fault(code="download_failed")
+        with contextlib.suppress(errors.LeaseLost):
+            if is_there:
+                self.do(lambda tx: settle.take(tx, claimed, **now))
+            elif comes == "whole":
+                before = self._seen(claimed.job_id)
+                kept = self.do(lambda tx: settle.finished(tx, claimed, stored, sha256=b"x", **now))
+                if kept is not Kept.SPARE:
+                    assert name not in self.files
+                    self.files[name] = claimed.result_url
+                assert kept is Kept.RESULT or self._seen(claimed.job_id) == before, "a late result changed the job"
+                return kept
+            else:
+                retry_at = self.now if comes == "later" else None
+                if not self.do(lambda tx: settle.failed(tx, claimed, fault, retry_at=retry_at, **now)):
+                    self._is_gone(claimed)
+        return None
+
+    def _is_gone(self, claimed: Task) -> None:
+        self.forgiven.add((claimed.job_id, claimed.index))
+        for post in self.posts:
+            if self.address(post) == claimed.result_url:
+                post.is_lost = post.is_lost or "it is gone from its host"
+
+    # What goes wrong.
+
+    def lose(self, post: Post) -> None:
+        """NanoBanana has taken it, and nobody is left who could hear that."""
+        self.take(post)
+        self.in_flight.remove(post)
+        self.forgiven.add(post.place)
+
+    def crash(self, *, arrived: bool = True) -> None:
+        """
+        The process is gone, and with it all that it was doing; another one starts.
+
+        Args:
+            arrived: What was being sent has reached NanoBanana.
+        """
+        for post in self.in_flight:
+            self.forgiven.add(post.place)
+            post.never_came = not arrived and post.task_id is None
+            if not post.never_came:
+                self.take(post)
+        self.in_flight, self.asking, self.finishing, self.may_probe = [], [], [], False
+        self.do(lambda tx: submit.recover(tx, terms=TERMS, now_us=self.now))
+
+    def wait(self, seconds: int) -> None:
+        """Time passes; what is under way keeps its lease."""
+        self.now += seconds * SECOND
+        held = [(post.claimed, Step.SUBMIT) for post in self.in_flight]
+        held += [(claimed, Step.ASK) for claimed in self.asking]
+        held += [(claimed, Step.FINISH) for claimed, _ in self.finishing]
+        for claimed, step in held:
+            self.do(lambda tx: tasks.extend(tx, claimed, step, until_us=self.now + LEASE))  # noqa: B023
+
+    # What can be seen.
+
+    def job(self, job_id: str) -> Any:
+        return self.do(lambda tx: jobs.load(tx, job_id))
+
+    def task(self, job_id: str, index: int = 0) -> Any:
+        attempt = self.job(job_id).attempt
+        return self.do(lambda tx: tasks.load(tx, job_id=job_id, attempt=attempt, index=index))
+
+    def place(self, job_id: str) -> int | None:
+        attempt = self.job(job_id).attempt
+        return self.do(lambda tx: line.place(tx, job_id=job_id, attempt=attempt))
+
+    def entries(self, job_id: str) -> list[tuple[int, int, str]]:
+        found = self.all("SELECT attempt, idx, kind FROM ledger WHERE job_id = ? ORDER BY id", job_id)
+        return [(entry["attempt"], entry["idx"], entry["kind"]) for entry in found]
+
+    def spent(self) -> int:
+        found = "SELECT SUM(available + reserved) AS n FROM ledger WHERE owner_id = ? AND kind != 'grant'"
+        return -(self.all(found, self.owner["owner_id"])[0]["n"] or 0)
+
+    def late(self, job_id: str) -> list[tuple[int, int]]:
+        """Attempt and index of the unclaimed results of a job."""
+        found = self.all("SELECT attempt, idx FROM unclaimed WHERE job_id = ? ORDER BY 1, 2", job_id)
+        return [(late["attempt"], late["idx"]) for late in found]
+
+    def address(self, post: Post, host: str = "cdn.example") -> str:
+        return f"https://{host}/{post.task_id}.png"
+
+    def check(self) -> None:
+        flow_rules.check(self)
+
+    def _seen(self, job_id: str) -> object:
+        return (
+            self.all("SELECT * FROM jobs WHERE id = ?", job_id),
+            self.all("SELECT * FROM attempts WHERE job_id = ?", job_id),
+            self.all("SELECT COUNT(*) AS n FROM events"),
+            self.all("SELECT * FROM balances"),
+        )
+
+    def _has_ended(self, post: Post) -> str | None:
+        """Tell whether the task of *post* has ended, and so has whoever goes on with it."""
+        job_id, index = post.place
+        found = self.all("SELECT * FROM tasks WHERE job_id = ? AND idx = ?", job_id, index)
+        mine = [row for row in found if row["attempt"] == post.claimed.attempt or row["task_id"] == post.task_id]
+        if any(row["stage"] not in books.FINAL_STAGES for row in mine):
+            return None
+        return "without a picture" if all(row["stage"] != "completed" for row in mine) else "with a picture"
+
+    def _claim(self, step: Step, *, most: int) -> list[Task]:
+        lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
+        return self.do(lambda tx: tasks.claim(tx, step, **lease, most=most))
+
+    def _record(self, post: Post, *, host: str = "cdn.example") -> dict[str, Any]:
+        flag = {None: 0, "ok": 1, "failed": 3}[post.fate]
+        response = {"resultImageUrl": self.address(post, host)} if post.fate == "ok" else None
+        return {"code": 200, "data": {"taskId": post.task_id, "successFlag": flag, "response": response}}
+
+    def _delivery(self, task: Task, source: Source, body: bytes) -> Delivery:
+        return Delivery(
+            id=ids.new_id(),
+            source=source,
+            job_id=task.job_id,
+            attempt=task.attempt,
+            index=task.index,
+            webhook_id=None,
+            headers="",
+            body=body,
+            body_sha256=hashlib.sha256(body).digest(),
+            received_at=self.now,
+        )

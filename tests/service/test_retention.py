@@ -1,0 +1,345 @@
+"""What goes when its time is over, and what does not: over HTTP, with the sweeper's clock in the test's hand."""
+
+import contextlib
+import os
+import sqlite3
+
+import pytest_asyncio
+
+from nanohook import clock, ids
+from nanohook.flow.expire import UPLOAD_US
+from nanohook.rules.job import UNCLAIMED_FOR_US
+from nanohook.sandbox.options import Options
+from nanohook.work import orphans, retain, sweep
+from nanohook.work.sweep import Sweeper
+from tests import books, live, rig
+from tests.process import post_mortem
+
+RUNNING = "[sandbox:latency=60]"
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+def rows(service, sql, *values):
+    return books.rows(service.parts.settings.data_dir, sql, *values)
+
+
+def left(service, table, column="job_id"):
+    return {row[column] for row in rows(service, f"SELECT {column} FROM {table}")}
+
+
+def files(service):
+    return post_mortem.files(service.parts.settings.data_dir)
+
+
+def named(service):
+    return post_mortem.named_files(service.parts.settings.data_dir)
+
+
+async def sweep_at(service, after_us, sweeper=None):
+    sweeper = sweeper or Sweeper(service.parts.database, service.parts.storage)
+    await sweeper.sweep(now_us=clock.now_us() + after_us)
+
+
+async def running_job(service):
+    job_id = (await service.generate(RUNNING))["job_id"]
+    await live.until(lambda: rows(service, "SELECT 1 FROM tasks WHERE job_id = ? AND step = 'ask'", job_id))
+    return job_id
+
+
+async def tell(service, job_id, percent):
+    answer = await service.call_back(job_id, {"status": "generating", "data": {"progress": percent}})
+    assert (answer.status_code, answer.json()["status"]) == (200, "accepted")
+
+
+async def blocks(service, path, cursor, *, most=2):
+    """The first blocks of a stream after ``retry``; fewer where it ends. 204 is none."""
+    found = []
+    async with service.client.stream("GET", path, headers={"Last-Event-ID": str(cursor)}) as answer:
+        if answer.status_code == 204:
+            return found
+        text = ""
+        async for part in answer.aiter_text():
+            text += part
+            found = [block for block in text.split("\n\n")[:-1] if not block.startswith((":", "retry"))]
+            if len(found) >= most:
+                break
+    return found
+
+
+@pytest_asyncio.fixture
+async def service(tmp_path):
+    async with rig.running(tmp_path) as running:
+        yield running
+    books.check(tmp_path)
+
+
+# Deliveries and events.
+
+
+async def test_after_a_month_they_are_gone_but_an_open_jobs_stay(tmp_path):
+    async with rig.running(tmp_path) as service:
+        opened = await running_job(service)
+        await tell(service, opened, 61)
+        ended = (await service.generate())["job_id"]
+        job = await service.ended(ended)
+        await tell(service, opened, 62)
+        assert left(service, "deliveries") == left(service, "events") == {opened, ended}
+
+        await sweep_at(service, retain.KEPT_US - HOUR)
+        assert left(service, "deliveries") == left(service, "events") == {opened, ended}
+        await sweep_at(service, retain.KEPT_US + MINUTE)
+        assert left(service, "deliveries") == left(service, "events") == {opened}
+        assert len(rows(service, "SELECT 1 FROM deliveries")) == 2
+
+        kept = [row["id"] for row in rows(service, "SELECT id FROM events ORDER BY id")]
+        gone = job["event_id"]
+        assert kept[0] < gone < kept[-1]
+        assert rows(service, "SELECT value FROM facts WHERE name = 'events_removed_to'") == [{"value": str(gone)}]
+        key = dict(service.client.headers)["authorization"]
+        await check_cursors(service, opened, ended, kept=kept, gone=gone)
+    books.check(tmp_path)
+    # The oldest event that is left does not tell, so it is remembered: by the next service too.
+    async with rig.running(tmp_path, sign_up=False) as service:
+        service.client.headers["Authorization"] = key
+        await check_cursors(service, opened, ended, kept=kept, gone=gone)
+
+
+async def check_cursors(service, opened, ended, *, kept, gone):
+    """From before what is gone there is no going on; from there, and for whom nothing was missed, there is."""
+    reset = "event: reset\ndata: {}"
+    everything, of_open, of_ended = "/api/events", f"/api/images/{opened}/events", f"/api/images/{ended}/events"
+    first, state = await blocks(service, of_open, kept[0])
+    assert (first, f"id: {kept[-1]}" in state) == (reset, True)
+    assert (await blocks(service, everything, gone - 1))[0] == reset
+    assert (await blocks(service, of_ended, gone - 1))[0] == reset
+    assert f"id: {kept[-1]}\nevent: status" in (await blocks(service, of_open, gone, most=1))[0]
+    assert (await blocks(service, everything, gone, most=1))[0] == f"id: {gone}"
+    # Who has the end of a job that is long over is not sent the same again and again.
+    assert await blocks(service, of_ended, gone) == []
+
+
+async def test_more_than_a_page_goes_page_by_page(service):
+    number = 2 * retain.AT_ONCE + 1
+    old, [owner] = clock.now_us() - 40 * DAY, rows(service, "SELECT id FROM users")
+    path = service.parts.settings.data_dir / "nanohook.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO deliveries (id, source, headers, body, body_sha256, effect, received_at, webhook_id) "
+            "VALUES (?, 'headers', '', zeroblob(?), x'00', 'no_effect', ?, ?)",
+            # Some are so long that each is a page of its own.
+            [
+                (f"{ids.earliest(old)[:-8]}{each:08x}", retain.AT_ONCE_BYTES * (each < 3), old, str(each))
+                for each in range(number)
+            ],
+        )
+        connection.executemany(
+            "INSERT INTO rejections (id, reason, peer, headers, body, received_at) VALUES (?, '', '', '', x'', ?)",
+            [(f"{ids.earliest(old)[:-8]}{each:08x}", old) for each in range(number)],
+        )
+        connection.executemany(
+            "INSERT INTO events (owner_id, job_id, name, is_last, payload, created_at) "
+            "VALUES (?, 'gone', 'status', 1, '{}', ?)",
+            [(owner["id"], old)] * number,
+        )
+    job_id = (await service.generate())["job_id"]
+    await service.ended(job_id)
+    await sweep_at(service, 0)
+    assert left(service, "deliveries") == left(service, "events") == {job_id}
+    assert rows(service, "SELECT 1 FROM rejections") == []
+
+
+async def test_a_refused_callback_is_forgotten_after_a_week_though_none_comes_after_it(service):
+    path = "/api/webhooks/image-completion/forged"
+    assert (await service.client.post(path, content=b"{}")).status_code == 401
+    await live.until(lambda: rows(service, "SELECT 1 FROM rejections"))
+    await sweep_at(service, retain.REJECTED_US - MINUTE)
+    assert len(rows(service, "SELECT 1 FROM rejections")) == 1
+    await sweep_at(service, retain.REJECTED_US + MINUTE)
+    assert rows(service, "SELECT 1 FROM rejections") == []
+
+
+async def test_nobody_waits_for_an_unknown_job_longer_than_a_day(service):
+    await service.call_back(ids.new_id(), {"status": "generating"})
+    [parked] = rows(service, "SELECT * FROM deliveries")
+    assert parked["effect"] == "parked"
+    await sweep_at(service, retain.PARKED_US - MINUTE)
+    assert rows(service, "SELECT * FROM deliveries") == [parked]
+    await sweep_at(service, retain.PARKED_US + MINUTE)
+    given_up = {**parked, "effect": "no_effect", "reason": retain.NOBODY_ASKED}
+    assert rows(service, "SELECT * FROM deliveries") == [given_up]
+
+
+async def test_a_dead_letter_stays_its_month_and_what_is_still_tried_stays_longer(service):
+    job_id = (await service.generate())["job_id"]
+    await service.ended(job_id)
+    for percent, change in ((1, "effect = 'dead'"), (2, f"effect = 'unapplied', due_at = {2**60}")):
+        await tell(service, job_id, percent)
+        rows(service, f"UPDATE deliveries SET {change} WHERE id = (SELECT MAX(id) FROM deliveries)")
+    await sweep_at(service, retain.KEPT_US - HOUR)
+    assert left(service, "deliveries", "effect") == {"applied", "dead", "unapplied"}
+    await sweep_at(service, retain.KEPT_US + MINUTE)
+    assert left(service, "deliveries", "effect") == {"unapplied"}
+
+
+# Uploads and late results.
+
+
+async def test_an_upload_that_nobody_used_goes_after_a_week_and_its_file_a_day_later(service):
+    unused = (await service.upload(rig.picture(64, 48)))["job_id"]
+    had_back = (await service.upload(rig.picture(64, 48)))["job_id"]
+    rows(service, "UPDATE jobs SET updated_at = updated_at + ? WHERE id = ?", 3 * DAY, had_back)
+    used = (await service.upload(rig.picture(64, 48)))["job_id"]
+    await service.generate(imageId=used)
+    newest = (await service.ended(used))["event_id"]
+    before = files(service)
+    await sweep_at(service, UPLOAD_US - MINUTE)
+    assert (await service.job(unused))["stage"] == "uploaded"
+
+    await sweep_at(service, UPLOAD_US + MINUTE)
+    assert (await service.client.get(f"/api/images/{unused}")).status_code == 404
+    told = (await blocks(service, "/api/events", newest))[1]
+    assert told.endswith('event: deleted\ndata: {"job_id":"' + unused + '"}')
+    assert files(service) == before
+    assert (await service.job(had_back))["stage"] == "uploaded"
+    books.check(service.parts.settings.data_dir)
+
+    await sweep_at(service, UPLOAD_US + DAY + 5 * MINUTE)
+    assert files(service) == named(service)
+    assert (files(service) < before, len(files(service))) == (True, len(before) - 2)
+    assert (await service.job(used))["status"] == "COMPLETED"
+
+
+async def keep_late(service, job_id, *, created_at=0):
+    """Give a job a late result, as finishing does: the files, then the row."""
+    key = f"results/{job_id}/late"
+    for name in (f"{key}.png", f"{key}-small.webp"):
+        await service.parts.storage.put(name, b"late")
+    rows(
+        service,
+        "INSERT INTO unclaimed SELECT id, 1, 9, owner_id, ?, ?, 'image/png', 1, 1, 4, x'00', ? FROM jobs "
+        "WHERE id = ?",
+        f"{key}.png",
+        f"{key}-small.webp",
+        created_at or clock.now_us(),
+        job_id,
+    )
+    return {f"{key}.png", f"{key}-small.webp"}
+
+
+async def test_a_late_result_that_nobody_took_goes_after_a_week(service):
+    job_id = (await service.generate())["job_id"]
+    await service.ended(job_id)
+    before = files(service)
+    late = await keep_late(service, job_id)
+    await sweep_at(service, UNCLAIMED_FOR_US - MINUTE)
+    assert files(service) == before | late
+    await sweep_at(service, UNCLAIMED_FOR_US + MINUTE)
+    assert rows(service, "SELECT 1 FROM unclaimed") == []
+    assert files(service) == before
+
+
+async def test_many_late_results_go_at_once_and_one_that_cannot_be_removed_holds_up_none(service):
+    job_id = (await service.generate())["job_id"]
+    await service.ended(job_id)
+    before = files(service)
+    rows(
+        service,
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {2 * sweep.AT_ONCE + 1}) "
+        "INSERT INTO unclaimed SELECT id, 2, i, owner_id, 'x' || i, 'y' || i, 'image/png', 1, 1, 4, x'00', i "
+        "FROM jobs, n",
+    )
+    media = service.parts.settings.data_dir / "media"
+    (media / "x1" / "in the way").mkdir(parents=True)
+    late = await keep_late(service, job_id, created_at=10**15)
+    await sweep_at(service, 0)
+    assert rows(service, "SELECT 1 FROM unclaimed") == []
+    assert files(service) == before
+    assert late.isdisjoint(files(service))
+
+
+async def test_a_deleted_jobs_late_results_go_with_it(service):
+    job_id = (await service.generate())["job_id"]
+    await service.ended(job_id)
+    await keep_late(service, job_id)
+    assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+    await sweep_at(service, DAY + 5 * MINUTE)
+    assert files(service) == set()
+    assert rows(service, "SELECT 1 FROM unclaimed") == []
+
+
+# Files that no row names.
+
+
+async def test_a_file_without_a_row_goes_once_it_is_a_day_old(service):
+    await service.upload(rig.picture(64, 48))
+    mine = files(service)
+    media = service.parts.settings.data_dir / "media"
+    old = {"results/gone/1-0-1.png", "originals/x.png", "originals/x.png#1", "stray", "results/deep/er/still.webp"}
+    for name in [*old, "originals/young.png"]:
+        (media / name).parent.mkdir(parents=True, exist_ok=True)
+        (media / name).write_bytes(b"orphan")
+    (media / os.fsdecode(b"not \xff text")).write_bytes(b"orphan")
+    (media / "link").symlink_to(media.parent / "nanohook.db")
+    moment = clock.now_us() / SECOND
+    for path in media.rglob("*"):
+        if path.is_file() and path.name != "young.png" and not path.is_symlink():
+            os.utime(path, (moment - 86_399, moment - 86_399))
+
+    sweeper = Sweeper(service.parts.database, service.parts.storage)
+    await sweep_at(service, 0, sweeper)
+    assert files(service) > mine | old
+    # Not before the folder is looked at again: once an hour.
+    await sweep_at(service, orphans.EVERY_US - MINUTE, sweeper)
+    assert files(service) > mine | old
+    await sweep_at(service, orphans.EVERY_US, sweeper)
+    assert files(service) == mine | {"originals/young.png", "link"}
+    assert (media.parent / "nanohook.db").exists()
+
+
+async def test_every_kind_of_row_keeps_its_files(service):
+    """Whatever names a file: of more files than are looked at together, none of those goes."""
+    uploaded = await service.upload(rig.picture(64, 48))
+    await service.generate(imageId=uploaded["job_id"])
+    await service.ended(uploaded["job_id"])
+    cover = {"cover": ("x.png", rig.picture())}
+    made = await service.client.post("/api/projects", data={"name": "Winter"}, files=cover)
+    assert made.status_code == 201, made.text
+    await keep_late(service, uploaded["job_id"])
+    mine = files(service)
+    assert len(mine) == 8
+    media = service.parts.settings.data_dir / "media"
+    for number in range(1_100):
+        (media / f"stray-{number}").touch()
+    await sweep_at(service, orphans.YOUNG_US + MINUTE)
+    assert files(service) == mine
+
+
+# Below the reserve.
+
+
+async def test_with_little_room_nothing_new_is_taken_and_what_runs_is_finished(tmp_path):
+    async with rig.running(tmp_path, sandbox=Options(latency_s=0.5)) as service:
+        failed = (await service.generate("[sandbox:fail=501] x"))["job_id"]
+        assert (await service.ended(failed))["status"] == "FAILED"
+        uploaded = await service.upload()
+        job_id = (await service.generate(imageId=uploaded["job_id"]))["job_id"]
+        await live.until(lambda: rows(service, "SELECT 1 FROM tasks WHERE job_id = ? AND step = 'ask'", job_id))
+        service.parts.settings.__dict__["disk_reserve_bytes"] = 2**62
+        one = {"prompt": "another"}
+        for path, more in (
+            ("/api/images", {"files": {"file": ("x.png", rig.picture())}}),
+            ("/api/generate-image", {"json": one}),
+            ("/api/batches", {"json": {"jobs": [one]}}),
+            (f"/api/images/{failed}/retry", {"json": {}}),
+        ):
+            answer = await service.client.post(path, **more)
+            assert (answer.status_code, answer.json()["code"]) == (507, "disk_full"), path
+        ended = await service.ended(job_id)
+        assert (ended["status"], len(ended["images"])) == ("COMPLETED", 1)
+        assert rows(service, "SELECT effect FROM deliveries WHERE job_id = ? AND source = 'token'", job_id) == [
+            {"effect": "applied"}
+        ]
+    books.check(tmp_path)
