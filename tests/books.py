@@ -5,7 +5,9 @@ import pathlib
 import sqlite3
 from typing import Any
 
-from nanohook import units
+from nanohook import clock, settings, units
+from nanohook.cli import integrity as audits
+from nanohook.cli.findings import Level
 from nanohook.stores import integrity
 
 FINAL_STAGES = ("completed", "failed", "canceled")
@@ -72,3 +74,10 @@ def _check_entries(connection: sqlite3.Connection, ledger: list[dict[str, Any]])
             assert kinds["return"] == (price, -price)
         # Set aside exactly as long as the task may still bring a picture.
         assert (set(kinds) == {"reserve"}) is (key in open_tasks), key
+
+
+async def audited(data_dir: pathlib.Path) -> list[str]:
+    """What `doctor --audit` finds wrong in rows and files, in its own words."""
+    chosen = settings.fixed(data_dir=data_dir)
+    verdicts = audits.examine(chosen, now_us=clock.now_us(), progress=lambda _number: None)
+    return [line async for verdict in verdicts if verdict.level is not Level.OK for line in verdict.lines()]

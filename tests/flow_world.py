@@ -10,28 +10,25 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-import sqlite3
 from typing import Any
 
 import orjson
 
-from nanohook import errors, ids, units
+from nanohook import errors, ids
 from nanohook.address import PublicAddress
-from nanohook.database import Transaction
-from nanohook.flow import accept, accounts, cancel, create, gate, receive, replay, retry, settle, submit
+from nanohook.flow import accept, cancel, create, gate, receive, replay, retry, settle, submit
 from nanohook.flow.settle import Kept
 from nanohook.flow.terms import Terms
 from nanohook.rules import callbacks, credit
 from nanohook.rules.job import Fault, Step, Stored, Task
 from nanohook.rules.wishes import Wish
-from nanohook.stores import deliveries, jobs, line, tasks
+from nanohook.stores import deliveries, tasks
 from nanohook.stores.deliveries import Delivery, Effect, Source
 from nanohook.work.submit import Submitter
 from tests import books, flow_rules
+from tests.flow_database import LEASE, SECOND, Database
 
 PRICE = 4
-SECOND = 1_000_000
-LEASE = 30 * SECOND
 TERMS = Terms(
     believed_hosts=frozenset({"cdn.example"}),
     deadline_us=900 * SECOND,
@@ -80,13 +77,9 @@ class Post:
         return self.claimed.job_id, self.claimed.index
 
 
-class World:
+class World(Database):
     def __init__(self, path: pathlib.Path, *, credits: int = 1_000) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None)
-        self.connection.row_factory = sqlite3.Row
-        self.connection.execute("PRAGMA foreign_keys=ON")
-        self.connection.execute("PRAGMA synchronous=OFF")
-        self.now = 1_700_000_000 * SECOND
+        super().__init__(path)
         self.posts: list[Post] = []
         self.in_flight: list[Post] = []
         self.asking: list[Task] = []
@@ -101,31 +94,6 @@ class World:
             database=None, client=None, pace=None, tokens=None, terms=TERMS, account=self, open_tasks=100
         )
         self.owner = {"owner_id": self.person(credits)}
-
-    def close(self) -> None:
-        self.connection.close()
-
-    def person(self, credits: int = 1_000) -> str:
-        account = {"email": f"{ids.new_id()}@example.org", "password_hash": None, "credits": credits}
-        made = self.do(
-            lambda tx: accounts.create(tx, **account, is_admin=False, is_verified=True, now_us=self.now)
-        )
-        return made.id
-
-    def do(self, unit: Any) -> Any:
-        """One transaction, a moment after the one before."""
-        self.now += 1_000
-        self.connection.execute("BEGIN")
-        try:
-            result = units.drive(unit, Transaction(self.connection))
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
-        return result
-
-    def all(self, sql: str, *values: object) -> list[dict[str, Any]]:
-        return books.of(self.connection, sql, *values)
 
     # What a person does, and an admin.
 
@@ -168,7 +136,7 @@ class World:
         """Send the POST of the task that is next in line, if the gate lets it through."""
         if self.do(self.submitter.is_open) <= 0:
             return None
-        found = self._claim(Step.SUBMIT, most=1)
+        found = self.claim(Step.SUBMIT, most=1)
         if not found:
             return None
         try:
@@ -257,10 +225,10 @@ class World:
     def _tell(self, post: Post, unit: Any) -> Effect:
         """What is told of a task that has ended changes nothing that its owner sees."""
         ended = self._has_ended(post)
-        before = self._seen(post.claimed.job_id)
+        before = self.seen(post.claimed.job_id)
         effect = self.do(unit).effect
         if ended:
-            assert self._seen(post.claimed.job_id) == before, "a late word changed the job"
+            assert self.seen(post.claimed.job_id) == before, "a late word changed the job"
             is_news = effect is not Effect.PARKED and ended == "without a picture"
             post.is_late = post.is_late or (is_news and post.fate == "ok")
         return effect
@@ -280,7 +248,7 @@ class World:
 
     def begin_asking(self) -> list[Task]:
         """Claim what is due of asking, with an id or without."""
-        claimed = self._claim(Step.ASK, most=50)
+        claimed = self.claim(Step.ASK, most=50)
         self.asking += claimed
         return claimed
 
@@ -297,12 +265,12 @@ class World:
         body = orjson.dumps({"code": 404, "data": None} if post.is_forgotten else self._record(post))
         record = callbacks.read_record(body, http_status=200)
         told = self._delivery(claimed, Source.RECORD, body + ids.new_id().encode())
-        before = self._seen(claimed.job_id)
+        before = self.seen(claimed.job_id)
         of_task = {"job_id": claimed.job_id, "attempt": claimed.attempt, "index": claimed.index}
         asked = self.do(lambda tx: tasks.load(tx, **of_task))
         receipt = self.do(lambda tx: receive.answer(tx, told, record, claimed, terms=TERMS, now_us=self.now))
         if asked.is_ended:
-            assert self._seen(claimed.job_id) == before, "a late answer changed the job"
+            assert self.seen(claimed.job_id) == before, "a late answer changed the job"
         if receipt is not None and receipt.reason == "past its deadline":
             self.forgiven.add((claimed.job_id, claimed.index))
 
@@ -315,7 +283,7 @@ class World:
 
     def fetch(self) -> None:
         """Begin to finish what waits for it."""
-        for claimed in self._claim(Step.FINISH, most=4):
+        for claimed in self.claim(Step.FINISH, most=4):
             with contextlib.suppress(errors.LeaseLost):
                 begun = self.do(lambda tx: settle.begin(tx, claimed))  # noqa: B023
                 self.finishing.append((claimed, begun.is_there))
@@ -332,12 +300,12 @@ class World:
             if is_there:
                 self.do(lambda tx: settle.take(tx, claimed, **now))
             elif comes == "whole":
-                before = self._seen(claimed.job_id)
+                before = self.seen(claimed.job_id)
                 kept = self.do(lambda tx: settle.finished(tx, claimed, stored, sha256=b"x", **now))
                 if kept is not Kept.SPARE:
                     assert name not in self.files
                     self.files[name] = claimed.result_url
-                assert kept is Kept.RESULT or self._seen(claimed.job_id) == before, "a late result changed the job"
+                assert kept is Kept.RESULT or self.seen(claimed.job_id) == before, "a late result changed the job"
                 return kept
             else:
                 retry_at = self.now if comes == "later" else None
@@ -383,45 +351,11 @@ class World:
         for claimed, step in held:
             self.do(lambda tx: tasks.extend(tx, claimed, step, until_us=self.now + LEASE))  # noqa: B023
 
-    # What can be seen.
-
-    def job(self, job_id: str) -> Any:
-        return self.do(lambda tx: jobs.load(tx, job_id))
-
-    def task(self, job_id: str, index: int = 0) -> Any:
-        attempt = self.job(job_id).attempt
-        return self.do(lambda tx: tasks.load(tx, job_id=job_id, attempt=attempt, index=index))
-
-    def place(self, job_id: str) -> int | None:
-        attempt = self.job(job_id).attempt
-        return self.do(lambda tx: line.place(tx, job_id=job_id, attempt=attempt))
-
-    def entries(self, job_id: str) -> list[tuple[int, int, str]]:
-        found = self.all("SELECT attempt, idx, kind FROM ledger WHERE job_id = ? ORDER BY id", job_id)
-        return [(entry["attempt"], entry["idx"], entry["kind"]) for entry in found]
-
-    def spent(self) -> int:
-        found = "SELECT SUM(available + reserved) AS n FROM ledger WHERE owner_id = ? AND kind != 'grant'"
-        return -(self.all(found, self.owner["owner_id"])[0]["n"] or 0)
-
-    def late(self, job_id: str) -> list[tuple[int, int]]:
-        """Attempt and index of the unclaimed results of a job."""
-        found = self.all("SELECT attempt, idx FROM unclaimed WHERE job_id = ? ORDER BY 1, 2", job_id)
-        return [(late["attempt"], late["idx"]) for late in found]
-
     def address(self, post: Post, host: str = "cdn.example") -> str:
         return f"https://{host}/{post.task_id}.png"
 
     def check(self) -> None:
         flow_rules.check(self)
-
-    def _seen(self, job_id: str) -> object:
-        return (
-            self.all("SELECT * FROM jobs WHERE id = ?", job_id),
-            self.all("SELECT * FROM attempts WHERE job_id = ?", job_id),
-            self.all("SELECT COUNT(*) AS n FROM events"),
-            self.all("SELECT * FROM balances"),
-        )
 
     def _has_ended(self, post: Post) -> str | None:
         """Tell whether the task of *post* has ended, and so has whoever goes on with it."""
@@ -431,10 +365,6 @@ class World:
         if any(row["stage"] not in books.FINAL_STAGES for row in mine):
             return None
         return "without a picture" if all(row["stage"] != "completed" for row in mine) else "with a picture"
-
-    def _claim(self, step: Step, *, most: int) -> list[Task]:
-        lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
-        return self.do(lambda tx: tasks.claim(tx, step, **lease, most=most))
 
     def _record(self, post: Post, *, host: str = "cdn.example") -> dict[str, Any]:
         flag = {None: 0, "ok": 1, "failed": 3}[post.fate]

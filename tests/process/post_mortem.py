@@ -5,9 +5,7 @@ import pathlib
 import sqlite3
 from typing import Any
 
-from nanohook import clock, settings
-from nanohook.cli import integrity
-from nanohook.cli.findings import Level
+from nanohook.stores.media import TABLES
 from tests import books
 
 
@@ -27,9 +25,8 @@ def files(data_dir: pathlib.Path) -> set[str]:
 
 def named_files(data_dir: pathlib.Path) -> set[str]:
     """The key of every file that a row names."""
-    tables = ("originals", "pictures", "unclaimed")
-    found = rows(data_dir, " UNION ALL ".join(f"SELECT key, thumbnail_key FROM {table}" for table in tables))
-    return {key for row in found for key in row.values()}
+    either = " UNION ALL ".join(f"SELECT key, thumbnail_key FROM {table}" for table in TABLES)
+    return {key for row in rows(data_dir, either) for key in row.values() if key is not None}
 
 
 async def audit(data_dir: pathlib.Path, *, orphans: int = 0) -> None:
@@ -40,24 +37,6 @@ async def audit(data_dir: pathlib.Path, *, orphans: int = 0) -> None:
         orphans: Files that no row names and that are so young that a sweep leaves them.
     """
     books.check(data_dir)
-    found = [
-        verdict
-        async for verdict in integrity.examine(
-            settings.fixed(data_dir=data_dir), now_us=clock.now_us(), progress=lambda _number: None
-        )
-    ]
-    assert [line for verdict in found if verdict.level is not Level.OK for line in verdict.lines()] == []
+    assert await books.audited(data_dir) == []
     left = files(data_dir) - named_files(data_dir)
     assert len(left) == orphans, sorted(left)
-
-
-def audited(data_dir: pathlib.Path) -> list[str]:
-    """What `doctor --audit` finds wrong, in its own words: rows, files, and whether the two agree."""
-
-    async def found() -> list[str]:
-        verdicts = integrity.examine(
-            settings.fixed(data_dir=data_dir), now_us=clock.now_us(), progress=lambda _number: None
-        )
-        return [line async for verdict in verdicts if verdict.level is not Level.OK for line in verdict.lines()]
-
-    return asyncio.run(found())

@@ -2,7 +2,8 @@
 kill -9 in the middle of a job, at every named point; then a restart, and the job ends as if nothing had been.
 
 The scenes mostly wait, so they run side by side, once for the whole module; each test looks at one of them.
-``once.done`` is in ``test_kill_once.py``, ``purge.files_gone`` and ``unclaimed.files_gone`` in ``test_kill_sweep.py``.
+``once.done`` is in ``test_kill_once.py``, ``purge.files_gone`` and ``unclaimed.rows_gone`` are in
+``test_kill_sweep.py``.
 """
 
 import asyncio
@@ -62,8 +63,8 @@ BY_RECORD = [
     Scene(point="finish.stored", word="record", orphans=2),
     Scene(point="finish.settled", word="record"),
 ]
-# What was sent is paid, and kept for its owner. Before ``submit.answered`` there is nothing that could be kept back:
-# a job that is canceled then is never submitted, and the point is not reached.
+# What was sent is paid, and kept for its owner. Before ``submit.answered`` NanoBanana has nothing to keep back: a
+# job that is canceled then is never submitted, and the point is not reached.
 CANCELED_BEFORE = [
     Scene(point="submit.answered", canceled="submit"),
     Scene(point="submit.settled", canceled="submit"),

@@ -273,6 +273,20 @@ def test_a_callback_of_an_older_attempt_is_for_the_one_that_goes_on_with_its_tas
     assert world.late(job_id) == []
 
 
+def test_what_has_come_by_its_address_too_is_not_applied_again_when_the_id_is_known(world):
+    job_id = world.create()
+    post = world.submit()
+    world.take(post)
+    for word in ("x", "y"):
+        assert world.call_back(post, by="headers", word=word) is Effect.PARKED
+    world.call_back(post)
+    world.answer(post, "accepted")
+    world.apply()
+    found = world.all("SELECT effect, job_id FROM deliveries ORDER BY id")
+    assert [row["effect"] for row in found] == ["no_effect", "no_effect", "applied"]
+    assert world.job(job_id).stage is Stage.GENERATING
+
+
 def test_who_goes_on_with_a_late_result_lets_another_one_be_kept(world):
     job_id = made_late(world)
     world.retry(job_id)
@@ -325,13 +339,13 @@ class Anything(RuleBasedStateMachine):
         with contextlib.suppress(errors.Conflict, errors.NotFound, errors.TooPoor):
             self.world.retry(self.pick(data, self.jobs), buy_again=buy_again)
 
-    @precondition(lambda self: self.world.files)
+    @precondition(lambda self: self.world.all("SELECT 1 FROM unclaimed"))
     @rule(data=st.data())
     def accept_late(self, data):
         with contextlib.suppress(errors.Conflict, errors.NotFound, errors.TooPoor):
             self.world.accept_late(self.pick(data, self.jobs))
 
-    @precondition(lambda self: self.jobs)
+    @precondition(lambda self: self.world.waits_for(Step.SUBMIT))
     @rule()
     def submit(self):
         self.world.submit()
@@ -349,7 +363,7 @@ class Anything(RuleBasedStateMachine):
     def lose(self, data):
         self.world.lose(self.pick(data, self.world.in_flight))
 
-    @precondition(lambda self: self.world.posts)
+    @precondition(lambda self: self.world.in_flight or self.world.asking or self.world.finishing)
     @rule(arrived=st.booleans())
     def crash(self, arrived):
         self.world.crash(arrived=arrived)
@@ -369,7 +383,7 @@ class Anything(RuleBasedStateMachine):
     def call_back(self, data, by, host, word):
         self.world.call_back(self.pick(data, self.named()), by=by, host=host, word=word)
 
-    @precondition(lambda self: self.named())
+    @precondition(lambda self: self.world.all("SELECT 1 FROM deliveries WHERE due_at <= ?", self.world.now))
     @rule()
     def apply(self):
         self.world.apply()
@@ -384,7 +398,7 @@ class Anything(RuleBasedStateMachine):
     def wait(self, seconds):
         self.world.wait(seconds)
 
-    @precondition(lambda self: self.world.posts)
+    @precondition(lambda self: self.world.waits_for(Step.ASK))
     @rule()
     def begin_asking(self):
         self.world.begin_asking()
@@ -394,7 +408,7 @@ class Anything(RuleBasedStateMachine):
     def hear(self, data):
         self.world.hear(self.pick(data, self.world.asking))
 
-    @precondition(lambda self: self.world.posts)
+    @precondition(lambda self: self.world.waits_for(Step.FINISH))
     @rule()
     def fetch(self):
         self.world.fetch()

@@ -598,7 +598,12 @@ async def test_a_delivery_keeps_its_bytes_and_headers_but_no_credentials(service
     job = await started(service)
     body = b' {"status" : "generating",\n"data":{"progress": 64}} '
     path = f"{DOOR}/{service.token(job['job_id'])}"
-    secret = {"Cookie": "a=secret-cookie", "Proxy-Authorization": "secret-proxy", "X-Sent-By": "a test"}
+    secret = {
+        "Cookie": "a=secret-cookie",
+        "Proxy-Authorization": "secret-proxy",
+        "X-Sent-By": "a test",
+        "X-Original-URI": path,
+    }
     assert (await service.client.post(path, content=body, headers=secret)).status_code == 200
     [row] = await delivered(service, job["job_id"])
     assert row["body"] == body

@@ -58,7 +58,7 @@ async def _check(tx: Transaction, one: Wanted, taken: set[str], *, owner_id: str
     if named.id in taken:
         raise errors.Conflict("another job of this batch generates this image", code="job_running")
     if not can_fetch and (named.original_id is not None or one.wish.use == "result"):
-        raise errors.Conflict("NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL", code="no_public_url")
+        raise errors.Conflict(create.NO_PUBLIC_URL, code="no_public_url")
     if named.stage is Stage.UPLOADED:
         taken.add(named.id)
 
@@ -112,9 +112,9 @@ async def load(tx: Transaction, batch_id: str, *, owner_id: str | None) -> list[
     return group
 
 
-async def stop(tx: Transaction, batch_id: str, *, owner_id: str | None, now_us: int) -> list[Job]:
+async def stop(tx: Transaction, batch_id: str, *, owner_id: str | None, most: int, now_us: int) -> list[Job]:
     """
-    Cancel every open job of a batch; those that have ended stay as they are.
+    Cancel open jobs of a batch, *most* of them at once; those that have ended stay as they are.
 
     Args:
         owner_id: ``None`` for an admin, who may cancel anybody's.
@@ -126,7 +126,8 @@ async def stop(tx: Transaction, batch_id: str, *, owner_id: str | None, now_us: 
         NotFound: No such batch of this person.
     """
     group = await load(tx, batch_id, owner_id=owner_id)
+    chosen = {job.id for job in [job for job in group if job.is_open][:most]}
     return [
-        await cancel.cancel(tx, owner_id=owner_id, job_id=job.id, now_us=now_us) if job.is_open else job
+        await cancel.cancel(tx, owner_id=owner_id, job_id=job.id, now_us=now_us) if job.id in chosen else job
         for job in group
     ]

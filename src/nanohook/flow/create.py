@@ -14,6 +14,7 @@ from nanohook.rules.wishes import Wish
 from nanohook.stores import events, jobs, pictures, projects, tasks
 from nanohook.values import replace
 
+NO_PUBLIC_URL: Final = "NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL"
 _NO_JOB: Final = "no such image"
 
 

@@ -127,7 +127,13 @@ async def answer(
 
 
 async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, due_at: int) -> Receipt:
-    """Store a delivery whose applying raised, to be tried again at *due_at* (µs)."""
+    """
+    Store a delivery whose applying raised, to be tried again at *due_at* (µs).
+
+    Raises:
+        TooMany: There are ``TASK_DELIVERIES`` of its task.
+    """
+    await _check_room(tx, delivery)
     is_new = await deliveries.insert(
         tx, delivery, owner_id=None, task_id=None, effect=Effect.UNAPPLIED, reason=reason, due_at=due_at
     )
@@ -156,6 +162,8 @@ async def apply_again(
         task = await tasks.load(tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index)
     elif reading is not None and reading.task_id is not None:
         task = await tasks.by_task_id(tx, reading.task_id)
+    elif reading is not None and reading.job_id is not None:
+        task = await _only_task(tx, reading.job_id)
     job = None if task is None else await jobs.load(tx, task.job_id)
     if job is None or task is None:
         return await _judged(tx, delivery, Plan(None, "the job is gone"))
@@ -183,7 +191,7 @@ async def _take(
     """Plan, store the delivery with its effect, then carry the plan out: unless the same came before."""
     task = standing.task
     if standing.deliveries >= TASK_DELIVERIES:
-        raise errors.TooMany(f"task {task.index} of job {task.job_id} has had its deliveries", retry_after_s=60)
+        raise _too_many(task.job_id, task.index)
     if standing.job_is_deleted:
         plan = Plan(None, "the job was deleted")
     else:
@@ -222,14 +230,30 @@ async def _park(tx: Transaction, delivery: Delivery, reading: Reading) -> Receip
     """
     if delivery.job_id == TEST_JOB:
         return await _keep(tx, delivery, reading, None, effect=Effect.NO_EFFECT, reason="a test callback")
-    of_task = 0
-    if delivery.job_id is not None:
-        of_task = await deliveries.parked_of(
-            tx, job_id=delivery.job_id, attempt=delivery.attempt or 0, index=delivery.index or 0
-        )
-    if of_task >= TASK_DELIVERIES or await deliveries.count_parked(tx) >= MOST_PARKED:
+    await _check_room(tx, delivery)
+    if await deliveries.count_parked(tx) >= MOST_PARKED:
         raise errors.TooMany("too many callbacks for jobs that are not known here", retry_after_s=60)
     return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
+
+
+async def _check_room(tx: Transaction, delivery: Delivery) -> None:
+    """
+    Count what came for the task that *delivery* is signed for, where no row of the task's counts it.
+
+    Raises:
+        TooMany: There are ``TASK_DELIVERIES``.
+    """
+    if delivery.job_id is None or delivery.attempt is None or delivery.index is None:
+        return
+    kept = await deliveries.count_of_task(
+        tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index
+    )
+    if kept >= TASK_DELIVERIES:
+        raise _too_many(delivery.job_id, delivery.index)
+
+
+def _too_many(job_id: str, index: int) -> errors.TooMany:
+    return errors.TooMany(f"task {index} of job {job_id} has had its deliveries", retry_after_s=60)
 
 
 async def _keep(

@@ -71,14 +71,12 @@ async def failed(
 
 
 async def _one(tx: Transaction, job_id: str, *, terms: Terms, now_us: int) -> None:
-    job = await jobs.get(tx, owner_id=terms.owner_id, job_id=job_id)
-    if job is not None and job.status.is_final and job.has_input and not terms.can_fetch:
-        raise errors.Conflict("NanoBanana must fetch the picture", code="no_public_url")
     started = await retry.retry(
         tx,
         owner_id=terms.owner_id,
         job_id=job_id,
         may_buy_again=terms.may_buy_again,
+        can_fetch=terms.can_fetch,
         prices=terms.prices,
         now_us=now_us,
     )

@@ -18,6 +18,7 @@ async def retry(
     owner_id: str | None,
     job_id: str,
     may_buy_again: bool,
+    can_fetch: bool = True,
     prices: credit.Prices,
     now_us: int,
 ) -> Job:
@@ -30,10 +31,12 @@ async def retry(
     Args:
         owner_id: ``None`` for an admin, who may retry anybody's.
         may_buy_again: The caller accepts to pay again for a task of unknown outcome.
+        can_fetch: NanoBanana can fetch pictures of ours; only what has to be made anew needs that.
 
     Raises:
         NotFound: No such job of this person.
-        Conflict: ``not_failed``: there is nothing to retry; ``may_be_paid``: see *may_buy_again*.
+        Conflict: ``not_failed``: there is nothing to retry; ``may_be_paid``: see *may_buy_again*;
+            ``no_public_url``: see *can_fetch*.
         TooPoor: The owner has fewer credits than this costs.
     """
     job = await jobs.get(tx, owner_id=owner_id, job_id=job_id)
@@ -48,6 +51,9 @@ async def retry(
         raise errors.Conflict(
             "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
         )
+    is_anew = any(not _may_have_result(task) and task.index not in late for task in unfinished)
+    if is_anew and job.has_input and not can_fetch:
+        raise errors.Conflict(create.NO_PUBLIC_URL, code="no_public_url")
     owed = await _owed(tx, job, unfinished, late=late)
     price = prices.of(job.model or "", job.options.get("resolution"))
     await credits.require(tx, job.owner_id, price * len(owed))

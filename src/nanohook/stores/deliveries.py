@@ -149,8 +149,8 @@ async def count_parked(tx: Transaction) -> int:
     return 0 if row is None else int(row["found"])
 
 
-async def parked_of(tx: Transaction, *, job_id: str, attempt: int, index: int) -> int:
-    """Count the deliveries that came for one task, whatever they did: for a job that is not here, the parked."""
+async def count_of_task(tx: Transaction, *, job_id: str, attempt: int, index: int) -> int:
+    """Count the deliveries that are kept of one task, whatever they did."""
     row = await tx.one(
         "SELECT COUNT(*) AS found FROM deliveries WHERE job_id = ? AND attempt = ? AND idx = ?",
         (job_id, attempt, index),
@@ -161,12 +161,32 @@ async def parked_of(tx: Transaction, *, job_id: str, attempt: int, index: int) -
 async def match_parked(tx: Transaction, task: Task, *, now_us: int) -> None:
     """Let what was parked under the id of *task*, which is known only now, be applied to it."""
     matched = await tx.run(
-        "UPDATE deliveries SET effect = 'unapplied', reason = 'parked until its task was known', due_at = ?, "
-        "owner_id = ?, job_id = ?, attempt = ?, idx = ? WHERE task_id = ? AND effect = 'parked'",
-        (now_us, task.owner_id, task.job_id, task.attempt, task.index, task.task_id),
+        # Left to itself SQLite walks all that is parked.
+        "UPDATE deliveries INDEXED BY ix_deliveries_task_id "
+        "SET effect = 'unapplied', reason = 'parked until its task was known', due_at = :now, "
+        "owner_id = :owner_id, job_id = :job_id, attempt = :attempt, idx = :idx "
+        "WHERE task_id = :task_id AND effect = 'parked' AND NOT EXISTS (SELECT 1 FROM deliveries AS same "
+        "WHERE same.job_id = :job_id AND same.attempt = :attempt AND same.idx = :idx "
+        "AND same.body_sha256 = deliveries.body_sha256) AND NOT EXISTS (SELECT 1 FROM deliveries AS same "
+        "INDEXED BY ix_deliveries_task_id WHERE same.task_id = :task_id AND same.effect = 'parked' "
+        "AND same.id < deliveries.id AND same.body_sha256 = deliveries.body_sha256)",
+        {
+            "now": now_us,
+            "owner_id": task.owner_id,
+            "job_id": task.job_id,
+            "attempt": task.attempt,
+            "idx": task.index,
+            "task_id": task.task_id,
+        },
     )
     if matched:
         tx.wake(Topic.UNAPPLIED)
+    # Left are those of which the very same has come by another way, or twice.
+    await tx.run(
+        "UPDATE deliveries SET effect = 'no_effect', reason = 'the same has come before', owner_id = ? "
+        "WHERE task_id = ? AND effect = 'parked'",
+        (task.owner_id, task.task_id),
+    )
 
 
 def _values(delivery: Delivery) -> dict[str, str | bytes | int | None]:

@@ -153,9 +153,12 @@ async def count_accepted(tx: Transaction) -> int:
     return 0 if row is None else int(row["n"])
 
 
-async def count_held(tx: Transaction, step: Step) -> int:
+async def count_held(tx: Transaction, step: Step, *, now_us: int) -> int:
     """Count the tasks for which *step* is being done."""
-    row = await tx.one("SELECT COUNT(*) AS n FROM tasks WHERE step = ? AND held = 1", (step,))
+    # A lease ends in the future: the index passes by all that waits.
+    row = await tx.one(
+        "SELECT COUNT(*) AS n FROM tasks WHERE step = ? AND due_at > ? AND held = 1", (step, now_us)
+    )
     return 0 if row is None else int(row["n"])
 
 

@@ -9,13 +9,13 @@ from starlette.responses import Response
 from nanohook import clock, errors
 from nanohook.database import Transaction
 from nanohook.faults import reach
+from nanohook.flow import create
 from nanohook.flow.once import Answer, Ticket, once
 from nanohook.rules.job import Job
 from nanohook.stores import audit
 from nanohook.web import uploads
 from nanohook.web.parts import Call, Parts
 
-NO_PUBLIC_URL: Final = "NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL"
 _MOST_KEY_CHARS: Final = 255
 
 
@@ -70,7 +70,7 @@ def check_reachable(parts: Parts, job: Job) -> None:
         Conflict: ``no_public_url``.
     """
     if job.has_input and not parts.terms.has_public_url:
-        raise errors.Conflict(NO_PUBLIC_URL, code="no_public_url")
+        raise errors.Conflict(create.NO_PUBLIC_URL, code="no_public_url")
 
 
 async def ticket_of(call: Call, route: str) -> Ticket | None:

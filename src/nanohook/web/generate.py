@@ -49,10 +49,10 @@ async def again(call: Call) -> Response:
             owner_id=call.sees,
             job_id=call.job_id,
             may_buy_again=asked.buy_again,
+            can_fetch=call.parts.terms.has_public_url,
             prices=call.parts.settings.prices,
             now_us=clock.now_us(),
         )
-        acceptance.check_reachable(call.parts, job)
         await _audit(tx, call, job, action="job.retry")
         return await _told(tx, job)
 

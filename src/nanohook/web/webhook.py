@@ -184,7 +184,10 @@ def _declared_length(scope: Scope) -> int:
 
 def _kept_headers(scope: Scope) -> str:
     lines = [name + b": " + value for name, value in scope["headers"] if name not in _NEVER_KEPT]
-    return b"\n".join(lines).decode("latin-1")
+    kept = b"\n".join(lines).decode("latin-1")
+    # A proxy may tell the path in a header of its own, and the token with it.
+    token = scope["path_params"].get("token")
+    return kept.replace(token, "…") if token else kept
 
 
 def _peer(scope: Scope) -> str:

@@ -56,7 +56,9 @@ class Submitter:
             return 0
         left = self.open_tasks - await tasks.count_accepted(tx)
         # The first after a refusal of the account goes alone: one more refusal is enough.
-        return left if state.is_open else min(left, 1 - await tasks.count_held(tx, Step.SUBMIT))
+        if state.is_open:
+            return left
+        return min(left, 1 - await tasks.count_held(tx, Step.SUBMIT, now_us=clock.now_us()))
 
     async def do(self, claimed: Task) -> None:
         """Submit *claimed*, and store what its outcome means."""
