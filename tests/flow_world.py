@@ -80,6 +80,7 @@ class Post:
 class World(Database):
     def __init__(self, path: pathlib.Path, *, credits: int = 1_000) -> None:
         super().__init__(path)
+        self.jobs: list[str] = []
         self.posts: list[Post] = []
         self.in_flight: list[Post] = []
         self.asking: list[Task] = []
@@ -100,7 +101,9 @@ class World(Database):
     def create(self, number: int = 1, *, priority: str = "normal", owner_id: str | None = None) -> str:
         wish = dataclasses.replace(WISH, num_images=number, priority=priority)
         named = {"owner_id": owner_id or self.owner["owner_id"], "image_id": None, "project_id": None}
-        return self.do(lambda tx: create.generate(tx, wish, **named, price=PRICE, now_us=self.now)).id
+        job = self.do(lambda tx: create.generate(tx, wish, **named, price=PRICE, now_us=self.now))
+        self.jobs.append(job.id)
+        return job.id
 
     def cancel(self, job_id: str) -> None:
         self.do(lambda tx: cancel.cancel(tx, **self.owner, job_id=job_id, now_us=self.now))
@@ -192,6 +195,14 @@ class World(Database):
         return self.do(lambda tx: submit.fail_blocked(tx, most=100, now_us=self.now))
 
     # What NanoBanana says.
+
+    def there(self) -> list[Post]:
+        """What NanoBanana has, or will have had."""
+        return [post for post in self.posts if not (post.is_refused or post.never_came)]
+
+    def named(self) -> list[Post]:
+        """What it calls by a name."""
+        return [post for post in self.there() if post.task_id]
 
     def end(self, post: Post, fate: str) -> None:
         """NanoBanana comes to an end with a task that it has taken."""
@@ -342,9 +353,11 @@ class World(Database):
         self.in_flight, self.asking, self.finishing, self.may_probe = [], [], [], False
         self.do(lambda tx: submit.recover(tx, terms=TERMS, now_us=self.now))
 
-    def wait(self, seconds: int) -> None:
-        """Time passes; what is under way keeps its lease."""
+    def wait(self, seconds: int, *, lapse: bool = False) -> None:
+        """Time passes; what is under way keeps its lease, unless all leases *lapse*."""
         self.now += seconds * SECOND
+        if lapse:
+            return
         held = [(post.claimed, Step.SUBMIT) for post in self.in_flight]
         held += [(claimed, Step.ASK) for claimed in self.asking]
         held += [(claimed, Step.FINISH) for claimed, _ in self.finishing]

@@ -20,6 +20,7 @@ from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
 from nanohook.flow import submit
+from nanohook.flow import gate
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
 from nanohook.passwords import Passwords
@@ -174,7 +175,8 @@ async def _running(
         tunnel = await _tunnel(stack, made, local_url)
         # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
         taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
-        logger.info("service.started", extra={"tasks_taken_over": taken})
+        state = await opened.read(gate.read)
+        logger.info("service.started", extra={"tasks_taken_over": taken, "held_by": state.reason})
         opened.listen(Topic.EVENTS, made.hub.wake)
         opened.listen(Topic.WORK, loop.wake)
         opened.listen(Topic.UNAPPLIED, applier.wake)

@@ -45,6 +45,10 @@ async def test_a_backup_under_load_is_whole_and_a_service_goes_on_from_it(tmp_pa
         assert (await service.client.get(first["images"][0]["url"])).status_code == 200
         answer = await service.client.post(address, json={"status": "generating"})
         assert (answer.status_code, answer.json()["status"]) == (200, "accepted")
+        # What stood in line may have been bought since: nothing is submitted before somebody says so.
+        stood = {row["job_id"] for row in books.rows(folder, "SELECT job_id FROM tasks WHERE step = 'submit'")}
+        waiting = (await service.client.get("/api/stats?scope=all")).raise_for_status().json()["work"]
+        assert (waiting["state"], waiting["waiting"]) == ("paused", len(stood))
         listed = (await service.client.get("/api/deliveries?effect=parked")).raise_for_status().json()
         [parked] = listed["deliveries"]
         assert (parked["delivery_id"], parked["job_id"]) == (answer.json()["delivery_id"], later)

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -72,8 +73,8 @@ class Odd:
             for kind, written in (("submit", submit), ("ask", ask), ("picture", picture))
         }
         self.tasks: Table = self._sandbox.state.tasks
-        self.asked: collections.Counter[tuple[str, str]] = collections.Counter()
-        """How often each kind came, by prompt."""
+        self.asked: collections.defaultdict[tuple[str, str], list[float]] = collections.defaultdict(list)
+        """When each kind came, by prompt; s."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -81,7 +82,7 @@ class Odd:
             return
         body = await _read(receive)
         kind, prompt = self._kind(scope, body)
-        self.asked[kind, prompt] += 1
+        self.asked[kind, prompt].append(time.monotonic())
         written = self._written.get(kind, {})
         word = next((word for word in written if word in prompt), None)
         meeting = written[word].pop(0) if word is not None and written[word] else straight

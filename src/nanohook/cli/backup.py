@@ -15,13 +15,15 @@ import shutil
 import sqlite3
 from typing import Final
 
-from nanohook import app, clock, database, errors, ids, storage
+from nanohook import app, clock, database, errors, ids, storage, units
 from nanohook.cli import integrity
 from nanohook.cli.findings import Level
-from nanohook.database import ReadOnly
+from nanohook.database import ReadOnly, Transaction
 from nanohook.faults import reach
+from nanohook.flow import gate
 from nanohook.settings import Settings
 from nanohook.stores import media
+from nanohook.stores.audit import COMMAND_LINE
 from nanohook.stores.media import Named
 from nanohook.values import frozen
 
@@ -29,7 +31,6 @@ ROUNDS: Final = 5
 """Copies of the database that are taken before it is given up."""
 AT_ONCE: Final = 8
 """Files copied side by side: most of it is waiting for the disk."""
-
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _SECRET: Final = "secret"  # noqa: S105 - the name of a file
@@ -64,6 +65,7 @@ def run(settings: Settings, folder: pathlib.Path) -> Copied:
         half.mkdir(mode=0o700, parents=True)
         try:
             pictures = asyncio.run(_copy(settings, half))
+            _pause(half / app.database_path(settings).name)
             _copy_secret(settings, half)
             _sync(half / app.database_path(settings).name)
             size_bytes = _settle(half)
@@ -136,10 +138,10 @@ async def _copy_files(copied: ReadOnly, source: pathlib.Path, target: pathlib.Pa
     """
     number = 0
     gone: list[str] = []
-    gate = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(AT_ONCE)
 
     async def copy(picture: Named) -> bool:
-        async with gate:
+        async with places:
             return await asyncio.to_thread(_copy_picture, picture, source, target)
 
     async for listed in integrity.named_files(copied, now_us=clock.now_us()):
@@ -177,6 +179,20 @@ async def _drop_strays(copied: ReadOnly, files: pathlib.Path) -> None:
         for file in found:
             if file.name not in named:
                 (files / file.name).unlink()
+
+
+def _pause(copy: pathlib.Path) -> None:
+    """
+    Pause the work in the copy: who serves from it says when it goes on.
+
+    What stands in line there may have been bought since, and the copy cannot know.
+    """
+    with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        connection.row_factory = sqlite3.Row
+        connection.execute("BEGIN IMMEDIATE")
+        now = clock.now_us()
+        units.drive(lambda tx: gate.pause(tx, actor=COMMAND_LINE, now_us=now), Transaction(connection))
+        connection.execute("COMMIT")
 
 
 def _copy_secret(settings: Settings, half: pathlib.Path) -> None:

@@ -137,6 +137,7 @@ def back_up(
     chosen = serving.configured()
     made = backup.run(chosen, folder)
     typer.echo(f"{made.pictures} pictures and the database, {made.size_bytes:,} bytes, are in {folder}")
+    typer.echo("a service on it starts paused, and submits once told to by: nanohook jobs resume")
     if chosen.secret_keys:
         typer.echo("NANOHOOK_SECRET_KEYS is not among them: keep it in another place")
 

@@ -214,7 +214,7 @@ def clear(
         list[ImageJobStatus] | None,
         typer.Option(case_sensitive=False, help="FAILED or CANCELED; both without it."),
     ] = None,
-    older_than: Annotated[str, typer.Option(metavar="AGE", help="Ended longer ago, such as 12h or 7d.")] = "7d",
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Ended longer ago, such as 12h or 7d.")] = "0s",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:

@@ -1,0 +1,74 @@
+"""A service as a process, its upstream beside it, and somebody who asks for pictures."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from nanohook import settings
+from nanohook.cli import people
+from tests import live
+from tests.process import child, play, post_mortem
+from tests.process.upstream import Odd
+
+END_S = 40.0
+QUICK = {"reconcile_after_s": 1, "reconcile_every_s": 0.3, "rate_write": "1000/second"}
+
+
+@dataclasses.dataclass
+class World:
+    """What a test needs of it."""
+
+    data_dir: pathlib.Path
+    service: child.Child
+    client: httpx.AsyncClient
+    upstream: Odd
+
+    def rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        return post_mortem.rows(self.data_dir, sql, *values)
+
+    async def generate(self, prompt: str) -> str:
+        made = await self.client.post("/api/generate-image", json={"prompt": prompt})
+        return str(made.raise_for_status().json()["job_id"])
+
+    async def until(self, sql: str, *values: object) -> None:
+        """Wait until *sql* finds something."""
+        try:
+            await live.until(lambda: self.rows(sql, *values), timeout_s=END_S)
+        except TimeoutError:
+            raise AssertionError(f"{sql} found nothing in {END_S} s\n{self.service.said[-3000:]}") from None
+
+    async def quiet(self) -> None:
+        """Wait until neither side has anything left to do."""
+        try:
+            await live.until(lambda: play.is_quiet(self.data_dir, self.upstream.tasks), timeout_s=END_S)
+        except TimeoutError:
+            left = self.rows("SELECT * FROM tasks WHERE step IS NOT NULL")
+            raise AssertionError(f"still open: {left}\n{self.service.said[-3000:]}") from None
+
+
+@contextlib.asynccontextmanager
+async def world(data_dir: pathlib.Path, upstream: Odd, **given: Any) -> AsyncIterator[World]:
+    """Run it; in the end everything is quiet, the service goes in good order, and all that is stored agrees."""
+    account = people.NewAccount(email="ada@example.org", is_verified=True, credits=1_000_000)
+    key = await people.create(settings.fixed(data_dir=data_dir), account)
+    port = live.closed_port()
+    async with (
+        live.serve(upstream) as address,
+        child.service(data_dir, port=port, upstream=address, impatient_s=2, **{**QUICK, **given}) as service,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {key}"},
+            trust_env=False,
+            timeout=30,
+        ) as client,
+    ):
+        made = World(data_dir, service, client, upstream)
+        yield made
+        await made.quiet()
+        assert await service.stopped() == 0
+    assert [line for line in service.lines if line["level"] in {"ERROR", "CRITICAL"}] == []
+    await post_mortem.audit(data_dir)
