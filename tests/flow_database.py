@@ -62,6 +62,9 @@ class Database:
         attempt = self.job(job_id).attempt
         return self.do(lambda tx: line.place(tx, job_id=job_id, attempt=attempt))
 
+    def jobs_that(self, condition: str) -> list[str]:
+        return [row["id"] for row in self.all(f"SELECT id FROM jobs WHERE {condition}")]
+
     def waits_for(self, step: Step) -> bool:
         return bool(self.all("SELECT 1 FROM tasks WHERE step = ? AND due_at <= ? LIMIT 1", step, self.now))
 

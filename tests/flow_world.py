@@ -80,7 +80,6 @@ class Post:
 class World(Database):
     def __init__(self, path: pathlib.Path, *, credits: int = 1_000) -> None:
         super().__init__(path)
-        self.jobs: list[str] = []
         self.posts: list[Post] = []
         self.in_flight: list[Post] = []
         self.asking: list[Task] = []
@@ -101,9 +100,7 @@ class World(Database):
     def create(self, number: int = 1, *, priority: str = "normal", owner_id: str | None = None) -> str:
         wish = dataclasses.replace(WISH, num_images=number, priority=priority)
         named = {"owner_id": owner_id or self.owner["owner_id"], "image_id": None, "project_id": None}
-        job = self.do(lambda tx: create.generate(tx, wish, **named, price=PRICE, now_us=self.now))
-        self.jobs.append(job.id)
-        return job.id
+        return self.do(lambda tx: create.generate(tx, wish, **named, price=PRICE, now_us=self.now)).id
 
     def cancel(self, job_id: str) -> None:
         self.do(lambda tx: cancel.cancel(tx, **self.owner, job_id=job_id, now_us=self.now))

@@ -19,8 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
-from nanohook.flow import submit
-from nanohook.flow import gate
+from nanohook.flow import gate, submit
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
 from nanohook.passwords import Passwords

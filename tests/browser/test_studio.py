@@ -15,7 +15,7 @@ from tests.browsing import launched, visiting
 
 _BUDGET_BYTES = 60_000
 # Long enough to see the page at work, and to reload it there.
-_SLOW = Options(latency_s=1.4, callback_pause_s=0.05)
+_SLOW = Options(latency_s=2.5, callback_pause_s=0.05)
 
 # One browser for all: it takes longer to start than a test to run. Each test has a profile of its own.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -22,6 +22,7 @@ from nanohook.cli import serving
 from nanohook.flow import submit
 from nanohook.remote.fetch import Fetcher
 from nanohook.remote.nanobanana import Client
+from nanohook.work import loop
 
 
 def chosen(*, port: int, data_dir: pathlib.Path, upstream: str, given: dict[str, Any]) -> settings.Settings:
@@ -53,9 +54,11 @@ def killer(text: str) -> Callable[[str], None]:
 
 
 def make_impatient(wait_s: float) -> None:
-    """Wait no longer than *wait_s* for an answer or a picture, nor before what is submitted once more."""
+    """Wait *wait_s* for an answer, a picture, or before what is submitted once more; thrice that for a lease."""
     app.Client = functools.partial(Client, read_timeout_s=wait_s)  # type: ignore[assignment, misc]
     app.Fetcher = functools.partial(Fetcher, timeout_s=wait_s)  # type: ignore[assignment, misc]
+    loop.LEASE_US = 3 * int(wait_s * 1_000_000)  # type: ignore[misc]
+    loop.HEARTBEAT_S = wait_s  # type: ignore[misc]
     submit.ONCE_MORE_AFTER_US = int(wait_s * 1_000_000)  # type: ignore[misc]
 
 

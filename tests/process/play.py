@@ -22,9 +22,9 @@ from tests import live, rig
 from tests.process import child, post_mortem
 from tests.process.upstream import Hold, Odd, Patient
 
-AT_ONCE = 4
-END_S = 30.0
-"""A killed claim may not make the restarted service wait for the end of a lease, which is 30 s after its claim."""
+AT_ONCE = 5
+END_S = 20.0
+"""A killed claim may not make the restarted service wait for the end of a lease, which is 30 s."""
 ASKING = {"reconcile_after_s": 0.2, "reconcile_every_s": 0.2}
 
 Word = Literal["callback", "record", "doubted"]
@@ -197,11 +197,11 @@ async def play(scene: Scene, data_dir: pathlib.Path, key: str) -> Outcome:
 
 
 def _upstream(scene: Scene, hold: Hold) -> Odd | Patient:
-    # A callback comes after the restart where it is not acknowledged: 1.2, 2.4 and 4.8 s between the tries.
+    # A callback comes after the restart where it is not acknowledged: 1.4, 2.8 and 5.6 s between the tries.
     chosen = Options(
         latency_s=0.02,
         late_s=0.3 * scene.num_images,
-        callback_pause_s=1.2,
+        callback_pause_s=1.4,
         picture_bytes=rig.picture(256, 256, kind="JPEG"),
     )
     if scene.canceled in {"submit", "ask", "picture"}:

@@ -213,11 +213,11 @@ async def test_old_failed_jobs_are_cleared_and_can_be_had_back_and_nothing_else_
     week_ago = "UPDATE jobs SET completed_at = completed_at - ? WHERE id IN (?, ?, ?)"
     rows(service, week_ago, 8 * DAY_US, old, canceled, done)
     unsure, completed, age, failed, rest = await desk.all(
-        ("clear",),
+        ("clear", "--older-than", "7d"),
         ("clear", "--status", "COMPLETED", "--yes"),
         ("clear", "--older-than", "7 days", "--yes"),
-        ("clear", "--status", "failed", "--yes"),
-        ("clear", "--yes", "--json"),
+        ("clear", "--status", "failed", "--older-than", "7d", "--yes"),
+        ("clear", "--older-than", "7d", "--yes", "--json"),
     )
     refused(unsure, "this clears 2 jobs: say so with --yes")
     refused(completed, "only FAILED and CANCELED jobs can be cleared")
@@ -235,11 +235,12 @@ async def test_old_failed_jobs_are_cleared_and_can_be_had_back_and_nothing_else_
 
 
 async def test_the_work_is_held_drained_and_let_go(tmp_path):
-    sandbox = Options(latency_s=3, callback_pause_s=0.05)
-    async with rig.running(tmp_path / "data", sandbox=sandbox) as service:
+    async with rig.running(tmp_path / "data") as service:
         desk = Desk(service, tmp_path)
-        running = (await service.generate())["job_id"]
-        await taken(service, running)
+        made = await service.ended((await service.generate())["job_id"])
+        address = service.upstream.by_id[made["tasks"][0]["task_id"]].result_url
+        running = (await service.generate("a kite [sandbox:latency=300]"))["job_id"]
+        task_id = await taken(service, running)
         words = (*child.NANOHOOK, "jobs", "drain", "--wait")
         with child.started(words, tmp_path / "waiting", env=desk.env, cwd=tmp_path) as waiting:
             await live.until(lambda: "draining: 1 under way" in waiting.said, timeout_s=10)
@@ -248,6 +249,8 @@ async def test_the_work_is_held_drained_and_let_go(tmp_path):
         assert "still draining; nanohook jobs resume takes it back" in waiting.said
         assert "Traceback" not in waiting.said
         waits = (await service.generate())["job_id"]
+        finished = {"code": 200, "data": {"taskId": task_id, "info": {"resultImageUrl": address}}}
+        await service.call_back(running, finished)
         drained, resumed, paused = await desk.all(("drain", "--wait"), ("resume",), ("pause", "--json"))
         assert (drained.code, drained.printed) == (0, "drained: 0 under way, 1 waiting\n")
         assert (await service.job(running))["status"] == "COMPLETED"

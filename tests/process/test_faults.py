@@ -7,6 +7,7 @@ Whatever happens, a task is submitted once, a picture is stored once and paid on
 import asyncio
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from nanohook.sandbox.options import Options
 from nanohook.work.finish import MOST_BROKEN
 from tests import rig
 from tests.process.upstream import Meeting, Odd, cut, refused, said, silent
-from tests.process.world import World, world
+from tests.process.world import World, make_ready, world
 
 DEADLINE_S = 4.0
 PICTURE = rig.picture(256, 256, kind="JPEG")
@@ -124,13 +125,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     return asyncio.run(play(tmp_path_factory.mktemp("faults")))
 
 
-async def play(data_dir) -> dict[str, Outcome]:
+async def play(folder: pathlib.Path) -> dict[str, Outcome]:
     upstream = Odd(
         Options(latency_s=0.1, callback_pause_s=0.3, picture_bytes=PICTURE),
         submit={f"{fault.name}.": list(fault.submit) for fault in FAULTS},
         picture={f"{fault.name}.": list(fault.picture) for fault in FAULTS},
     )
-    async with world(data_dir, upstream, job_deadline_s=DEADLINE_S, finish_concurrency=8) as it:
+    ready = await make_ready(folder / "ready")
+    async with world(ready, folder / "data", upstream, job_deadline_s=DEADLINE_S, finish_concurrency=8) as it:
         job_ids = {fault.name: await it.generate(fault.prompt) for fault in FAULTS}
         await it.quiet()
         await tell_progress(it, "called back in the wrong order")

@@ -7,10 +7,13 @@ The scenes mostly wait, so they run side by side, once for the whole module; eac
 """
 
 import asyncio
+import pathlib
+import re
 
 import orjson
 import pytest
 
+from nanohook import faults
 from tests.process import play
 from tests.process.play import Outcome, Scene
 
@@ -99,6 +102,15 @@ CANCELED_AFTER = [
     Scene(point="finish.stored", canceled="after", orphans=2),
 ]
 SCENES = [*BY_CALLBACK, *BY_RECORD, *CANCELED_BEFORE, *CANCELED_AFTER]
+
+
+def test_somebody_dies_at_every_point():
+    source = pathlib.Path(faults.__file__).parent
+    points = {
+        point for path in source.rglob("*.py") for point in re.findall(r'reach\("(.+?)"\)', path.read_text())
+    }
+    scenes = "".join(path.read_text() for path in pathlib.Path(__file__).parent.glob("test_*.py"))
+    assert [point for point in points if f'"{point}"' not in scenes] == []
 
 
 @pytest.fixture(scope="module")

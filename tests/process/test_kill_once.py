@@ -32,6 +32,7 @@ class Scene:
 
 
 SCENES = [
+    Scene(point="accept.read", is_stored=False),
     Scene(point="once.done", is_stored=False),
     Scene(point="accept.committed", is_stored=True),
     # The first passing is that of the job that fails.

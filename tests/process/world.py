@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,14 @@ END_S = 40.0
 QUICK = {"reconcile_after_s": 1, "reconcile_every_s": 0.3, "rate_write": "1000/second"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A data folder with one account, to begin with."""
+
+    data_dir: pathlib.Path
+    key: str
+
+
 @dataclasses.dataclass
 class World:
     """What a test needs of it."""
@@ -26,6 +35,7 @@ class World:
     service: child.Child
     client: httpx.AsyncClient
     upstream: Odd
+    upstream_port: int
 
     def rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
         return post_mortem.rows(self.data_dir, sql, *values)
@@ -34,12 +44,13 @@ class World:
         made = await self.client.post("/api/generate-image", json={"prompt": prompt})
         return str(made.raise_for_status().json()["job_id"])
 
-    async def until(self, sql: str, *values: object) -> None:
-        """Wait until *sql* finds something."""
+    async def until(self, where: str, *, number: int) -> None:
+        """Wait until there are *number* tasks *where*."""
+        sql = f"SELECT 1 FROM tasks WHERE {where}"
         try:
-            await live.until(lambda: self.rows(sql, *values), timeout_s=END_S)
+            await live.until(lambda: len(self.rows(sql)) == number, timeout_s=END_S)
         except TimeoutError:
-            raise AssertionError(f"{sql} found nothing in {END_S} s\n{self.service.said[-3000:]}") from None
+            raise AssertionError(f"{where}: {len(self.rows(sql))}\n{self.service.said[-3000:]}") from None
 
     async def quiet(self) -> None:
         """Wait until neither side has anything left to do."""
@@ -50,25 +61,41 @@ class World:
             raise AssertionError(f"still open: {left}\n{self.service.said[-3000:]}") from None
 
 
-@contextlib.asynccontextmanager
-async def world(data_dir: pathlib.Path, upstream: Odd, **given: Any) -> AsyncIterator[World]:
-    """Run it; in the end everything is quiet, the service goes in good order, and all that is stored agrees."""
+async def make_ready(data_dir: pathlib.Path) -> Ready:
     account = people.NewAccount(email="ada@example.org", is_verified=True, credits=1_000_000)
-    key = await people.create(settings.fixed(data_dir=data_dir), account)
+    return Ready(data_dir, await people.create(settings.fixed(data_dir=data_dir), account))
+
+
+@contextlib.asynccontextmanager
+async def world(
+    ready: Ready, data_dir: pathlib.Path, upstream: Odd, *, are_errors_expected: bool = False, **given: Any
+) -> AsyncIterator[World]:
+    """
+    Run it in a copy of *ready*. In the end everything is quiet, the service goes in good order, and all that is
+    stored agrees.
+
+    Args:
+        data_dir: Where the copy goes.
+        are_errors_expected: There is something that a person must know of: its log tells.
+        given: Settings.
+    """
+    shutil.copytree(ready.data_dir, data_dir)
     port = live.closed_port()
     async with (
         live.serve(upstream) as address,
         child.service(data_dir, port=port, upstream=address, impatient_s=2, **{**QUICK, **given}) as service,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {ready.key}"},
             trust_env=False,
             timeout=30,
         ) as client,
     ):
-        made = World(data_dir, service, client, upstream)
+        made = World(data_dir, service, client, upstream, int(address.rpartition(":")[2]))
         yield made
         await made.quiet()
         assert await service.stopped() == 0
-    assert [line for line in service.lines if line["level"] in {"ERROR", "CRITICAL"}] == []
+    # A full disk may have torn lines.
+    errors = [line for line in service.said.splitlines() if '"level":"ERROR"' in line or "CRITICAL" in line]
+    assert bool(errors) is are_errors_expected, errors
     await post_mortem.audit(data_dir)

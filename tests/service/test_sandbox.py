@@ -362,6 +362,57 @@ async def test_the_same_seed_gives_the_same_fates():
     }
 
 
+async def test_trouble_befalls_a_share_of_the_tasks_with_each_fault():
+    fates = drawn(trouble=0.3, trouble_late_s=7)
+    assert fates == drawn(trouble=0.3, trouble_late_s=7)
+    for field, value in [
+        ("fail_code", 500),
+        ("drop", True),
+        ("duplicate", 1),
+        ("late_s", 7),
+        ("early", True),
+        ("submit_code", 429),
+        ("accident", "reset"),
+        ("flaw", "half"),
+    ]:
+        assert 0.2 < sum(getattr(fate, field) == value for fate in fates) / len(fates) < 0.4, field
+    # Of two refusals, accidents or flaws the first counts: the second comes in its share of what is left.
+    for field, value in [("submit_code", 500), ("accident", "html"), ("flaw", "broken")]:
+        assert 0.14 < sum(getattr(fate, field) == value for fate in fates) / len(fates) < 0.28, field
+
+
+async def test_without_trouble_nothing_is_drawn_to_happen():
+    assert set(drawn()) == {options.Options().behaviour("x", chances=random.Random(1))}
+
+
+def drawn(**settings) -> list[options.Behaviour]:
+    chances = random.Random(3)
+    return [options.Options(**settings).behaviour("x", chances=chances) for _ in range(1_000)]
+
+
+async def test_half_a_picture_is_followed_by_the_whole_one():
+    async with rig() as it:
+        task = await it.run("[sandbox:half]")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await it.http.get(task.result_url)
+        assert (await it.http.get(task.result_url)).content == task.outcome.content
+
+
+async def test_a_broken_picture_is_whole_the_second_time():
+    async with rig() as it:
+        task = await it.run("[sandbox:broken]")
+        assert (await it.http.get(task.result_url)).status_code == 500
+        assert (await it.http.get(task.result_url)).content == task.outcome.content
+
+
+async def test_a_slow_picture_drips():
+    async with rig() as it:
+        task = await it.run("[sandbox:slow=0.2]")
+        begun = asyncio.get_running_loop().time()
+        assert (await it.http.get(task.result_url)).content == task.outcome.content
+        assert asyncio.get_running_loop().time() - begun > 0.15
+
+
 async def test_prompt_key_and_callback_token_are_not_logged(caplog):
     caplog.set_level(logging.DEBUG, logger="nanohook")
     async with rig() as it:

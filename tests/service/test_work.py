@@ -194,16 +194,20 @@ async def test_either_names_or_all(one, body):
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
-async def test_a_picture_that_cannot_be_fetched_is_not_retried(tmp_path):
+async def test_what_needs_its_picture_fetched_anew_is_not_retried_without_a_public_address(tmp_path):
     async with rig.running(tmp_path) as service:
-        image = (await service.upload())["job_id"]
-        await service.generate(FAILS, imageId=image)
-        await service.ended(image)
+        image, known = (await service.upload())["job_id"], (await service.upload())["job_id"]
+        for job_id, prompt in ((image, "[sandbox:submit=422] a kite"), (known, FAILS)):
+            await service.generate(prompt, imageId=job_id)
+            await service.ended(job_id)
+        rows(service, "UPDATE jobs SET error_code = 'upstream_failed' WHERE id = ?", image)
         key = service.client.headers["Authorization"]
     async with rig.running(tmp_path, sign_up=False, public_url=None) as service:
         service.client.headers["Authorization"] = key
         told = await retry(service, all_failed=True)
         assert told["skipped"] == [{"job_id": image, "code": "no_public_url"}]
+        # NanoBanana is asked first for what it has of the other.
+        assert told["retried"] == [known]
 
 
 # Pause, drain, and the place in the line.

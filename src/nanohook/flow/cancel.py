@@ -106,13 +106,14 @@ async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us
         ended = rules.advance(task, Stage.CANCELED, fault=Fault(code="canceled"))
         if ended is not None:
             await tasks.update(tx, _still_wanted(task, ended))
-            await credits.stop(tx, ended, now_us=now_us)
+            await credits.stop(tx, task, now_us=now_us)
         stopped.append(ended or task)
     return await history.record(tx, job, rules.summarise(job, stopped), more_follows=more_follows, now_us=now_us)
 
 
 def _still_wanted(task: Task, ended: Task) -> Task:
     """What NanoBanana has of a canceled task is paid, and fetched for its owner all the same."""
-    if task.step is Step.FINISH or (task.step is Step.ASK and task.task_id is not None):
+    is_coming = task.step is Step.FINISH and not task.takes_late
+    if is_coming or (task.step is Step.ASK and task.task_id is not None):
         return replace(ended, step=task.step, due_at=task.due_at)
     return ended

@@ -54,8 +54,13 @@ async def settle(tx: Transaction, task: Task, *, now_us: int) -> None:
 
 
 async def stop(tx: Transaction, task: Task, *, now_us: int) -> None:
-    """Settle *task*, which its owner canceled: it is paid from the moment its submit has begun."""
-    kind = Kind.RETURN if task.submit_started_at is None else Kind.CHARGE
+    """
+    Settle *task*, which its owner cancels: it is paid from the moment its submit has begun.
+
+    Not so one that was to take a late result: that stays where it is, to be paid by who accepts it.
+    """
+    is_bought = task.submit_started_at is not None and not task.takes_late
+    kind = Kind.CHARGE if is_bought else Kind.RETURN
     await _close(tx, task, kind, now_us=now_us)
 
 
@@ -86,9 +91,7 @@ async def pay_again(tx: Transaction, found: Unclaimed, *, now_us: int) -> None:
         now_us=now_us,
     )
     if after is None:
-        raise errors.TooPoor(
-            f"this costs {purchase.price} credits, given back before; fewer are available"
-        )
+        raise errors.TooPoor(f"this costs {purchase.price} credits, given back before; fewer are available")
 
 
 async def live_on(tx: Transaction, task: Task, found: Unclaimed, *, now_us: int) -> None:

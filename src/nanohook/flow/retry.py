@@ -92,11 +92,11 @@ async def _owed(tx: Transaction, job: Job, unfinished: Sequence[Task], *, late: 
 async def _go_on(
     tx: Transaction, started: Job, task: Task, *, is_late: bool, may_buy_again: bool, now_us: int
 ) -> None:
-    """Store *task*'s successor; what was still wanted of *task* itself passes to it."""
+    """Store *task*'s successor; what is still fetched for *task* passes to it, unless it takes what was before."""
     successor = _next(started, task, may_buy_again=may_buy_again, now_us=now_us)
     if is_late and task.stage is not Stage.COMPLETED:
         successor = accept.resumed(successor, now_us=now_us)
-    if successor.step is not Step.SUBMIT and task.step is not None:
+    if successor.step is not Step.SUBMIT and not successor.takes_late and task.step is not None:
         await tasks.update(tx, replace(task, step=None, due_at=None))
     await tasks.insert(tx, successor, priority=started.priority, now_us=now_us)
 

@@ -108,7 +108,8 @@ async def accepted(
         await tasks.update(tx, taken)
         await deliveries.match_parked(tx, taken, now_us=now_us)
         return
-    if task.step is Step.SUBMIT and task.claim == claimed.claim:
+    was_given_up = task.step is Step.ASK and task.task_id is None
+    if was_given_up or (task.step is Step.SUBMIT and task.claim == claimed.claim):
         taken = replace(taken, step=Step.ASK, due_at=first_ask)
         taken = rules.advance(taken, Stage.GENERATING) or taken
     await history.move(tx, job, taken, now_us=now_us)

@@ -69,6 +69,11 @@ class Task:
         """Nothing more will happen to it."""
         return self.stage.is_final
 
+    @property
+    def takes_late(self) -> bool:
+        """It is to take a result that is there already: nothing is bought or fetched for it."""
+        return self.step is Step.FINISH and self.result_url is None
+
 
 @frozen
 class Stored:

@@ -28,6 +28,8 @@ MAX_BODY_BYTES = 1_048_576
 _ROOT = "/api/v1"
 _DRIPS = 10
 _TRANSPORT = "nanohook.sandbox.transport"
+# Each use has a limit of its own for all of it.
+_NO_TIMEOUT = httpx.Timeout(None)
 _LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50)
 
 
@@ -102,7 +104,7 @@ async def _until_gone(receive: Receive) -> None:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    async with httpx.AsyncClient(trust_env=False, limits=_LIMITS, max_redirects=3) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=_NO_TIMEOUT, limits=_LIMITS, max_redirects=3) as http:
         worker = work.Worker(app.state.settings, app.state.tasks, http)
         app.state.worker = worker
         try:
