@@ -332,6 +332,16 @@ def test_an_answer_that_was_given_up_too_early_is_asked_for_in_good_time(world):
     assert world.task(job_id).due_at <= world.now + TERMS.ask_after_us
 
 
+@pytest.mark.parametrize("outcome", ["refused", "busy"])
+def test_a_refusal_that_was_given_up_too_early_is_no_unknown_outcome(world, outcome):
+    job_id = world.create()
+    post = world.submit()
+    world.wait(31, lapse=True)
+    assert world.submit() is None
+    world.answer(post, outcome)
+    assert world.submit().place == (job_id, 0)
+
+
 OPEN, ENDED = "completed_at IS NULL", "completed_at IS NOT NULL AND deleted_at IS NULL"
 LATE = f"{ENDED} AND id IN (SELECT job_id FROM unclaimed)"
 POSSIBLE = {

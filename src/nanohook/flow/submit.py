@@ -235,16 +235,21 @@ async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: 
     """
     Note on a task that ended during its submit what came of that, and change nothing else.
 
+    One that is still waiting because its lease had lapsed, so that the outcome was taken for unknown, goes on.
+
     Args:
         task_id: What was bought, perhaps; ``None``: nothing was taken.
     """
     task = await _as_stored(tx, claimed)
-    if task is None or not task.is_ended:
+    was_given_up = task is not None and task.step is Step.ASK and task.task_id is None
+    if task is None or not (task.is_ended or was_given_up):
         return  # a callback was faster, and knows more
     if task_id is not None:
-        known = replace(task, task_id=task.task_id or task_id)
+        known = replace(task, task_id=task.task_id or task_id, due_at=now_us if was_given_up else task.due_at)
         await tasks.update(tx, known)
         await deliveries.match_parked(tx, known, now_us=now_us)
+    elif was_given_up:
+        await tasks.update(tx, replace(task, step=Step.SUBMIT, submit_started_at=None, due_at=now_us))
     elif task.task_id is None and task.result_url is None:
         # A retry that came meanwhile had to pay for itself: the outcome was unknown to it.
         await tasks.update(tx, replace(task, submit_started_at=None))

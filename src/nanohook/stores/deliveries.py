@@ -183,7 +183,8 @@ async def match_parked(tx: Transaction, task: Task, *, now_us: int) -> None:
         tx.wake(Topic.UNAPPLIED)
     # Left are those of which the very same has come by another way, or twice.
     await tx.run(
-        "UPDATE deliveries SET effect = 'no_effect', reason = 'the same has come before', owner_id = ? "
+        "UPDATE deliveries INDEXED BY ix_deliveries_task_id "
+        "SET effect = 'no_effect', reason = 'the same has come before', owner_id = ? "
         "WHERE task_id = ? AND effect = 'parked'",
         (task.owner_id, task.task_id),
     )
