@@ -74,7 +74,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("server_faults", sa.Integer(), server_default=sa.text("0"), nullable=False))
         batch_op.create_index(
             "ix_tasks_line",
-            ["priority", "turn", "queued_at", "held"],
+            ["turn", "priority", "queued_at", "held"],
             unique=False,
             sqlite_where=sa.text("step = 'submit'"),
         )

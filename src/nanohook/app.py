@@ -303,9 +303,7 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _
         stop_s=SUBMIT_STOP_S,
     )
     asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, is_open=asker.is_open)
-    loop = Loop(made.database, [submits, asks, *trades], pace=pace)
-    account.wake = loop.wake
-    return loop
+    return Loop(made.database, [submits, asks, *trades], pace=pace)
 
 
 async def _tunnel(stack: contextlib.AsyncExitStack, made: parts.Parts, local_url: str | None) -> Tunnel | None:

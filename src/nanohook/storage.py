@@ -48,8 +48,8 @@ class Found(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Its name as it can be written: a leftover of somebody else's may have any bytes for one."""
-        return self.name.encode("ascii", "backslashreplace").decode()
+        """Its name as it can be printed: a leftover of somebody else's may have any bytes for one."""
+        return self.name.encode("unicode_escape").decode()
 
 
 class Storage:

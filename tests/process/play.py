@@ -15,6 +15,7 @@ import orjson
 
 from nanohook import clock, settings
 from nanohook.cli import people
+from nanohook.cli.opening import opened
 from nanohook.flow import cancel
 from nanohook.sandbox.options import Options
 from nanohook.sandbox.tasks import Table
@@ -216,9 +217,9 @@ def _upstream(scene: Scene, hold: Hold) -> Odd | Patient:
 
 async def cancel_offline(data_dir: pathlib.Path) -> str:
     """Cancel the only job while no service runs, as a command would; return its id."""
-    async with people.opened(settings.fixed(data_dir=data_dir)) as opened:
+    async with opened(settings.fixed(data_dir=data_dir)) as found:
         [job] = post_mortem.rows(data_dir, "SELECT id FROM jobs WHERE stage != 'uploaded'")
-        await opened.write(lambda tx: cancel.cancel(tx, owner_id=None, job_id=job["id"], now_us=clock.now_us()))
+        await found.write(lambda tx: cancel.cancel(tx, owner_id=None, job_id=job["id"], now_us=clock.now_us()))
     return str(job["id"])
 
 

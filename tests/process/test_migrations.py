@@ -14,6 +14,7 @@ import sqlalchemy
 
 from nanohook import app, errors, migrations, settings
 from nanohook.cli import people
+from nanohook.cli.opening import opened
 from nanohook.tables import metadata
 from tests import live
 from tests.process import child, post_mortem
@@ -225,7 +226,7 @@ FORMER, NEXT, FOREIGN = (f"{name}-key-of-more-than-16-characters" for name in ("
 async def test_keys_may_be_changed_only_while_a_former_one_is_still_named(tmp_path):
     async def use(*names: str) -> list[str]:
         chosen = settings.fixed(data_dir=tmp_path, secret_keys=names)
-        async with people.opened(chosen) as found:
+        async with opened(chosen, may_make=True) as found:
             return await app.keys(chosen, found)
 
     assert await use(FORMER) == [FORMER]
@@ -240,7 +241,7 @@ async def test_keys_may_be_changed_only_while_a_former_one_is_still_named(tmp_pa
 async def test_a_service_with_a_foreign_key_does_not_start(tmp_path):
     data = tmp_path / "data"
     generated = settings.fixed(data_dir=data)
-    async with people.opened(generated) as found:
+    async with opened(generated, may_make=True) as found:
         [secret] = await app.keys(generated, found)
     env = {"NANOHOOK_DATA_DIR": str(data), "NANOHOOK_SECRET_KEYS": FOREIGN}
     refused = await child.ran("serve", "--port", "0", folder=tmp_path / "logs", env=env)

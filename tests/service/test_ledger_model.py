@@ -332,6 +332,22 @@ def test_an_answer_that_was_given_up_too_early_is_asked_for_in_good_time(world):
     assert world.task(job_id).due_at <= world.now + TERMS.ask_after_us
 
 
+def test_who_has_bought_another_gets_that_and_the_first_one_is_kept(world):
+    job_id = world.create()
+    first = world.submit()
+    world.cancel(job_id)
+    world.retry(job_id, buy_again=True)
+    second = world.submit()
+    for post in (first, second):
+        world.answer(post, "accepted")
+        world.end(post, "ok")
+        world.call_back(post)
+        world.fetch()
+        world.finish()
+    assert (world.spent(), world.late(job_id)) == (2 * PRICE, [(1, 0)])
+    assert set(world.files.values()) == {world.address(first), world.address(second)}
+
+
 @pytest.mark.parametrize("outcome", ["refused", "busy"])
 def test_a_refusal_that_was_given_up_too_early_is_no_unknown_outcome(world, outcome):
     job_id = world.create()

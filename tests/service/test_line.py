@@ -56,6 +56,31 @@ def test_a_higher_priority_goes_first_whoever_waits(world):
     assert served(world, 4) == [high, second, normal, low]
 
 
+def test_nobodys_hurry_keeps_another_waiting(world):
+    for _ in range(50):
+        world.create(4, priority="high")
+    served(world, 5)
+    other = world.create(owner_id=world.person())
+    assert other in served(world, 3)
+
+
+def test_an_urgent_task_passes_by_its_owners_others(world):
+    for _ in range(10):
+        world.create(4)
+    urgent = world.create(priority="high")
+    assert world.place(urgent) == 1
+    assert served(world, 1) == [urgent]
+
+
+def test_of_two_people_who_want_much_the_one_in_a_hurry_is_served_twice_as_often(world):
+    for _ in range(20):
+        world.create(4)
+    other = world.person()
+    theirs = {world.create(4, priority="high", owner_id=other) for _ in range(20)}
+    counted = collections.Counter(job_id in theirs for job_id in served(world, 30))
+    assert counted[True] == pytest.approx(20, abs=2)
+
+
 def test_a_place_counts_the_tasks_before_it_and_comes_nearer(world):
     first, second = world.create(3), world.create(2)
     assert (world.place(first), world.place(second)) == (1, 4)

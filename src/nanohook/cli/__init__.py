@@ -3,6 +3,7 @@
 import sys
 
 from nanohook.cli.commands import commands
+from nanohook.cli.printing import plain
 from nanohook.errors import NanohookError
 
 
@@ -11,5 +12,5 @@ def main() -> None:
     try:
         commands()
     except NanohookError as exc:
-        print(f"nanohook: {exc}", file=sys.stderr)  # noqa: T201 - what a command line is for
+        print(f"nanohook: {plain(str(exc), may_fold=True)}", file=sys.stderr)  # noqa: T201 - what a command line is for
         sys.exit(2)

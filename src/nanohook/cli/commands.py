@@ -6,7 +6,6 @@ import sys
 import time
 from typing import Annotated, Literal
 
-import orjson
 import typer
 
 from nanohook import app, errors, logs, migrations, server
@@ -14,6 +13,7 @@ from nanohook.cli import backup, deliveries, integrity, jobs, people, reach, ser
 from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
 from nanohook.cli import doctor as doctor_run
+from nanohook.cli.printing import plain, print_json
 from nanohook.flow.terms import CALLBACK_GRACE_S
 from nanohook.rules.credit import MOST_CREDITS
 from nanohook.sandbox.app import create_app as create_sandbox
@@ -223,11 +223,11 @@ def user_list(*, json: Annotated[bool, typer.Option("--json", help="For scripts.
     """List every account with its credits."""
     listed = asyncio.run(people.accounts_of(serving.configured()))
     if json:
-        typer.echo(orjson.dumps(listed, option=orjson.OPT_INDENT_2).decode())
+        print_json(listed)
         return
     for account in listed:
         marks = [mark for mark in ("admin", "verified", "disabled") if account[f"is_{mark}"]]
-        typer.echo(f"{account['email']}  {account['available']} credits  {' '.join(marks)}".rstrip())
+        typer.echo(plain(f"{account['email']}  {account['available']} credits  {' '.join(marks)}").rstrip())
 
 
 @users.command("disable")

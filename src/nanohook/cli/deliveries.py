@@ -6,16 +6,17 @@ import datetime as dt
 import functools
 from typing import Annotated, Final
 
-import orjson
 import typer
 
 from nanohook import clock, errors, ids
-from nanohook.cli import people, serving
+from nanohook.cli import serving
+from nanohook.cli.opening import opened
+from nanohook.cli.printing import plain, print_json
 from nanohook.database import Database
 from nanohook.flow import replay as flow
 from nanohook.flow.receive import Receipt
 from nanohook.flow.terms import Terms
-from nanohook.stores import audit, delivery_log
+from nanohook.stores import audit, delivery_log, shorthand
 from nanohook.stores.audit import COMMAND_LINE
 from nanohook.stores.deliveries import Effect, Source
 from nanohook.stores.delivery_log import Filter, Line, Verdict, Whole
@@ -63,7 +64,7 @@ def list_(
     )
     page, after = asyncio.run(_listed(wanted, cursor=cursor, limit=limit))
     if json:
-        _print_json({"deliveries": [told.shown(line) for line in page], "next_cursor": after})
+        print_json({"deliveries": [told.shown(line) for line in page], "next_cursor": after})
         return
     for line in page:
         typer.echo(_line(line))
@@ -76,13 +77,13 @@ def show(delivery_id: Id, *, json: Json = False) -> None:
     """Show one with its headers and body; what opens something is masked."""
     found = told.whole(asyncio.run(_found(delivery_id)))
     if json:
-        _print_json(found)
+        print_json(found)
         return
     headers, body = found.pop("headers"), found.pop("body")
     for name, value in found.items():
         if value is not None:
-            typer.echo(_plain(f"{name:<12} {value}"))
-    typer.echo(_plain(f"\n{headers}\n\n{body}"))
+            typer.echo(plain(f"{name:<12} {value}"))
+    typer.echo(plain(f"\n{headers}\n\n{body}", may_fold=True))
 
 
 @commands.command()
@@ -111,7 +112,7 @@ def replay(
     receipts = asyncio.run(_replayed(delivery_ids or [], wanted))
     counts = collections.Counter(receipt.effect.value for receipt in receipts)
     if json:
-        _print_json(
+        print_json(
             {
                 "replayed": len(receipts),
                 "effects": dict(counts),
@@ -124,7 +125,7 @@ def replay(
     else:
         for receipt in receipts:
             typer.echo(
-                _plain(f"{ids.short(receipt.delivery_id)}  {receipt.effect:<9}  {receipt.reason or ''}").rstrip()
+                plain(f"{ids.short(receipt.delivery_id)}  {receipt.effect:<9}  {receipt.reason or ''}").rstrip()
             )
         typer.echo(f"replayed {len(receipts)}")
     if counts[Effect.UNAPPLIED]:
@@ -132,12 +133,12 @@ def replay(
 
 
 async def _listed(wanted: Filter, *, cursor: str | None, limit: int) -> tuple[list[Line], str | None]:
-    async with people.opened(serving.configured()) as found:
+    async with opened(serving.configured()) as found:
         return await found.read(lambda tx: delivery_log.page(tx, wanted, before_id=cursor, most=limit))
 
 
 async def _found(name: str) -> Whole:
-    async with people.opened(serving.configured()) as found:
+    async with opened(serving.configured()) as found:
         delivery_id = await _resolved(found, name)
         whole = await found.read(lambda tx: delivery_log.one(tx, delivery_id))
     if whole is None:
@@ -148,7 +149,7 @@ async def _found(name: str) -> Whole:
 async def _replayed(names: list[str], wanted: Filter) -> list[Receipt]:
     settings = serving.configured()
     terms = Terms.of(settings)
-    async with people.opened(settings) as found:
+    async with opened(settings) as found:
         if names:
             return await replay_named(found, names, terms=terms)
         return await _all(found, wanted, terms)
@@ -191,8 +192,8 @@ async def _resolved(found: Database, name: str) -> str:
         ConfigError: None does, or several do.
     """
     name = name.removeprefix("…")  # as it is printed
-    if len(name) < delivery_log.LEAST_NAME_CHARS:
-        raise errors.ConfigError(f"give at least {delivery_log.LEAST_NAME_CHARS} characters of a delivery's id")
+    if len(name) < shorthand.LEAST_CHARS:
+        raise errors.ConfigError(f"give at least {shorthand.LEAST_CHARS} characters of a delivery's id")
     matches = await found.read(lambda tx: delivery_log.named(tx, name))
     if not matches:
         raise errors.ConfigError("there is no delivery whose id begins or ends so")
@@ -222,13 +223,4 @@ def _line(line: Line) -> str:
     again = f"  again {line.repeats}x" if line.repeats else ""
     way = "" if line.source is None else line.source.value
     which = f"{at:%Y-%m-%d %H:%M:%S}  {ids.short(line.id)}"
-    return _plain(f"{which}  {did:<9}  {way:<7}  {whose:<13}  {line.reason or ''}{again}").rstrip()
-
-
-def _plain(text: str) -> str:
-    """Write what came from outside so that a terminal takes none of it for a command."""
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
-
-
-def _print_json(content: object) -> None:
-    typer.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+    return plain(f"{which}  {did:<9}  {way:<7}  {whose:<13}  {line.reason or ''}{again}").rstrip()

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from nanohook import app, errors, logs, server
 from nanohook.cli import dev, people
+from nanohook.cli.printing import plain
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 
@@ -57,7 +58,7 @@ async def run(*, image: pathlib.Path | None, out: pathlib.Path | None) -> int:
             summary, path = await _demo(steps, console, pathlib.Path(folder), image=image, out=out)
     except (errors.NanohookError, httpx.HTTPError, OSError, TimeoutError, _FailedError) as exc:
         console.print(f"[red]nanohook demo failed at step: {steps.present}[/]")
-        console.print(f"{type(exc).__name__}: {exc}", markup=False)
+        console.print(plain(f"{type(exc).__name__}: {exc}"), markup=False)
         return 1
     table = Table("step", "seconds")
     for name, seconds in steps.done:

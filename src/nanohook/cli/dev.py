@@ -14,6 +14,7 @@ import typer
 
 from nanohook import app, errors, logs, server, settings
 from nanohook.cli import people, reach, serving
+from nanohook.cli.printing import plain
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 from nanohook.settings import AUTO, Settings
@@ -49,7 +50,7 @@ async def run(*, port: int, live: bool) -> None:
         # Plain lines: whatever folds or colours them breaks the link.
         typer.echo(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
         if live:
-            typer.echo(f"NanoBanana reaches it at {parts.terms.public_url}")
+            typer.echo(plain(f"NanoBanana reaches it at {parts.terms.public_url}"))
         typer.echo("for an API key:")
         typer.echo(f"NANOHOOK_DATA_DIR={DATA_DIR} {sys.argv[0]} user create EMAIL --verified --credits 100")
         typer.echo("open this once to log in:")

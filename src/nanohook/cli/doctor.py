@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-import orjson
 import typer
 
 from nanohook import logs
 from nanohook.cli import reach, surroundings
 from nanohook.cli.findings import Finding, has_failed, warn
+from nanohook.cli.printing import print_json
 from nanohook.settings import Settings
 
 
@@ -41,8 +41,7 @@ async def _run(*, port: int | None, as_json: bool) -> int:
         _say(rest)
     found += rest
     if as_json:
-        shown = {"ok": not has_failed(found), "findings": [each.shown() for each in found]}
-        typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+        print_json({"ok": not has_failed(found), "findings": [each.shown() for each in found]})
     return int(has_failed(found))
 
 

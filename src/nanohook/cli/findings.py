@@ -4,6 +4,7 @@ import enum
 from collections.abc import Sequence
 from typing import Any
 
+from nanohook.cli.printing import cut, plain
 from nanohook.values import frozen
 
 
@@ -27,13 +28,14 @@ class Finding:
     cure: str | None = None
 
     def lines(self) -> str:
-        """Write it for people."""
-        said = f"{self.level:<5} {self.check:<11} {self.text}"
-        return said if self.cure is None else f"{said}\n{'':<17} -> {self.cure}"
+        """Write it for people; a text may hold words of whoever answered."""
+        said = f"{self.level:<5} {self.check:<11} {plain(cut(self.text))}"
+        return said if self.cure is None else f"{said}\n{'':<17} -> {plain(self.cure)}"
 
     def shown(self) -> dict[str, Any]:
         """Write it for programs."""
-        return {"check": self.check, "level": str(self.level), "text": self.text, "cure": self.cure}
+        cure = None if self.cure is None else plain(self.cure)
+        return {"check": self.check, "level": str(self.level), "text": plain(cut(self.text)), "cure": cure}
 
 
 def ok(check: str, text: str) -> Finding:

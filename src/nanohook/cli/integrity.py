@@ -9,11 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-import orjson
 import typer
 
-from nanohook import app, clock, database, errors, migrations, storage
+from nanohook import app, clock, database, migrations, storage
+from nanohook.cli import opening
 from nanohook.cli.findings import Level
+from nanohook.cli.printing import plain, print_json
 from nanohook.database import ReadOnly
 from nanohook.flow.cancel import RESTORE_US
 from nanohook.settings import Settings
@@ -48,8 +49,8 @@ class Verdict:
     def lines(self) -> Iterator[str]:
         """Write it for people: a line, and below it some examples."""
         found = f": {self.number} found" if self.number else ""
-        yield f"{self.level:<5} {self.title}{found}{f' ({self.note})' if self.note else ''}"
-        yield from (f"      {example}" for example in self.examples)
+        yield plain(f"{self.level:<5} {self.title}{found}{f' ({self.note})' if self.note else ''}")
+        yield from (f"      {plain(example)}" for example in self.examples)
         if self.number > len(self.examples) > 0:
             yield f"      and {self.number - len(self.examples)} more"
 
@@ -87,8 +88,7 @@ async def _run(settings: Settings, *, as_json: bool) -> int:
                 typer.echo(line)
     is_ok = all(verdict.level is not Level.FAIL for verdict in found)
     if as_json:
-        shown = {"ok": is_ok, "checks": [verdict.shown() for verdict in found]}
-        typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+        print_json({"ok": is_ok, "checks": [verdict.shown() for verdict in found]})
     return int(not is_ok)
 
 
@@ -120,8 +120,7 @@ def look_at_schema(path: pathlib.Path) -> Verdict:
     Raises:
         ConfigError: It is not there, or cannot be read.
     """
-    if not path.is_file():
-        raise errors.ConfigError(f"NANOHOOK_DATA_DIR: there is no database at {path}")
+    opening.check_there(path)
     standing = migrations.standing(path)
     is_newest = standing.present == standing.newest
     note = None

@@ -3,15 +3,16 @@
 import asyncio
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
-import orjson
 import typer
 
 from nanohook import clock, errors
-from nanohook.cli import people, serving, tending
-from nanohook.cli.tending import Done, Shown
+from nanohook.cli import job_acts, job_views, people, serving
+from nanohook.cli.job_acts import Done
+from nanohook.cli.opening import opened
+from nanohook.cli.printing import plain, print_json
 from nanohook.database import Database
 from nanohook.flow.terms import SECOND_US
 from nanohook.flow.workload import Workload
@@ -58,12 +59,12 @@ def list_(
     """List jobs, newest first."""
     email = None if owner is None else people.spelt(owner)
     found = _run(
-        lambda opened, _: tending.listed(
+        lambda opened, _: job_views.listed(
             opened, statuses=tuple(status or ()), email=email, is_stuck=stuck, most=limit
         )
     )
     if json:
-        _print_json(found)
+        print_json(found)
         return
     if not found:
         typer.echo("no job is stuck" if stuck else "there are no such jobs")
@@ -93,15 +94,15 @@ def show(
     json: Json = False,
 ) -> None:
     """Tell everything about one job: tasks, attempts, deliveries, events, files."""
-    told: dict[str, Any] = _run(lambda opened, _: tending.whole(opened, job_id))
+    told: dict[str, Any] = _run(lambda opened, _: job_views.whole(opened, job_id))
     if json:
-        _print_json(told)
+        print_json(told)
         return
     many = {name: told.pop(name) for name in ("tasks", "attempts", "deliveries", "events", "files")}
     options = told.pop("options")
     for name, value in {**told, **options}.items():
         if value is not None:
-            typer.echo(_plain(f"{name.removesuffix('_s'):<14} {_span(value) if name.endswith('_s') else value}"))
+            typer.echo(plain(f"{name.removesuffix('_s'):<14} {_span(value) if name.endswith('_s') else value}"))
     for name, lines in many.items():
         typer.echo(f"\n{name}" if lines else f"\n{name}: none")
         if lines:
@@ -128,9 +129,9 @@ def retry(
 
     async def do(opened: Database, settings: Settings) -> Done:
         if job_ids is None or all_failed:
-            return await tending.retry_failed(opened, settings)
-        meant = await tending.named(opened, job_ids)
-        return await tending.retry(opened, settings, meant, may_buy_again=buy_again)
+            return await job_acts.retry_failed(opened, settings)
+        meant = await job_views.named(opened, job_ids)
+        return await job_acts.retry(opened, settings, meant, may_buy_again=buy_again)
 
     _tell(_run(do), "retried", json=json, is_failure=not all_failed)
 
@@ -141,7 +142,7 @@ def cancel(job_ids: Ids = None, *, json: Json = False) -> None:
     _check_named(job_ids, is_all=False, option=None)
 
     async def do(opened: Database, _: Settings) -> Done:
-        return await tending.stop(opened, await tending.named(opened, job_ids or []))
+        return await job_acts.stop(opened, await job_views.named(opened, job_ids or []))
 
     _tell(_run(do), "canceled", json=json, is_failure=True)
 
@@ -157,13 +158,13 @@ def reconcile(
     _check_named(job_ids, is_all=all_jobs, option="--all")
 
     async def do(opened: Database, _: Settings) -> dict[str, Any]:
-        meant = None if all_jobs else await tending.named(opened, job_ids or [])
-        hurried = await tending.reconcile(opened, meant)
+        meant = None if all_jobs else await job_views.named(opened, job_ids or [])
+        hurried = await job_acts.reconcile(opened, meant)
         return {"due": hurried.due, "unknown": hurried.unknown}
 
     told = _run(do)
     if json:
-        _print_json(told)
+        print_json(told)
         return
     typer.echo(f"{_number(told['due'], 'task')} asked for or finished at once")
     for job_id in told["unknown"]:
@@ -175,13 +176,13 @@ def reconcile(
 @commands.command()
 def pause(*, json: Json = False) -> None:
     """Submit nothing for now, whosever it is; what NanoBanana has goes on."""
-    _tell_work(_run(lambda opened, _: tending.pause(opened, is_draining=False)), json=json)
+    _tell_work(_run(lambda opened, _: job_acts.pause(opened, is_draining=False)), json=json)
 
 
 @commands.command()
 def resume(*, json: Json = False) -> None:
     """Submit again."""
-    _tell_work(_run(lambda opened, _: tending.resume(opened)), json=json)
+    _tell_work(_run(lambda opened, _: job_acts.resume(opened)), json=json)
 
 
 @commands.command()
@@ -193,8 +194,8 @@ def drain(
     """Submit nothing, and let what is under way end; `resume` takes it back."""
 
     async def do(opened: Database, _: Settings) -> Workload:
-        stands = await tending.pause(opened, is_draining=True)
-        return await tending.drained(opened, _Progress()) if wait else stands
+        stands = await job_acts.pause(opened, is_draining=True)
+        return await job_acts.drained(opened, _Progress()) if wait else stands
 
     try:
         stands = _run(do)
@@ -214,23 +215,28 @@ def clear(
         list[ImageJobStatus] | None,
         typer.Option(case_sensitive=False, help="FAILED or CANCELED; both without it."),
     ] = None,
-    older_than: Annotated[str, typer.Option(metavar="AGE", help="Ended longer ago, such as 12h or 7d.")] = "0s",
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE", help="Ended longer ago than 12h, 7d or the like.", show_default="all that ended"
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
     """Hide jobs that failed or were canceled, as their owners can; they can be had back for 24 hours."""
-    statuses = tuple(dict.fromkeys(status or tending.ENDED))
-    if not set(statuses) <= set(tending.ENDED):
-        raise errors.ConfigError(f"--status: only {' and '.join(tending.ENDED)} jobs can be cleared")
-    before_us = clock.now_us() - _seconds(older_than) * SECOND_US
-    found = _run(lambda opened, _: tending.to_clear(opened, statuses, before_us=before_us))
+    statuses = tuple(dict.fromkeys(status or job_acts.ENDED))
+    if not set(statuses) <= set(job_acts.ENDED):
+        raise errors.ConfigError(f"--status: only {' and '.join(job_acts.ENDED)} jobs can be cleared")
+    before_us = clock.now_us() - (0 if older_than is None else _seconds(older_than)) * SECOND_US
+    found = _run(lambda opened, _: job_acts.to_clear(opened, statuses, before_us=before_us))
     if found and not yes:
         if json or not sys.stdin.isatty():
             raise errors.ConfigError(f"this clears {_number(len(found), 'job')}: say so with --yes")
         typer.confirm(f"Clear {_number(len(found), 'job')}?", abort=True, err=True)
-    cleared = _run(lambda opened, _: tending.clear(opened, found, statuses, before_us=before_us)) if found else 0
+    cleared = _run(lambda opened, _: job_acts.clear(opened, found, statuses, before_us=before_us)) if found else 0
     if json:
-        _print_json({"cleared": cleared})
+        print_json({"cleared": cleared})
     else:
         typer.echo(f"{_number(cleared, 'job')} cleared")
 
@@ -240,8 +246,8 @@ def _run(do: Callable[[Database, Settings], Awaitable[T]]) -> T:
     settings = serving.configured()
 
     async def with_database() -> T:
-        async with people.opened(settings) as opened:
-            return await do(opened, settings)
+        async with opened(settings) as found:
+            return await do(found, settings)
 
     return asyncio.run(with_database())
 
@@ -270,7 +276,7 @@ class _Progress:
 
 def _tell(done: Done, verb: str, *, json: bool, is_failure: bool) -> None:
     if json:
-        _print_json(
+        print_json(
             {verb: done.done, "skipped": [{"job_id": job_id, "code": code} for job_id, code in done.skipped]}
         )
     else:
@@ -285,7 +291,7 @@ def _tell(done: Done, verb: str, *, json: bool, is_failure: bool) -> None:
 
 def _tell_work(stands: Workload, *, json: bool) -> None:
     if json:
-        _print_json(stands.shown())
+        print_json(stands.shown())
     else:
         typer.echo(f"{stands.state}: {stands.load.under_way} under way, {stands.load.waiting} waiting")
 
@@ -319,16 +325,7 @@ def _number(count: int, thing: str) -> str:
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
     """Print lines in columns, each as wide as what it holds."""
-    texts = [list(heads), *([_plain(str(value)) for value in line] for line in lines)]
+    texts = [list(heads), *([plain(str(value)) for value in line] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for line in texts:
         typer.echo("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _plain(text: str) -> str:
-    """Write what came from outside on one line, so that a terminal takes none of it for a command."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
-def _print_json(content: Shown | Sequence[object] | Mapping[str, object]) -> None:
-    typer.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())

@@ -1,10 +1,9 @@
 """Accounts and tokens made from the command line, beside a running service or without one."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
-from nanohook import app, clock, database, errors, ids, migrations, passwords
+from nanohook import app, clock, errors, ids, passwords
+from nanohook.cli.opening import opened
 from nanohook.database import Database, Transaction
 from nanohook.flow import accounts as flow
 from nanohook.passwords import Passwords
@@ -14,15 +13,6 @@ from nanohook.stores import accounts, audit, jobs, ledger
 from nanohook.stores.accounts import Person
 from nanohook.stores.audit import COMMAND_LINE
 from nanohook.values import frozen
-
-
-@contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Database]:
-    """Open the service's database, at the newest schema."""
-    path = app.database_path(settings)
-    await asyncio.to_thread(migrations.upgrade, path)
-    async with database.open_database(path) as found:
-        yield found
 
 
 @frozen
@@ -38,13 +28,13 @@ class NewAccount:
 
 async def create(settings: Settings, asked: NewAccount) -> str:
     """
-    Make an account and return its API key.
+    Make an account, and the database if there is none yet; return its API key.
 
     Raises:
         ConfigError: No e-mail address, one that has an account, or a password that cannot be used.
     """
     _check(asked)
-    async with opened(settings) as found:
+    async with opened(settings, may_make=True) as found:
         return await create_in(found, asked)
 
 

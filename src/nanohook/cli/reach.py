@@ -12,10 +12,10 @@ import orjson
 from nanohook import address, errors, ids
 from nanohook.cli.findings import Finding, fail, ok, warn
 from nanohook.flow.receive import TEST_JOB
-from nanohook.remote import ngrok
+from nanohook.remote import ngrok, probe
 from nanohook.remote.nanobanana import Client
 from nanohook.remote.ngrok import Missing, Trouble
-from nanohook.remote.probe import Probe, Seen
+from nanohook.remote.probe import Probe, Seen, Stranger
 from nanohook.rules import signing
 from nanohook.settings import AUTO, Settings
 from nanohook.storage import Storage
@@ -42,8 +42,20 @@ NGROK_CURES: Final = {
     Trouble.ONLY_HTTP: "give the endpoint in ngrok.yml an https address, or leave `url` and `schemes` out",
     Trouble.SEVERAL: "stop all tunnels but one, or set NANOHOOK_PUBLIC_URL to the address that is meant",
 }
-_WARNING_PAGE: Final = "ERR_NGROK_6024"
-_NGROK_ERROR: Final = "ngrok-error-code"
+STRANGER_CURES: Final = {
+    Stranger.WARNING_PAGE: (
+        "NanoBanana would get that for a picture; any paid plan of ngrok is without it; or use another tunnel"
+    ),
+    Stranger.NGROK: "ngrok.com/docs/errors tells what that is; {here}",
+    Stranger.OTHER_KEYS: (
+        "{here}, and run this command with the settings of that service (NANOHOOK_DATA_DIR, SECRET_KEYS)"
+    ),
+    Stranger.OTHER_DATA: "{here}, and run this command with that service's NANOHOOK_DATA_DIR",
+    Stranger.NANOHOOK: "see what the service's log says of it",
+    Stranger.LOGIN: "let /api/webhooks/ and /media/ pass without a login: they are signed",
+    Stranger.ANOTHER: "{here}",
+}
+"""What to do when it is not us who answer, by who it is."""
 
 
 class Way(NamedTuple):
@@ -115,8 +127,8 @@ def _refused(exc: errors.Transient, url: str) -> Finding:
 async def _look_at_clock(chosen: Settings) -> list[Finding]:
     """Compare our clock with the ``Date`` of NanoBanana's answer; nothing is said where there is none."""
     try:
-        async with Probe() as probe:
-            seen = await probe.get(f"{chosen.nanobanana_url}/api/v1/common/credit", user_agent=PLAIN)
+        async with Probe() as prober:
+            seen = await prober.get(f"{chosen.nanobanana_url}/api/v1/common/credit", user_agent=PLAIN)
         there = email.utils.parsedate_to_datetime(seen.headers.get("date", "")).timestamp()
     except (errors.Transient, ValueError):
         return []
@@ -147,11 +159,11 @@ async def look_at_public_url(chosen: Settings, local_url: str) -> tuple[Way | No
 async def look_at_service(local_url: str) -> tuple[bool, Finding]:
     """Tell whether a service answers on this machine."""
     try:
-        async with Probe() as probe:
-            seen = await probe.get(f"{local_url}/healthz", user_agent=PLAIN)
+        async with Probe() as prober:
+            seen = await prober.get(f"{local_url}/healthz", user_agent=PLAIN)
     except errors.Transient as exc:
         return False, warn("service", f"none is running at {local_url}: {exc}", _START)
-    if seen.http_status != http.HTTPStatus.OK or _ours(seen).get("status") != "ok":
+    if seen.http_status != http.HTTPStatus.OK or seen.said.get("status") != "ok":
         return False, warn("service", f"what answers at {local_url} is not nanohook", _START)
     return True, ok("service", f"it answers at {local_url}")
 
@@ -174,50 +186,47 @@ async def look_at_way_back(chosen: Settings, way: Way, keys: list[str], *, is_ru
     except errors.StorageFailed as exc:
         return [fail("way back", f"the picture for the test could not be kept: {exc}", "cure the storage first")]
     try:
-        async with Probe() as probe:
-            fetched = await _fetched(probe, media, way)
+        async with Probe() as prober:
+            fetched = await _fetched(prober, media, way)
             if fetched is not None:
                 return [fetched]  # a callback would meet the same
             found = [ok("way back", "a signed picture comes back by the public URL")]
-            found += await _fetched_as_browser(probe, media, way)
-            return [*found, await _called_back(probe, callback, orjson.dumps(body), way)]
+            found += await _fetched_as_browser(prober, media, way)
+            return [*found, await _called_back(prober, callback, orjson.dumps(body), way)]
     finally:
         await storage.delete(key)
 
 
-async def _fetched(probe: Probe, media: str, way: Way) -> Finding | None:
+async def _fetched(prober: Probe, media: str, way: Way) -> Finding | None:
     """Fetch the picture as NanoBanana would; ``None``: it came."""
     try:
-        seen = await probe.get(media, user_agent=PLAIN)
+        seen = await prober.get(media, user_agent=PLAIN)
     except errors.Transient as exc:
         return _unreached(exc, way)
     return None if _is_picture(seen) else _stranger(seen, way)
 
 
-async def _fetched_as_browser(probe: Probe, media: str, way: Way) -> list[Finding]:
+async def _fetched_as_browser(prober: Probe, media: str, way: Way) -> list[Finding]:
     try:
-        seen = await probe.get(media, user_agent=BROWSER)
+        seen = await prober.get(media, user_agent=BROWSER)
     except errors.Transient as exc:
         return [_unreached(exc, way)]
     if _is_picture(seen):
         return []
-    if _is_warning_page(seen):
+    if probe.is_warning_page(seen):
         text = "ngrok's free plan answers browsers with a warning page in the picture's place"
         cure = "any paid plan of ngrok is without it; people can click it away, NanoBanana came through just now"
         return [warn("way back", text, cure)]
     return [_stranger(seen, way)]
 
 
-async def _called_back(probe: Probe, callback: str, body: bytes, way: Way) -> Finding:
+async def _called_back(prober: Probe, callback: str, body: bytes, way: Way) -> Finding:
     try:
-        seen = await probe.post(callback, body, user_agent=PLAIN)
+        seen = await prober.post(callback, body, user_agent=PLAIN)
     except errors.Transient as exc:
         return _unreached(exc, way)
-    if seen.http_status == http.HTTPStatus.OK and _ours(seen).get("status") == "accepted":
+    if seen.http_status == http.HTTPStatus.OK and seen.said.get("status") == "accepted":
         return ok("way back", "a signed callback is accepted by the public URL")
-    if "code" in _ours(seen) and seen.http_status != http.HTTPStatus.UNAUTHORIZED:
-        text = f"the test callback was answered HTTP {seen.http_status} {_ours(seen)['code']}"
-        return fail("way back", text, "see what the service's log says of it")
     return _stranger(seen, way)
 
 
@@ -227,47 +236,10 @@ def _unreached(exc: errors.Transient, way: Way) -> Finding:
 
 
 def _stranger(seen: Seen, way: Way) -> Finding:
-    """Tell who answered in our place."""
-    said, code = f"HTTP {seen.http_status}", _ours(seen).get("code")
-    here = _LEAD_HERE.format(local=way.local_url)
-    if _is_warning_page(seen):
-        text = "ngrok answers with a warning page in our place: NanoBanana would get that for a picture"
-        return fail("way back", text, "any paid plan of ngrok is without it; or use another tunnel")
-    if _NGROK_ERROR in seen.headers:
-        word = seen.headers[_NGROK_ERROR][:20]
-        return fail(
-            "way back", f"ngrok answers in our place: {word}", f"ngrok.com/docs/errors tells what that is; {here}"
-        )
-    if code == "signature_invalid":
-        text = "the public URL leads to a nanohook with other keys"
-        cure = f"{here}, and run this command with the settings of that service (NANOHOOK_DATA_DIR, SECRET_KEYS)"
-        return fail("way back", text, cure)
-    if code == "not_found":
-        text = "the public URL leads to a nanohook with the same keys and another data dir"
-        return fail("way back", text, f"{here}, and run this command with that service's NANOHOOK_DATA_DIR")
-    if seen.http_status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-        text = f"something in front of the service lets nobody through ({said})"
-        return fail("way back", text, "let /api/webhooks/ and /media/ pass without a login: they are signed")
-    text = f"the public URL leads to another service ({said}, {seen.content_type or 'no type'})"
-    return fail("way back", text, here)
+    """Tell who answered in our place, and what leads them away."""
+    who, text = probe.stranger(seen)
+    return fail("way back", text, STRANGER_CURES[who].format(here=_LEAD_HERE.format(local=way.local_url)))
 
 
 def _is_picture(seen: Seen) -> bool:
     return seen.http_status == http.HTTPStatus.OK and seen.body == _PICTURE
-
-
-def _is_warning_page(seen: Seen) -> bool:
-    return _WARNING_PAGE in seen.headers.get(_NGROK_ERROR, "") or (
-        seen.content_type == "text/html" and _WARNING_PAGE.encode() in seen.body
-    )
-
-
-def _ours(seen: Seen) -> dict[str, object]:
-    """Read an answer of ours; empty for everybody else's."""
-    if not seen.content_type.endswith("json") or "x-request-id" not in seen.headers:
-        return {}
-    try:
-        said = orjson.loads(seen.body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}

@@ -42,6 +42,17 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Unclaimed:
+    """A picture that nobody waited for any more; the whole of it is for who takes it."""
+
+    index: int
+    thumbnail_url: str = dataclasses.field(repr=False)
+    width: int
+    height: int
+    kept_until: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
     """Why a job or a task failed."""
 
@@ -124,7 +135,7 @@ class Job(_State):
     original: Picture | None
     """``None``: made from text alone."""
     images: tuple[Picture, ...]
-    unclaimed: tuple[Picture, ...] = ()
+    unclaimed: tuple[Unclaimed, ...] = ()
     """Pictures that came when the job had ended; `Client.accept_late` takes them."""
     failed_tasks: tuple[FailedTask, ...]
     tasks: tuple[Task, ...]

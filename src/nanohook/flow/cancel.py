@@ -5,7 +5,7 @@ from typing import Final
 import orjson
 
 from nanohook import errors
-from nanohook.database import Transaction
+from nanohook.database import Topic, Transaction
 from nanohook.flow import credits, history
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import job as rules
@@ -83,6 +83,7 @@ async def restore(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -
         project = await projects.get(tx, owner_id=owner_id, project_id=job.project_id)
         job = job if project is not None else replace(job, project_id=None)
     await jobs.show(tx, job)
+    await _want_again(tx, job, now_us=now_us)
     shown = await pictures.results(tx, job_id=job_id, owner_id=owner_id)
     event_id = await events.append(
         tx,
@@ -97,6 +98,14 @@ async def restore(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -
     await jobs.update(tx, restored, before=job)
     history.announce(tx, restored)
     return restored
+
+
+async def _want_again(tx: Transaction, job: Job, *, now_us: int) -> None:
+    """Ask after what the deletion canceled and NanoBanana has: it is paid."""
+    for task in await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt):
+        if task.stage is Stage.CANCELED and task.task_id is not None and task.submit_started_at is not None:
+            await tasks.update(tx, replace(task, step=Step.ASK, due_at=now_us))
+            tx.wake(Topic.WORK)
 
 
 async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us: int) -> Job:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from nanohook import errors
 from nanohook.database import Transaction
 from nanohook.rules.credit import Kind
-from nanohook.rules.job import Job, Task, Unclaimed
+from nanohook.rules.job import Job, Step, Task, Unclaimed
 from nanohook.rules.status import Stage
 from nanohook.stores import ledger
 
@@ -57,9 +57,11 @@ async def stop(tx: Transaction, task: Task, *, now_us: int) -> None:
     """
     Settle *task*, which its owner cancels: it is paid from the moment its submit has begun.
 
-    Not so one that was to take a late result: that stays where it is, to be paid by who accepts it.
+    Not so one that was to take a late result, or to ask whether there is any: what comes of it waits to be
+    accepted, and is paid then.
     """
-    is_bought = task.submit_started_at is not None and not task.takes_late
+    is_hoped_for = task.takes_late or (task.may_buy and task.step is Step.ASK)
+    is_bought = task.submit_started_at is not None and not is_hoped_for
     kind = Kind.CHARGE if is_bought else Kind.RETURN
     await _close(tx, task, kind, now_us=now_us)
 

@@ -42,9 +42,12 @@ class Gate:
         return fault_code(self.blocked_code)
 
 
+FAULT_CODES: Final = ("no_credit", "bad_key")
+
+
 def fault_code(code: int) -> str:
-    """Name NanoBanana's refusal of the account by one of our error codes."""
-    return "no_credit" if code == 402 else "bad_key"  # noqa: PLR2004 - the vendor's code
+    """Name NanoBanana's refusal of the account by one of ``FAULT_CODES``."""
+    return FAULT_CODES[0] if code == 402 else FAULT_CODES[1]  # noqa: PLR2004 - the vendor's code
 
 
 async def read(tx: Transaction) -> Gate:

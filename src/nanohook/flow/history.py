@@ -64,14 +64,14 @@ def announce(tx: Transaction, job: Job) -> None:
     """Wake the streams and write the line of the log, once this is committed."""
     tx.wake(Topic.EVENTS)
     # One line an event: a stuck job can be followed from the log alone.
-    line = {
+    line: dict[str, object] = {
         "job_id": job.id,
         "status": job.status.value,
         "progress": job.progress,
         "stage": job.stage.value,
         "attempt": job.attempt,
         "event_id": job.last_event_id,
-        **({} if job.fault is None else {"error": job.fault.code}),
+        **({} if job.fault is None else {"error": job.fault.code, "detail": job.fault.detail}),
     }
     tx.after_commit.append(lambda: logs.info(logger, "job.event", line))
 

@@ -1,14 +1,19 @@
 """What a word of NanoBanana means for a task: planned here, written by ``receive``. Nothing is read or stored."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from nanohook.flow.terms import Terms
+from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import addresses, callbacks
 from nanohook.rules import job as rules
 from nanohook.rules.callbacks import Reading
 from nanohook.rules.job import Fault, Step, Task
 from nanohook.rules.status import Stage
 from nanohook.values import replace
+
+UNSEEN_US: Final = 120 * SECOND_US
+"""So long after its submit a task may be one that NanoBanana does not find."""
+OUTAGE_US: Final = 3600 * SECOND_US
+"""A "server error" in place of a record is no answer about the task, for so long after its deadline."""
 
 
 class Plan(NamedTuple):
@@ -38,15 +43,30 @@ def of_callback(job_attempt: int, task: Task, reading: Reading, *, terms: Terms,
         return Plan(adopted, "the first final word won: its result is being fetched")
     if reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts):
         return Plan(_finish(named, reading.urls[0], now_us=now_us))
-    if named.task_id is None and reading.stage is not Stage.COMPLETED:
-        # Nothing to ask by: the signature is all there is to go by.
-        return Plan(_end(named, reading.stage, reading))
+    said = replace(named, said=reading.stage)
+    if reading.stage is not Stage.COMPLETED:
+        said = replace(said, fault=_fault(reading.stage, reading))
     if named.task_id is None:
-        return Plan(adopted, "a success without address or task id")
-    doubted = replace(named, said=reading.stage, step=Step.ASK, due_at=now_us)
-    if reading.stage.is_final and reading.stage is not Stage.COMPLETED:
-        doubted = replace(doubted, fault=_fault(reading.stage, reading))
-    return Plan(doubted, "asked record-info first")
+        return _without_id(said, reading, now_us=now_us)
+    return Plan(replace(said, step=Step.ASK, due_at=now_us), "asked record-info first")
+
+
+def _without_id(said: Task, reading: Reading, *, now_us: int) -> Plan:
+    """Tell what a final word means that record-info cannot confirm: no id of NanoBanana's is known."""
+    if said.step is Step.SUBMIT:
+        # The submit's answer is on its way, and brings the id.
+        noted = replace(said, result_url=reading.urls[0] if reading.urls else None)
+        return Plan(noted, "noted until its submit is answered")
+    return Plan(*by_signature(replace(said, result_url=reading.urls[0] if reading.urls else None), now_us=now_us))
+
+
+def by_signature(said: Task, *, now_us: int) -> tuple[Task | None, str | None]:
+    """Take a final word that *said* has noted as it is: there is nothing to ask by, and the signature was good."""
+    if said.said is not None and Stage(said.said) is not Stage.COMPLETED:
+        return rules.advance(said, Stage(said.said), fault=said.fault), None
+    if said.result_url is None:
+        return None, "a success without address or task id"
+    return _finish(said, said.result_url, now_us=now_us), "nothing to ask by"
 
 
 def _adopted(task: Task, reading: Reading, *, terms: Terms, now_us: int) -> Task | None:
@@ -70,7 +90,8 @@ def _late(
         return Plan(adopted, ended)
     if task.step is Step.FINISH:
         return Plan(adopted, f"{ended}; its late result is being fetched")
-    if reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts):
+    is_believed = reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts)
+    if is_believed or (reading.is_success and task.task_id is None):  # without an id there is nothing to ask by
         return Plan(_finish(task, reading.urls[0], now_us=now_us), f"{ended}; its late result is kept")
     if task.task_id is None:
         return Plan(None, f"{ended}; a success without address or task id")
@@ -85,19 +106,20 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
     if task.step is Step.FINISH:
         return Plan(None, "its result is being fetched")
     has_failed = reading is not None and reading.stage in {Stage.FAILED, Stage.CANCELED}
+    is_gone = record.is_gone and not _is_young(task, now_us=now_us)
     if reading is not None and reading.is_success:
         late = "the task has ended; its late result is kept" if task.is_ended else None
         return Plan(_finish(task, reading.urls[0], now_us=now_us), late)
     if task.is_ended:
-        is_over = has_failed or record.is_gone or now_us >= deadline_of(task, terms)
+        is_over = has_failed or is_gone or now_us >= deadline_of(task, terms)
         nothing = replace(task, step=None, due_at=None)
         return Plan(nothing if is_over else None, f"attempt {task.attempt} of {job_attempt}: the task has ended")
-    if task.may_buy and (has_failed or record.is_gone):
+    if task.may_buy and (has_failed or is_gone):
         return Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")
     if has_failed and reading is not None:
         return Plan(_end(task, reading.stage or Stage.FAILED, reading))
-    is_late = now_us >= deadline_of(task, terms)
-    if task.said in {Stage.FAILED, Stage.CANCELED} and (record.is_gone or (is_late and not record.found)):
+    is_late = now_us >= deadline_of(task, terms) + (OUTAGE_US if record.is_fault else 0)
+    if task.said in {Stage.FAILED, Stage.CANCELED} and (is_gone or (is_late and not record.found)):
         said = Stage(task.said)
         return Plan(rules.advance(task, said, fault=task.fault or Fault(code=_ended_code(said))))
     if is_late:
@@ -106,6 +128,11 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
         moved = rules.advance(task, reading.stage)
         return Plan(moved, None if moved else "still running")
     return Plan(None, "not found yet" if not record.found else "no news")
+
+
+def _is_young(task: Task, *, now_us: int) -> bool:
+    """NanoBanana may not see it yet: "not found" is no news."""
+    return now_us < (task.submit_started_at or task.accepted_at or 0) + UNSEEN_US
 
 
 def deadline_of(task: Task, terms: Terms) -> int:

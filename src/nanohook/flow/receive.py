@@ -12,7 +12,7 @@ from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.flow import history, plans
 from nanohook.flow.plans import Plan
-from nanohook.flow.terms import Terms
+from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import callbacks
 from nanohook.rules.callbacks import Reading
 from nanohook.rules.job import Job, Step, Task
@@ -27,7 +27,11 @@ TASK_DELIVERIES: Final = 1_000
 """Deliveries taken for one task; the next is refused."""
 TEST_JOB: Final = "test"
 """The job that a test callback is signed for: there is none of this name."""
-MOST_PARKED: Final = 10_000
+TEST_BYTES: Final = 4_096
+TESTS_KEPT_US: Final = 3600 * SECOND_US
+MOST_TESTS: Final = 100
+"""Test callbacks kept of the last hour; the next is refused."""
+MOST_PARKED: Final = 2_000
 """Deliveries kept for jobs that nobody knows here; the next is refused."""
 
 
@@ -40,6 +44,8 @@ class Receipt:
     job_id: str | None
     effect: Effect
     reason: str | None
+    word: str | None = None
+    """What it said, as it was spelt."""
 
 
 async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, terms: Terms, now_us: int) -> Receipt:
@@ -60,6 +66,10 @@ async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, ter
     known_id = standing.task.task_id
     if reading.task_id is not None and known_id is not None and reading.task_id != known_id:
         raise errors.SignatureInvalid("the body names another task than the address was signed for")
+    if known_id is None and reading.task_id is not None:
+        other = await tasks.by_task_id(tx, reading.task_id)
+        if other is not None and other.job_id != delivery.job_id:
+            raise errors.SignatureInvalid("the body names a task of another job")
     return await _take(tx, delivery, reading, standing, terms=terms, now_us=now_us)
 
 
@@ -229,11 +239,30 @@ async def _park(tx: Transaction, delivery: Delivery, reading: Reading) -> Receip
         TooMany: There are ``MOST_PARKED`` of these, or ``TASK_DELIVERIES`` of this task.
     """
     if delivery.job_id == TEST_JOB:
+        await _check_test(tx, delivery, now_us=delivery.received_at)
         return await _keep(tx, delivery, reading, None, effect=Effect.NO_EFFECT, reason="a test callback")
     await _check_room(tx, delivery)
     if await deliveries.count_parked(tx) >= MOST_PARKED:
         raise errors.TooMany("too many callbacks for jobs that are not known here", retry_after_s=60)
     return await _keep(tx, delivery, reading, None, effect=Effect.PARKED, reason="no such job here")
+
+
+async def _check_test(tx: Transaction, delivery: Delivery, *, now_us: int) -> None:
+    """
+    Keep test callbacks few and small: those of an hour ago have been read.
+
+    Raises:
+        TooLarge: It is no test of ours.
+        TooMany: There are ``MOST_TESTS`` of the last hour.
+    """
+    if len(delivery.body) > TEST_BYTES:
+        raise errors.TooLarge(f"a test callback has at most {TEST_BYTES} bytes")
+    await deliveries.forget_task(tx, job_id=TEST_JOB, before_us=now_us - TESTS_KEPT_US)
+    kept = await deliveries.count_of_task(
+        tx, job_id=TEST_JOB, attempt=delivery.attempt or 0, index=delivery.index or 0
+    )
+    if kept >= MOST_TESTS:
+        raise _too_many(TEST_JOB, delivery.index or 0)
 
 
 async def _check_room(tx: Transaction, delivery: Delivery) -> None:
@@ -279,6 +308,7 @@ async def _keep(
         job_id=delivery.job_id,
         effect=effect,
         reason=reason,
+        word=reading.word,
     )
 
 
@@ -305,10 +335,12 @@ async def _write(
 
 
 async def _only_task(tx: Transaction, job_id: str) -> Task | None:
-    job = await jobs.load(tx, job_id)
-    if job is None:
+    attempt = await jobs.attempt_of(tx, job_id)
+    if attempt is None:
         return None
-    group = await tasks.of_attempt(tx, job_id=job_id, attempt=job.attempt)
-    if len(group) != 1:
+    group = await tasks.of_attempt(tx, job_id=job_id, attempt=attempt)
+    if not group:
+        raise errors.Invalid("the body names a job for which nothing was asked")
+    if len(group) > 1:
         raise errors.Invalid("the body names a job of several tasks, but no task")
     return group[0]

@@ -14,8 +14,8 @@ from nanohook.values import frozen
 
 
 @frozen
-class Terms:
-    """On which terms many are retried."""
+class Rights:
+    """Who has jobs retried, and what they may."""
 
     owner_id: str | None
     """Whose they must be; ``None`` for an admin, who may retry anybody's."""
@@ -38,12 +38,12 @@ class Retried:
     """The others, with the code of what stood against it."""
 
 
-async def some(tx: Transaction, job_ids: Sequence[str], *, terms: Terms, now_us: int) -> Retried:
+async def some(tx: Transaction, job_ids: Sequence[str], *, rights: Rights, now_us: int) -> Retried:
     """Retry those of *job_ids* that may be; ``retry`` refuses before it changes anything."""
     done = Retried(retried=[], skipped=[])
     for job_id in job_ids:
         try:
-            await _one(tx, job_id, terms=terms, now_us=now_us)
+            await _one(tx, job_id, rights=rights, now_us=now_us)
         except (errors.NotFound, errors.Conflict, errors.TooPoor) as exc:
             done.skipped.append((job_id, exc.code))
         else:
@@ -52,7 +52,7 @@ async def some(tx: Transaction, job_ids: Sequence[str], *, terms: Terms, now_us:
 
 
 async def failed(
-    tx: Transaction, *, before_id: str | None, most: int, terms: Terms, now_us: int
+    tx: Transaction, *, before_id: str | None, most: int, rights: Rights, now_us: int
 ) -> tuple[Retried, str | None]:
     """
     Retry failed jobs, newest first, whose error says that trying again can help.
@@ -64,25 +64,25 @@ async def failed(
     Returns:
         What came of it, and the *before_id* to go on with; ``None``: there are no more.
     """
-    wanted = jobs.Filter(owner_id=terms.owner_id, statuses=(ImageJobStatus.FAILED,), before_id=before_id)
+    wanted = jobs.Filter(owner_id=rights.owner_id, statuses=(ImageJobStatus.FAILED,), before_id=before_id)
     page, after = await jobs.page(tx, wanted, most=most)
     retryable = [job.id for job in page if _is_retryable(job)]
-    return await some(tx, retryable, terms=terms, now_us=now_us), after
+    return await some(tx, retryable, rights=rights, now_us=now_us), after
 
 
-async def _one(tx: Transaction, job_id: str, *, terms: Terms, now_us: int) -> None:
+async def _one(tx: Transaction, job_id: str, *, rights: Rights, now_us: int) -> None:
     started = await retry.retry(
         tx,
-        owner_id=terms.owner_id,
+        owner_id=rights.owner_id,
         job_id=job_id,
-        may_buy_again=terms.may_buy_again,
-        can_fetch=terms.can_fetch,
-        prices=terms.prices,
+        may_buy_again=rights.may_buy_again,
+        can_fetch=rights.can_fetch,
+        prices=rights.prices,
         now_us=now_us,
     )
-    if started.owner_id != terms.actor:
+    if started.owner_id != rights.actor:
         await audit.append(
-            tx, actor=terms.actor, action="job.retry", subject=job_id, after=started.status, now_us=now_us
+            tx, actor=rights.actor, action="job.retry", subject=job_id, after=started.status, now_us=now_us
         )
 
 

@@ -46,7 +46,7 @@ async def begin(tx: Transaction, claimed: Task) -> Finishing:
     job, task = await _held(tx, claimed)
     original = await pictures.original(tx, job.original_id, owner_id=job.owner_id)
     size = None if original is None else (original.width_px, original.height_px)
-    late = None if task.is_ended else await unclaimed.of_task(tx, job_id=job.id, index=task.index)
+    late = await unclaimed.of_task(tx, job_id=job.id, index=task.index) if task.takes_late else None
     return Finishing(job=job, task=task, size=size, is_there=late is not None)
 
 
@@ -103,7 +103,10 @@ async def failed(tx: Transaction, claimed: Task, fault: Fault, *, retry_at: int 
     """
     job, task = await _held(tx, claimed)
     if retry_at is not None and now_us < (task.finish_since or now_us) + FINISH_FOR_US:
-        await tasks.update(tx, replace(task, tries=task.tries + 1, due_at=retry_at))
+        # The fault is kept while it is tried again: of a new kind it is the first.
+        is_same = task.fault is not None and task.fault.code == fault.code
+        tries = task.tries + 1 if is_same else 1
+        await tasks.update(tx, replace(task, tries=tries, due_at=retry_at, fault=fault))
         return True
     if task.is_ended:
         await tasks.update(tx, replace(task, step=None, due_at=None))

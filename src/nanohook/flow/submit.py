@@ -24,6 +24,8 @@ TUNNEL_PAUSE_US: Final = 3 * SECOND_US
 """While the tunnel is away, a picture that NanoBanana has to fetch waits this long, and again."""
 BLOCKED_FOR_US: Final = 3600 * SECOND_US
 """How long a job waits while NanoBanana refuses the account; then it fails."""
+BLOCKED_TRIES: Final = 120
+"""The same for one that is refused again and again while others are taken: about an hour of pauses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,14 +40,16 @@ class Submission:
     """Where NanoBanana is told to fetch it and to call back, whatever that is when it answers."""
 
 
-async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) -> Submission | None:
+async def begin(
+    tx: Transaction, claimed: Task, *, terms: Terms, is_probe: bool = False, now_us: int
+) -> Submission | None:
     """
     Mark the submit of *claimed* as started.
 
     Returns:
         What to send, or ``None`` if nothing may be: an earlier try was cut off before its answer was stored (the
-        outcome is unknown, and has been dealt with), a late result of an earlier attempt is taken instead, or
-        the tunnel is away.
+        outcome is unknown, and has been dealt with), a late result of an earlier attempt is taken instead, the
+        gate has closed since it was claimed, or the tunnel is away.
 
     Raises:
         LeaseLost: It is no longer ours to submit.
@@ -58,6 +62,10 @@ async def begin(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) ->
     if await unclaimed.of_task(tx, job_id=job.id, index=task.index) is not None:
         await tasks.update(tx, accept.resumed(task, now_us=now_us))
         tx.wake(Topic.WORK)
+        return None
+    state = await gate.read(tx)
+    if state.paused_at is not None or (state.blocked_code is not None and not is_probe):
+        await tasks.update(tx, replace(task, due_at=now_us))
         return None
     source = await _source(tx, job)
     if source is not None and terms.public_url is None and terms.awaits_callbacks:
@@ -99,7 +107,8 @@ async def accepted(
     task = await _as_stored(tx, claimed)
     if task is None:
         return
-    taken = replace(task, task_id=task.task_id or task_id, accepted_at=now_us, tries=0)
+    # Its own answer counts, whatever a callback may have called the task.
+    taken = replace(task, task_id=task_id, accepted_at=now_us, tries=0)
     job = await jobs.load(tx, claimed.job_id)
     if job is None or job.attempt != task.attempt or task.is_ended:
         # Canceled, deleted or failed while the answer was on its way: what was bought stays known by its id.
@@ -110,7 +119,9 @@ async def accepted(
         return
     was_given_up = task.step is Step.ASK and task.task_id is None
     if was_given_up or (task.step is Step.SUBMIT and task.claim == claimed.claim):
-        taken = replace(taken, step=Step.ASK, due_at=first_ask)
+        # A final word that came before the answer is confirmed at once.
+        due_at = first_ask if taken.said is None else now_us
+        taken = replace(taken, step=Step.ASK, due_at=due_at, result_url=None)
         taken = rules.advance(taken, Stage.GENERATING) or taken
     await history.move(tx, job, taken, now_us=now_us)
     await deliveries.match_parked(tx, taken, now_us=now_us)
@@ -127,7 +138,10 @@ async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> 
     if found is None:
         await _note(tx, claimed, task_id=None, now_us=now_us)
         return
-    _, task = found
+    job, task = found
+    if task.said is not None:
+        await _as_said(tx, job, task, now_us=now_us)
+        return
     await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
 
 
@@ -156,6 +170,23 @@ async def recover(tx: Transaction, *, terms: Terms, now_us: int) -> int:
     return taken
 
 
+async def blocked(tx: Transaction, claimed: Task, code: int, *, due_at: int, now_us: int) -> None:
+    """
+    NanoBanana refuses the account: nobody submits for now; *claimed* itself again at *due_at* (µs).
+
+    It keeps its place but lets others pass: what is left of the credit may do for them.
+    """
+    await gate.block(tx, code, now_us=now_us)
+    if claimed.tries < BLOCKED_TRIES:
+        await again(tx, claimed, due_at=due_at, now_us=now_us)
+    else:
+        await refused(tx, claimed, _refusal(code), now_us=now_us)
+
+
+def _refusal(code: int) -> Fault:
+    return Fault(code=gate.fault_code(code), detail=f"code {code}")
+
+
 async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
     """
     Fail what has waited for ``BLOCKED_FOR_US`` while NanoBanana refused the account.
@@ -164,9 +195,11 @@ async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
         How many tasks; at most *most*, so that nobody waits for one long transaction.
     """
     state = await gate.read(tx)
-    if state.blocked_code is None or state.blocked_since is None or state.blocked_since > now_us - BLOCKED_FOR_US:
+    if state.paused_at is not None or state.blocked_code is None:
         return 0
-    fault = Fault(code=gate.fault_code(state.blocked_code), detail=f"code {state.blocked_code}")
+    if state.blocked_since is None or state.blocked_since > now_us - BLOCKED_FOR_US:
+        return 0
+    fault = _refusal(state.blocked_code)
     waiting = await tasks.waits_since(tx, before_us=now_us - BLOCKED_FOR_US, most=most)
     for task in waiting:
         job = await jobs.load(tx, task.job_id)
@@ -182,6 +215,9 @@ async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) 
         await _note(tx, claimed, task_id=None, now_us=now_us)
         return
     job, task = found
+    if task.said is not None:
+        await _as_said(tx, job, task, now_us=now_us)
+        return
     # Nothing was taken, so a retry may submit without asking whether to pay again.
     free = replace(task, submit_started_at=None)
     await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
@@ -215,6 +251,9 @@ async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) 
 
 
 async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Terms, now_us: int) -> None:
+    if task.task_id is None and task.said is not None:
+        await _as_said(tx, job, task, now_us=now_us)
+        return
     if task.task_id is not None:
         waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
         moved = rules.advance(waiting, Stage.GENERATING) or waiting
@@ -225,6 +264,13 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
         # No callback can ever come, and there is no id to ask by.
         moved = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
     await history.move(tx, job, moved, now_us=now_us)
+
+
+async def _as_said(tx: Transaction, job: Job, task: Task, *, now_us: int) -> None:
+    """Take the final word of a callback that came before the answer, which brought no id to ask by."""
+    moved, _ = plans.by_signature(task, now_us=now_us)
+    await history.move(tx, job, moved or replace(task, step=Step.ASK, due_at=now_us), now_us=now_us)
+    tx.wake(Topic.WORK)
 
 
 async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:

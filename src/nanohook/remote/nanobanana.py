@@ -12,7 +12,6 @@ import asyncio
 import dataclasses
 import decimal
 import ipaddress
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -24,7 +23,6 @@ from nanohook import errors
 from nanohook.remote import envelopes
 from nanohook.rules import backoff
 
-log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 1_048_576
 
@@ -213,7 +211,6 @@ class Client:
             outcome = _outcome(reply)
         if isinstance(outcome, Refused):
             outcome = dataclasses.replace(outcome, message=self._cut(outcome.message, order))
-        log.info("submit.answered", extra={"model": order.model, "outcome": type(outcome).__name__})
         return outcome
 
     async def record_info(self, task_id: str) -> Answer:

@@ -9,6 +9,7 @@ Source: ngrok's "Agent API", ``GET /api/tunnels`` and ``GET /api/endpoints``.
 import asyncio
 import enum
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -16,12 +17,15 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
+from nanohook import errors
+from nanohook.rules import addresses
 from nanohook.values import frozen
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
 TOTAL_TIMEOUT_S: Final = 3.0
 """The agent is on this machine: it answers at once or not at all."""
 _OK: Final = 200
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
 _PORTS: Final = {"http": 80, "https": 443}
 _OURS: Final = frozenset({"localhost", "host.docker.internal"})
 """Names of this machine; the second is what it is called in a container, where an agent may run."""
@@ -107,7 +111,7 @@ def choose(tunnels: Sequence[tuple[str, str]], *, port: int) -> str | Missing:
     Args:
         tunnels: Public address and target of each, as ``read`` gives them; one may come twice.
     """
-    ours = {url.rstrip("/") for url, addr in tunnels if _leads_to(addr, port)}
+    ours = {url for url, addr in tunnels if _leads_to(addr, port)}
     secure = {url for url in ours if urlsplit(url).scheme == "https"}
     if len(secure) > 1:
         return Missing(trouble=Trouble.SEVERAL, detail=f"{len(secure)} https tunnels lead to port {port}")
@@ -126,7 +130,8 @@ def read(body: bytes) -> list[tuple[str, str]] | None:
 
     Args:
         body: ``{"tunnels": [{"public_url", "config": {"addr"}}]}`` or ``{"endpoints": [{"url", "upstream":
-            {"url"}}]}``; any type may be in any place.
+            {"url"}}]}``; any type may be in any place. What is no plain address, or cannot be printed, is
+            left out: it becomes the public URL, and is told.
     """
     try:
         top: Any = orjson.loads(body)
@@ -138,11 +143,11 @@ def read(body: bytes) -> list[tuple[str, str]] | None:
     ):
         listed = _within(top, name)
         if isinstance(listed, list):
-            pairs = [(_within(each, url_name), _within(each, *way)) for each in listed]
+            pairs = [(_address(_within(each, url_name)), _within(each, *way)) for each in listed]
             return [
                 (url, str(addr))
                 for url, addr in pairs
-                if isinstance(url, str) and isinstance(addr, str | int) and _is_address(url)
+                if url and isinstance(addr, str | int) and str(addr).isprintable()
             ]
     return None
 
@@ -153,12 +158,17 @@ def _within(top: Any, *names: str) -> Any:
     return top
 
 
-def _is_address(url: str) -> bool:
+def _address(url: Any) -> str | None:
+    """Spell a public address out: scheme, host, perhaps a port; ``None`` where there is anything more, or odd."""
+    scheme, _, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.path in {"", "/"} and not parts.username and not parts.query
-    except ValueError:
-        return False
+        # Tunnels of other schemes have addresses of the same form.
+        place = addresses.parse(f"https://{rest}")
+    except errors.Invalid:
+        return None
+    if place.target != "/" or "#" in rest or _SCHEME.fullmatch(scheme) is None:
+        return None
+    return f"{scheme.lower()}://{addresses.host_of(place.shown)}"
 
 
 def _leads_to(addr: str, port: int | None) -> bool:

@@ -37,6 +37,7 @@ _POLICY: Final = re.compile(r"sensitive|policy|flagged|prohibited|nsfw", re.IGNO
 _LIST_NAMES: Final = ("resultImageUrls", "resultUrls", "result_urls")
 _SUCCESS: Final = 200
 _NOT_FOUND: Final = 404
+_SERVER_FAULT: Final = 500
 _CONTENT_POLICY: Final = "400"
 # record-info, when it has nothing to show: not yet visible, unknown, or a fault that looks like both.
 _WITHOUT_RECORD: Final = frozenset({200, 404, 422, 500})
@@ -98,11 +99,6 @@ class Reading:
         """Whether there is something to fetch."""
         return self.stage is status.Stage.COMPLETED and bool(self.urls)
 
-    @property
-    def claims_success_without_url(self) -> bool:
-        """Whether it says success and shows nothing: ``record-info`` has to be asked."""
-        return self.stage is status.Stage.COMPLETED and not self.urls
-
 
 @frozen
 class Record:
@@ -124,6 +120,11 @@ class Record:
     def is_gone(self) -> bool:
         """It says firmly that it has no such task."""
         return not self.found and self.code == _NOT_FOUND
+
+    @property
+    def is_fault(self) -> bool:
+        """It says that something went wrong there, and nothing of the task."""
+        return not self.found and self.code == _SERVER_FAULT
 
 
 def read(body: bytes) -> Reading:

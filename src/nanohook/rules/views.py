@@ -1,7 +1,7 @@
 """How a job looks from outside: the dictionaries that answers, events and pages are made of."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from nanohook.clock import rfc3339
 from nanohook.rules import words
@@ -25,6 +25,10 @@ def fault(found: Fault | None, language: str) -> dict[str, Any] | None:
     }
 
 
+BEFORE_SUBMIT: Final = frozenset({Stage.QUEUED, Stage.SUBMITTING})
+"""It waits or is sent: one that was refused for the moment waits again, while its status never goes back."""
+
+
 def message(job: Job, *, held_by: str | None = None) -> str:
     """
     Say in the job's language what it is doing, or why it failed.
@@ -32,7 +36,7 @@ def message(job: Job, *, held_by: str | None = None) -> str:
     Args:
         held_by: Why nobody's job is submitted at the moment, one of ``words.HELD``.
     """
-    if job.stage is Stage.QUEUED and held_by in words.HELD:
+    if job.stage in BEFORE_SUBMIT and held_by in words.HELD:
         return words.in_language(words.HELD[held_by], job.language)
     if job.stage is Stage.FAILED and job.fault is not None:
         sentence = words.FAULTS.get(job.fault.code, words.FAULTS["internal"])
@@ -170,8 +174,15 @@ def whole_job(
 
 
 def _unclaimed(picture: Unclaimed, sign: Sign) -> dict[str, Any]:
-    kept = {"index": picture.index, "attempt": picture.attempt, "kept_until": rfc3339(picture.kept_until)}
-    return {**kept, **stored(picture.stored, sign)}
+    """Show a picture that may be taken; the whole of it only who takes it, since it may have to be paid."""
+    whole = stored(picture.stored, sign)
+    del whole["url"]
+    return {
+        "index": picture.index,
+        "attempt": picture.attempt,
+        "kept_until": rfc3339(picture.kept_until),
+        **whole,
+    }
 
 
 def _metadata(kept: Mapping[str, object], tasks: Sequence[Task]) -> dict[str, object]:

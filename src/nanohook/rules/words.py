@@ -95,7 +95,7 @@ FAULTS: Final[dict[str, Sentence]] = {
         message=("The picture could not be stored", "L'image n'a pas pu être enregistrée"),
         advice=(
             "Retry once there is space: the picture is kept upstream.",
-            "Réessayez quand il y a de la place.",
+            "Réessayez quand il y a de la place : NanoBanana garde l'image.",
         ),
         retryable=True,
     ),

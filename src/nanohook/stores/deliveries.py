@@ -158,6 +158,11 @@ async def count_of_task(tx: Transaction, *, job_id: str, attempt: int, index: in
     return 0 if row is None else int(row["found"])
 
 
+async def forget_task(tx: Transaction, *, job_id: str, before_us: int) -> None:
+    """Remove the deliveries that came for a job before *before_us* (µs)."""
+    await tx.run("DELETE FROM deliveries WHERE job_id = ? AND received_at < ?", (job_id, before_us))
+
+
 async def match_parked(tx: Transaction, task: Task, *, now_us: int) -> None:
     """Let what was parked under the id of *task*, which is known only now, be applied to it."""
     matched = await tx.run(

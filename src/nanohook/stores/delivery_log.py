@@ -13,13 +13,12 @@ import orjson
 
 from nanohook import ids
 from nanohook.database import Row, Transaction, Value
+from nanohook.stores import shorthand
 from nanohook.stores.deliveries import Effect, Source
 from nanohook.values import frozen
 
 LOOKED_THROUGH: Final = 1_000
 """Lines looked through for one page where no index finds what is asked for; the next page goes on from there."""
-LEAST_NAME_CHARS: Final = 8
-"""Of an id, its beginning or its end: fewer name too many deliveries."""
 _SLACK_US: Final = 60_000_000
 """A time is looked for by ids, which are made a little before it is noted."""
 
@@ -182,21 +181,10 @@ async def taken(tx: Transaction, delivery_ids: Sequence[str]) -> list[str]:
     return [row["id"] for row in await tx.all(sql, tuple(delivery_ids))]
 
 
-async def named(tx: Transaction, name: str, *, most: int = 2) -> list[str]:
-    """List ids, of either table, that begin or end with *name*: two are enough to know that it names none."""
-    found: set[str] = set()
-    for table in ("deliveries", "rejections"):
-        for sql, values in (
-            # Not LIKE: what a person types would be a pattern. Ids are ASCII, and U+FFFF sorts behind all of it.
-            (
-                f"SELECT id FROM {table} WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-                (name, f"{name}\uffff", most),
-            ),
-            # Along all ids: for a person who waits.
-            (f"SELECT id FROM {table} WHERE substr(id, ?) = ? LIMIT ?", (-len(name), name, most)),
-        ):
-            found |= {row["id"] for row in await tx.all(sql, values)}
-    return sorted(found)
+async def named(tx: Transaction, part: str) -> list[str]:
+    """List ids, taken or refused, that begin or end with *part*, as ``shorthand.meant`` does."""
+    found = await shorthand.meant(tx, "deliveries", part)
+    return found + await shorthand.meant(tx, "rejections", part)
 
 
 async def waiting(tx: Transaction) -> dict[str, int]:

@@ -65,6 +65,12 @@ async def get(tx: Transaction, *, owner_id: str | None, job_id: str) -> Job | No
     return _of(await tx.one(_GET, {"job_id": job_id, "owner_id": owner_id}))
 
 
+async def attempt_of(tx: Transaction, job_id: str) -> int | None:
+    """Tell which attempt a job is in, a hidden one too; ``None``: there is no such job."""
+    row = await tx.one("SELECT attempt FROM jobs WHERE id = ?", (job_id,))
+    return None if row is None else int(row["attempt"])
+
+
 async def insert(tx: Transaction, job: Job) -> None:
     """Store a new job."""
     await tx.run(_INSERT, _values(job))

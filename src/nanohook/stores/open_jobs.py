@@ -6,9 +6,7 @@ from typing import Final
 from nanohook.database import Transaction, Value
 from nanohook.rules.job import Task
 from nanohook.rules.status import ImageJobStatus
-
-LEAST_CHARS: Final = 8
-"""Of a part of an id: fewer are too many jobs."""
+from nanohook.stores import shorthand
 
 _OPEN: Final = ("PENDING", "INITIALIZING", "GENERATING")
 _BY_ID: Final = "SELECT id FROM jobs WHERE deleted_at IS NULL AND id = ?"
@@ -16,27 +14,16 @@ _BY_TASK: Final = (
     "SELECT DISTINCT job_id AS id FROM tasks JOIN jobs ON jobs.id = job_id "
     "WHERE tasks.task_id = ? AND deleted_at IS NULL"
 )
-_BY_PART: Final = (
-    # Not LIKE: what a person types would be a pattern. Ids are of ASCII, and U+FFFF sorts behind all of it.
-    "SELECT id FROM jobs WHERE deleted_at IS NULL AND id >= ? AND id < ?",
-    # The end of an id is what differs among jobs of one minute; no index finds it, and only a person asks.
-    "SELECT id FROM jobs WHERE deleted_at IS NULL AND substr(id, ?) = ?",
-)
 _WAITING: Final = "held = 0 AND due_at > :now AND (step = 'finish' OR (step = 'ask' AND task_id IS NOT NULL))"
 
 
-async def named(tx: Transaction, text: str, *, most: int = 2) -> list[str]:
+async def named(tx: Transaction, text: str) -> list[str]:
     """List the ids of jobs that *text* may mean: an id, NanoBanana's task id, or the beginning or end of an id."""
     for sql in (_BY_ID, _BY_TASK):
         rows = await tx.all(sql, (text,))
         if rows:
-            return [row["id"] for row in rows[:most]]
-    if len(text) < LEAST_CHARS:
-        return []
-    begins, ends = _BY_PART
-    rows = await tx.all(f"{begins} LIMIT ?", (text, f"{text}\uffff", most))
-    rows += await tx.all(f"{ends} LIMIT ?", (-len(text), text, most))
-    return [row["id"] for row in rows[:most]]
+            return [row["id"] for row in rows]
+    return await shorthand.meant(tx, "jobs", text)
 
 
 async def quiet(

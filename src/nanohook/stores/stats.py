@@ -24,17 +24,32 @@ class Load(NamedTuple):
     """Tasks that are being submitted, or that NanoBanana has, or that are being finished."""
 
 
+async def count_accepted(tx: Transaction, *, owner_id: str | None = None) -> int:
+    """Count the tasks that NanoBanana has, or that are being finished; of one person, or everybody's."""
+    return await _count(tx, _ACCEPTED, {}, owner_id)
+
+
+async def count_submitting(tx: Transaction, *, owner_id: str | None = None, now_us: int) -> int:
+    """Count the tasks that are being submitted; of one person, or everybody's."""
+    return await _count(tx, _HELD, {"now": now_us}, owner_id)
+
+
+async def _count(tx: Transaction, sql: str, values: dict[str, Value], owner_id: str | None) -> int:
+    if owner_id is not None:
+        sql, values = f"{sql} AND owner_id = :owner_id", {**values, "owner_id": owner_id}
+    row = await tx.one(sql, values)
+    return 0 if row is None else int(row["n"])
+
+
 async def load(tx: Transaction, *, owner_id: str | None, now_us: int) -> Load:
     """Tell what there is to do, for one person or (``None``) for everybody."""
     values: dict[str, Value] = {} if owner_id is None else {"owner_id": owner_id}
-    whose = "" if owner_id is None else " AND owner_id = :owner_id"
     # With its priorities named, a person's tasks are found along an index of their own.
-    theirs = "" if owner_id is None else f" AND priority IN (0, 1, 2){whose}"
+    theirs = "" if owner_id is None else " AND priority IN (0, 1, 2) AND owner_id = :owner_id"
     line = await tx.one(f"{_WAITING}{theirs}", values)
-    accepted = await tx.one(f"{_ACCEPTED}{whose}", values)
-    held = await tx.one(f"{_HELD}{whose}", {**values, "now": now_us})
     waiting, oldest = (0, None) if line is None else (int(line["waiting"]), line["oldest"])
-    return Load(waiting, oldest, sum(int(row["n"]) for row in (accepted, held) if row is not None))
+    accepted = await count_accepted(tx, owner_id=owner_id)
+    return Load(waiting, oldest, accepted + await count_submitting(tx, owner_id=owner_id, now_us=now_us))
 
 
 class Run(NamedTuple):

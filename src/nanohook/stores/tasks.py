@@ -33,7 +33,7 @@ _COLUMNS: Final = [
 _LIST: Final = ", ".join(_COLUMNS)
 _SPOT: Final = len(line.Spot._fields)
 _KEY: Final = "job_id = :job_id AND attempt = :attempt AND idx = :idx"
-_INSERTED: Final = [*_COLUMNS, "priority", "turn", "queued_at"]
+_INSERTED: Final = [*_COLUMNS, *line.Spot._fields]
 _INSERT: Final = (
     f"INSERT INTO tasks ({', '.join(_INSERTED)}) VALUES ({', '.join(f':{name}' for name in _INSERTED)})"
 )
@@ -67,7 +67,7 @@ _CLAIM: Final = (
 _CLAIM_NEXT: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
     "SELECT rowid FROM tasks INDEXED BY ix_tasks_line WHERE step = 'submit' AND due_at <= :now "
-    f"ORDER BY priority, turn, queued_at LIMIT :most) RETURNING priority, turn, queued_at, {_LIST}"
+    f"ORDER BY turn, priority, queued_at LIMIT :most) RETURNING turn, priority, queued_at, {_LIST}"
 )
 _HOLDS: Final = f"{_KEY} AND claim = :claim AND step = :step"
 
@@ -145,21 +145,6 @@ async def next_due(tx: Transaction, step: Step) -> int | None:
     """Tell when the next task is due for *step*, µs."""
     row = await tx.one("SELECT MIN(due_at) AS due FROM tasks WHERE step = :step", {"step": step})
     return None if row is None else row["due"]
-
-
-async def count_accepted(tx: Transaction) -> int:
-    """Count the tasks that NanoBanana has and that have not come back."""
-    row = await tx.one("SELECT COUNT(*) AS n FROM tasks WHERE step IN ('ask', 'finish')")
-    return 0 if row is None else int(row["n"])
-
-
-async def count_held(tx: Transaction, step: Step, *, now_us: int) -> int:
-    """Count the tasks for which *step* is being done."""
-    # A lease ends in the future: the index passes by all that waits.
-    row = await tx.one(
-        "SELECT COUNT(*) AS n FROM tasks WHERE step = ? AND due_at > ? AND held = 1", (step, now_us)
-    )
-    return 0 if row is None else int(row["n"])
 
 
 async def claim(tx: Transaction, step: Step, *, now_us: int, lease_until_us: int, most: int) -> list[Task]:
@@ -305,7 +290,7 @@ async def waits_since(tx: Transaction, *, before_us: int, most: int) -> list[Tas
     rows = await tx.all(
         f"SELECT {_LIST} FROM tasks WHERE step = 'submit' AND held = 0 AND queued_at < ? "
         "AND submit_started_at IS NULL AND task_id IS NULL "
-        "ORDER BY priority, turn, queued_at LIMIT ?",
+        "ORDER BY turn, priority, queued_at LIMIT ?",
         (before_us, most),
     )
     return [_task(row) for row in rows]

@@ -13,7 +13,8 @@ from nanohook import clock, errors
 from nanohook.clock import rfc3339
 from nanohook.database import Transaction
 from nanohook.flow import receive, replay
-from nanohook.remote import knock
+from nanohook.remote import probe
+from nanohook.remote.probe import Probe, Seen
 from nanohook.rules import masking
 from nanohook.stores import audit, delivery_log
 from nanohook.stores.deliveries import Effect, Source
@@ -26,8 +27,7 @@ logger = logging.getLogger(__name__)
 
 TEST_FOR_S: Final = 60
 """How long the address of a test callback is valid."""
-_OK: Final = 200
-_NOT_OURS: Final = 401
+TEST_AGENT: Final = "nanohook-test"
 
 
 async def listing(call: Call) -> Response:
@@ -118,18 +118,28 @@ async def test(call: Call) -> Response:
     body = orjson.dumps(
         {"job_id": receive.TEST_JOB, "status": "generating", "data": {"nonce": secrets.token_urlsafe(16)}}
     )
-    answer = await knock.knock(f"{url}/api/webhooks/image-completion/{token}", body)
-    delivery_id = await _arrived(call, answer, body)
-    reason = None if delivery_id is not None else _missed(answer)
+    started, seen = time.perf_counter(), None
+    try:
+        async with Probe() as prober:
+            seen = await prober.post(
+                f"{url}/api/webhooks/image-completion/{token}", body, user_agent=TEST_AGENT
+            )
+    except errors.Transient as exc:
+        reason: str | None = f"the public URL is not reached: {exc}"
+    else:
+        reason = None
+    took_ms = round((time.perf_counter() - started) * 1_000)
+    delivery_id = None if seen is None else await _arrived(call, seen, body)
+    if seen is not None and delivery_id is None:
+        _, reason = probe.stranger(seen)
     logger.info(
-        "deliveries.tested",
-        extra={"host": host, "ok": reason is None, "reason": reason, "took_ms": answer.took_ms},
+        "deliveries.tested", extra={"host": host, "ok": reason is None, "reason": reason, "took_ms": took_ms}
     )
     return json_answer(
         {
             "ok": reason is None,
-            "http_status": answer.http_status,
-            "took_ms": answer.took_ms,
+            "http_status": None if seen is None else seen.http_status,
+            "took_ms": took_ms,
             "delivery_id": delivery_id,
             "sent_to": host,
             "reason": reason,
@@ -191,27 +201,10 @@ async def _note(
     await call.parts.database.write(append)
 
 
-async def _arrived(call: Call, answer: knock.Answer, body: bytes) -> str | None:
+async def _arrived(call: Call, seen: Seen, body: bytes) -> str | None:
     """Find the delivery that a test became; ``None`` if what answered was not this service."""
-    try:
-        said = orjson.loads(answer.body) if answer.http_status == _OK else None
-    except orjson.JSONDecodeError:
-        return None
-    named = said.get("delivery_id") if isinstance(said, dict) else None
+    named = seen.said.get("delivery_id")
     if not isinstance(named, str):
         return None
     found = await call.parts.database.read(lambda tx: delivery_log.one(tx, named))
     return named if found is not None and found.body == body else None
-
-
-def _missed(answer: knock.Answer) -> str:
-    """Say why a test did not come in, and what that usually is."""
-    if answer.reason is not None:
-        return answer.reason
-    if "html" in answer.content_type.lower():
-        return f"a web page answered with {answer.http_status}: a tunnel's own page, or another service"
-    if answer.http_status == _NOT_OURS:
-        return "a service answered that has other signing keys than this one"
-    if answer.http_status == _OK:
-        return "another service answered: nothing came in here"
-    return f"the answer was {answer.http_status}"

@@ -17,8 +17,8 @@ from nanohook.flow import cancel, create, gate
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import estimate, views
 from nanohook.rules.job import Job
-from nanohook.rules.status import ImageJobStatus, Stage
-from nanohook.stores import events, jobs, line, pictures, projects, stats, tasks
+from nanohook.rules.status import ImageJobStatus
+from nanohook.stores import events, jobs, line, pictures, projects, stats
 from nanohook.stores.events import Event
 from nanohook.stores.jobs import Attempt
 from nanohook.web import failures, query, shown, uploads, wire
@@ -123,7 +123,7 @@ async def status(call: Call) -> Response:
 
     async def read(tx: Transaction) -> dict[str, object]:
         job = await shown.job(tx, call, call.job_id)
-        if job.stage is not Stage.QUEUED:
+        if job.stage not in views.BEFORE_SUBMIT:
             return views.status(job)
         stands = await gate.read(tx)
         place = await line.place(tx, job_id=job.id, attempt=job.attempt)
@@ -186,7 +186,7 @@ async def _wait_s(tx: Transaction, parts: Parts, place: int) -> float:
     rate = limits.parse(parts.settings.upstream_rate)
     return estimate.wait_s(
         place,
-        room=parts.settings.open_tasks - await tasks.count_accepted(tx),
+        room=parts.settings.open_tasks - await stats.count_accepted(tx),
         open_tasks=parts.settings.open_tasks,
         rate=(rate.amount, rate.get_expiry()),
         run_s=estimate.RUN_S if typical_us is None else typical_us / SECOND_US,

@@ -9,7 +9,7 @@ from nanohook import clock
 from nanohook.database import Transaction, Unit
 from nanohook.flow import retries
 from nanohook.flow.once import Answer, Ticket, answered, once
-from nanohook.flow.retries import Retried, Terms
+from nanohook.flow.retries import Retried, Rights
 from nanohook.web import acceptance, wire
 from nanohook.web.parts import Call
 
@@ -23,7 +23,7 @@ async def again(call: Call) -> Response:
     """Retry many; 202 with those that were, those that were not and why, and where to go on."""
     asked = await wire.body_of(call.request, wire.RetryMany)
     ticket = await acceptance.ticket_of(call, "jobs/retry")
-    terms = Terms(
+    rights = Rights(
         # Only who asks for everybody's gets at them, even as an admin.
         owner_id=call.whose(),
         actor=call.person.id,
@@ -38,9 +38,9 @@ async def again(call: Call) -> Response:
     if refused is not None:
         raise refused
     if asked.job_ids is None:
-        done, cursor = await _failed(call, terms, asked.cursor)
+        done, cursor = await _failed(call, rights, asked.cursor)
     else:
-        done, cursor = await _named(call, terms, list(dict.fromkeys(asked.job_ids))), None
+        done, cursor = await _named(call, rights, list(dict.fromkeys(asked.job_ids))), None
     text = orjson.dumps(
         {
             "retried": done.retried,
@@ -51,30 +51,30 @@ async def again(call: Call) -> Response:
     return acceptance.told(await _remembered(call, ticket, text))
 
 
-async def _named(call: Call, terms: Terms, job_ids: list[str]) -> Retried:
+async def _named(call: Call, rights: Rights, job_ids: list[str]) -> Retried:
     done = Retried(retried=[], skipped=[])
     for first in range(0, len(job_ids), AT_ONCE):
         chunk = job_ids[first : first + AT_ONCE]
-        _add(done, await call.parts.database.write(_unit(chunk, terms)))
+        _add(done, await call.parts.database.write(_unit(chunk, rights)))
     return done
 
 
-def _unit(chunk: list[str], terms: Terms) -> Unit[Retried]:
-    return lambda tx: retries.some(tx, chunk, terms=terms, now_us=clock.now_us())
+def _unit(chunk: list[str], rights: Rights) -> Unit[Retried]:
+    return lambda tx: retries.some(tx, chunk, rights=rights, now_us=clock.now_us())
 
 
-async def _failed(call: Call, terms: Terms, cursor: str | None) -> tuple[Retried, str | None]:
+async def _failed(call: Call, rights: Rights, cursor: str | None) -> tuple[Retried, str | None]:
     done = Retried(retried=[], skipped=[])
     for _ in range(MOST // AT_ONCE):
-        more, cursor = await call.parts.database.write(_next_failed(cursor, terms))
+        more, cursor = await call.parts.database.write(_next_failed(cursor, rights))
         _add(done, more)
         if cursor is None:
             break
     return done, cursor
 
 
-def _next_failed(cursor: str | None, terms: Terms) -> Unit[tuple[Retried, str | None]]:
-    return lambda tx: retries.failed(tx, before_id=cursor, most=AT_ONCE, terms=terms, now_us=clock.now_us())
+def _next_failed(cursor: str | None, rights: Rights) -> Unit[tuple[Retried, str | None]]:
+    return lambda tx: retries.failed(tx, before_id=cursor, most=AT_ONCE, rights=rights, now_us=clock.now_us())
 
 
 def _add(done: Retried, more: Retried) -> None:

@@ -67,15 +67,20 @@ class Fault(Shape):
     """Trying the same again can help."""
 
 
-class Stored(Shape):
-    """A picture of ours."""
+class Small(Shape):
+    """A picture of ours, of which the thumbnail may be seen."""
 
-    url: Address
     thumbnail_url: Address
     width: Pixels
     height: Pixels
     content_type: ContentType
     bytes: Annotated[int, Field(ge=1)]
+
+
+class Stored(Small):
+    """A picture of ours."""
+
+    url: Address
 
 
 class Picture(Stored):
@@ -85,9 +90,10 @@ class Picture(Stored):
     """Of the task that made it."""
 
 
-class Unclaimed(Picture):
+class Unclaimed(Small):
     """A picture that came when its task had ended already; `…/accept-late` takes it, and so does a retry."""
 
+    index: Count
     attempt: Count
     kept_until: AwareDatetime
 

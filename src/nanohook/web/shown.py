@@ -7,7 +7,6 @@ from nanohook.database import Transaction
 from nanohook.flow import gate
 from nanohook.rules import views
 from nanohook.rules.job import Job, ResultPicture, Unclaimed
-from nanohook.rules.status import Stage
 from nanohook.stores import jobs, ledger, pictures, tasks, unclaimed
 from nanohook.web.parts import Call, Parts, signed_address
 
@@ -23,7 +22,7 @@ async def all_of(tx: Transaction, parts: Parts, found: Sequence[Job]) -> list[di
     late = await unclaimed.of_jobs(tx, names)
     costs = await ledger.costs(tx, names)
     # What keeps everybody waiting is told to those who wait.
-    waits = any(job.stage is Stage.QUEUED for job in found)
+    waits = any(job.stage in views.BEFORE_SUBMIT for job in found)
     held_by = (await gate.read(tx)).reason if waits else None
     return [
         views.whole_job(

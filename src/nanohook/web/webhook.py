@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 BODY_BYTES: Final = 1024 * 1024
 BODY_S: Final = 5.0
-APPLY_AGAIN_US: Final = 1_000_000
 _NEVER_KEPT: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 
 
@@ -59,6 +58,7 @@ class Webhook:
                 "verdict": verdict,
                 "delivery_id": receipt.delivery_id,
                 "job_id": receipt.job_id,
+                "word": receipt.word,
                 "effect": receipt.effect.value,
                 "reason": receipt.reason,
             }
@@ -126,7 +126,7 @@ async def _commit(parts: Parts, delivery: Delivery, apply: Unit[receive.Receipt]
         reason = replay.why(exc)
         return await parts.database.offer(
             lambda tx: receive.keep_unapplied(
-                tx, delivery, reason=reason, due_at=delivery.received_at + APPLY_AGAIN_US
+                tx, delivery, reason=reason, due_at=delivery.received_at + replay.AGAIN_US
             ),
             size_bytes=size,
         )

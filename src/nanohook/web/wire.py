@@ -3,24 +3,23 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    SkipValidation,
     StringConstraints,
     ValidationError,
     model_validator,
 )
+from pydantic_core import from_json
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Message
 
 from nanohook import errors, passwords
-from nanohook.flow import batch
 from nanohook.rules import signing, smtp, wishes, words
 from nanohook.rules.wishes import Wish
 
@@ -28,6 +27,14 @@ JSON_BYTES: Final = 256 * 1024
 """A prompt of 20,000 characters fits however it is escaped."""
 BODY_S: Final = 10.0
 """How long a body of JSON may take."""
+MOST_FIELDS: Final = 100
+"""Of one object of a body: many more than any has. Each that is not known costs an error."""
+MOST_MARKS: Final = 400_000
+"""Brackets, colons and commas of a body, those in its texts too: each may cost as much as a kilobyte of text."""
+_MARKS: Final = (b"[", b"{", b":", b",")
+_MOST_NAME_CHARS: Final = 64
+"""Of a field's name: what is longer is no field's, and not looked at."""
+_MOST_PROBLEMS: Final = 20
 
 M = TypeVar("M", bound=BaseModel)
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -43,7 +50,18 @@ def _no_nul(text: str) -> str:
     return text
 
 
-class _BothCases(BaseModel):
+def check_few(names: Mapping[Any, object]) -> None:
+    """
+    Refuse an object with more than ``MOST_FIELDS``, before anything is done for each of them.
+
+    Raises:
+        ValueError: It has more.
+    """
+    if len(names) > MOST_FIELDS:
+        raise ValueError(f"an object has at most {MOST_FIELDS} fields")
+
+
+class BothCases(BaseModel):
     """Takes camelCase and snake_case; a field given in both, with different values, is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,9 +71,10 @@ class _BothCases(BaseModel):
     def _one_case(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        check_few(value)
         taken: dict[str, Any] = {}
         for name, item in value.items():
-            snake = _snake(name) if isinstance(name, str) else name
+            snake = _snake(name) if isinstance(name, str) and len(name) <= _MOST_NAME_CHARS else name
             if snake in taken and taken[snake] != item:
                 raise ValueError("a field is given twice, with different values")
             taken[snake] = item
@@ -66,7 +85,7 @@ Text = Annotated[str, Field(min_length=1, max_length=64)]
 Model = Literal["nano-banana", "nano-banana-pro", "nano-banana-2"]
 
 
-class Generate(_BothCases):
+class Generate(BothCases):
     """Body of ``POST /api/generate-image``."""
 
     image_id: str | None = None
@@ -228,56 +247,17 @@ class Estimate(_Body):
         return self.resolution
 
 
-class Check(_BothCases):
+class Check(BothCases):
     """Body of ``POST /api/check-generation-status``."""
 
     image_id: str
     task_id: str | None = None
 
 
-class Retry(_BothCases):
+class Retry(BothCases):
     """Body of ``POST …/retry``; may be absent."""
 
     buy_again: Annotated[bool, Field(strict=True)] = False
-
-
-class Batch(_BothCases):
-    """Body of ``POST /api/batches``; its jobs are read one by one, so that all that is wrong is told together."""
-
-    jobs: Annotated[list[SkipValidation[Generate]], Field(min_length=1, max_length=batch.MOST_JOBS)]
-    priority: Literal["low", "normal", "high"] | None = None
-
-    def wishes(self, language: str) -> tuple[dict[int, tuple[Generate, Wish]], dict[int, dict[str, str]]]:
-        """Read every job, by its number: those that can be used, and what is wrong with the fields of the rest."""
-        read: dict[int, tuple[Generate, Wish]] = {}
-        wrong: dict[int, dict[str, str]] = {}
-        for number, given in enumerate(self.jobs):
-            try:
-                asked = Generate.model_validate(given)
-                if self.priority is not None and "priority" not in asked.model_fields_set:
-                    asked = asked.model_copy(update={"priority": self.priority})
-                read[number] = asked, asked.wish(language)
-            except ValidationError as exc:
-                wrong[number] = _fields(exc)
-            except errors.Invalid as exc:
-                wrong[number] = exc.fields
-        return read, wrong
-
-
-class RetryMany(_BothCases):
-    """Body of ``POST /api/jobs/retry``: either jobs by name, or all that failed."""
-
-    job_ids: Annotated[list[str], Field(min_length=1, max_length=200)] | None = None
-    all_failed: Annotated[bool, Field(strict=True)] = False
-    cursor: Annotated[str, Field(max_length=64)] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.job_ids is not None) == self.all_failed:
-            raise ValueError("give either job_ids or all_failed")
-        if self.cursor is not None and not self.all_failed:
-            raise ValueError("cursor goes with all_failed")
-        return self
 
 
 def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> Request:
@@ -321,11 +301,32 @@ async def body_of(request: Request, model: type[M]) -> M:
         Rejected: Not JSON.
         Invalid: Names the fields that cannot be used, never their values.
     """
-    raw = await request.body()
+    given = _parsed(await request.body() or b"{}")
     try:
-        return model.model_validate_json(raw or b"{}")
+        if isinstance(given, dict):
+            check_few(given)
+        return model.model_validate(given)
     except ValidationError as exc:
         raise _invalid(exc) from None
+    except ValueError as exc:
+        raise _unusable({"body": str(exc)}) from None
+
+
+def _parsed(raw: bytes) -> object:
+    """
+    Parse a body, if that holds up nobody: 8 MiB of empty lists would for half a second.
+
+    Raises:
+        Rejected: Not JSON.
+        Invalid: It has more than ``MOST_MARKS``.
+    """
+    if sum(map(raw.count, _MARKS)) > MOST_MARKS:
+        raise _unusable({"body": f"at most {MOST_MARKS:,} brackets, colons and commas"})
+    try:
+        parsed: object = from_json(raw)
+    except ValueError:
+        raise errors.Rejected("the body is not JSON", code="not_json") from None
+    return parsed
 
 
 def model_of(fields: Mapping[str, str], model: type[M]) -> M:
@@ -356,17 +357,20 @@ def language(request: Request) -> str:
     return words.language_of(request.headers.get("accept-language"))
 
 
-def _invalid(exc: ValidationError) -> errors.Rejected:
-    problems = exc.errors(include_input=False, include_url=False, include_context=False)
-    if any(problem["type"] == "json_invalid" for problem in problems):
-        return errors.Rejected("the body is not JSON", code="not_json")
-    return errors.Invalid("some fields cannot be used", fields=_fields(exc))
+def _invalid(exc: ValidationError) -> errors.Invalid:
+    return _unusable(fields_of(exc))
 
 
-def _fields(exc: ValidationError) -> dict[str, str]:
+def _unusable(fields: Mapping[str, str]) -> errors.Invalid:
+    return errors.Invalid("some fields cannot be used", fields=fields)
+
+
+def fields_of(exc: ValidationError) -> dict[str, str]:
+    """Name the fields that cannot be used, at most 20 of them, each with what is wrong; never their values."""
     problems = exc.errors(include_input=False, include_url=False, include_context=False)
     return {
-        ".".join(str(part) for part in problem["loc"])[:64] or "body": _said(problem) for problem in problems[:20]
+        ".".join(str(part) for part in problem["loc"])[:_MOST_NAME_CHARS] or "body": _said(problem)
+        for problem in problems[:_MOST_PROBLEMS]
     }
 
 

@@ -28,12 +28,7 @@ _AT_ONCE: Final = 100
 
 
 class Account:
-    """
-    Whether the account may be tried again.
-
-    Args:
-        wake: Tells who submits that it may.
-    """
+    """Whether the account may be tried again; who submits looks every second."""
 
     def __init__(self, database: Database, client: Client, pace: Pace) -> None:
         self._database = database
@@ -41,18 +36,20 @@ class Account:
         self._pace = pace
         self._bell = Bell()
         self._tries = 0
-        self.wake = _nobody
-        """Called when a submit may be tried; set by who joins the parts."""
+        self._was_refused = False
+        """By what this process was told: after a restart the account may be in order again."""
         self.may_probe = False
         """NanoBanana answers for the account again: one submit may try."""
 
     def was_refused(self) -> None:
         """A submit was refused for the account's sake."""
+        self._was_refused = True
         self.may_probe = False
         self._bell.ring()
 
     def was_taken(self) -> None:
         """A submit was taken: the account is in order."""
+        self._was_refused = False
         self.may_probe = False
         self._tries = 0
 
@@ -65,12 +62,19 @@ class Account:
             except errors.Unavailable as exc:
                 logger.warning("account.database_away", extra={"reason": str(exc)})
 
+    async def _fail_overdue(self) -> None:
+        """Fail who has waited too long for an account that is refused still."""
+        while await self._database.write(
+            lambda tx: submit.fail_blocked(tx, most=_AT_ONCE, now_us=clock.now_us())
+        ):
+            pass
+
     async def _look(self) -> None:
         state = await self._database.read(gate.read)
         if state.blocked_code is None or self.may_probe:
             return
-        while await self._database.write(lambda tx: submit.fail_blocked(tx, most=_AT_ONCE, now_us=clock.now_us())):
-            pass
+        if self._was_refused:
+            await self._fail_overdue()
         self._tries += 1
         pause_s = backoff.delay_s(self._tries, first_s=FIRST_S, most_s=MOST_S, chance=random.random())  # noqa: S311
         await asyncio.sleep(pause_s)
@@ -78,13 +82,9 @@ class Account:
         try:
             credit = await self._client.credit()
         except errors.UpstreamFailed as exc:
-            logger.warning("account.still_refused", extra={"code": state.blocked_code, "reason": str(exc)})
+            logger.warning("account.not_in_order", extra={"code": state.blocked_code, "reason": str(exc)})
+            self._was_refused = exc.code in gate.FAULT_CODES
             return
         logger.info("account.answered", extra={"credit": str(credit), "code": state.blocked_code})
-        if credit > 0 or gate.fault_code(state.blocked_code) != "no_credit":
-            self.may_probe = True
-            self.wake()
-
-
-def _nobody() -> None:
-    """Nobody waits yet."""
+        self._was_refused = credit <= 0
+        self.may_probe = credit > 0 or gate.fault_code(state.blocked_code) != "no_credit"

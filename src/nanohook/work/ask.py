@@ -99,7 +99,7 @@ class Asker:
             "upstream.no_answer", extra={"job_id": claimed.job_id, "reason": str(exc), "code": exc.code}
         )
         after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
-        pause_s = backoff.delay_s(claimed.tries, chance=random.random(), retry_after_s=after_s)  # noqa: S311
+        pause_s = backoff.delay_s(claimed.tries + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         pause_us = max(self.terms.ask_every_us, int(pause_s * SECOND_US))
         due_at = clock.now_us() + pause_us
         await self.database.write(lambda tx: tasks.again(tx, claimed, Step.ASK, due_at=due_at))

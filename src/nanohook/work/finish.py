@@ -23,7 +23,7 @@ from nanohook.storage import Storage
 logger = logging.getLogger(__name__)
 
 MOST_BROKEN: Final = 3
-"""Downloads of what turns out to be no picture; then the task fails; a retry asks NanoBanana anew."""
+"""Downloads in a row of what is no picture; then the task fails; a retry asks NanoBanana anew."""
 _FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
 _FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
 
@@ -60,7 +60,8 @@ class Finisher:
         except (errors.ImageRejected, errors.UnknownMediaType) as exc:
             code = "too_large" if exc.code == "too_many_pixels" else "not_an_image"
             # A host's own error page, or a half of the picture, may be the whole one a moment later.
-            again = code == "not_an_image" and claimed.tries < MOST_BROKEN - 1
+            before = claimed.tries if claimed.fault is not None and claimed.fault.code == code else 0
+            again = code == "not_an_image" and before < MOST_BROKEN - 1
             await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=again)
         except errors.StorageFailed as exc:
             await self._failed(claimed, Fault(code="storage_failed", detail=str(exc)), exc=exc, again=True)
@@ -75,7 +76,9 @@ class Finisher:
     async def _finish(self, begun: Finishing) -> None:
         task, options = begun.task, begun.job.options
         logger.debug("result.fetching", extra={"job_id": task.job_id, "index": task.index, "tries": task.tries})
-        body = await self.fetcher.get(task.result_url or "")
+        if task.result_url is None:
+            raise errors.Permanent("the late result that was to be taken is gone", code="download_failed")
+        body = await self.fetcher.get(task.result_url)
         reach("finish.downloaded")
         # What a host delivers may have endless headers: not on the event loop.
         probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
@@ -152,7 +155,7 @@ class Finisher:
 
     async def _failed(self, claimed: Task, fault: Fault, *, exc: Exception, again: bool) -> None:
         after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
-        pause_s = backoff.delay_s(claimed.tries, chance=random.random(), retry_after_s=after_s)  # noqa: S311
+        pause_s = backoff.delay_s(claimed.tries + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         now = clock.now_us()
         retry_at = now + int(pause_s * SECOND_US) if again else None
         will_retry = await self.database.write(

@@ -1,6 +1,7 @@
 """The pace towards NanoBanana: submits and questions share one rate, and submits go first."""
 
 import asyncio
+import contextlib
 import time
 from typing import Final
 
@@ -10,6 +11,8 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from nanohook import errors
 
+MOST_BEHIND_S: Final = 10.0
+"""A question lets submits go first for so long; a result may be waiting for it."""
 _LEAST_WAIT_S: Final = 0.01
 
 
@@ -50,8 +53,10 @@ class Pace:
                 self._no_submits.set()
 
     async def ask(self) -> None:
-        """Wait until a question may go out: after every submit that waits."""
-        await self._no_submits.wait()
+        """Wait until a question may go out: after the submits that wait, but not behind an endless line."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MOST_BEHIND_S):
+                await self._no_submits.wait()
         await self._take()
 
     async def _take(self) -> None:

@@ -26,8 +26,8 @@ from nanohook.remote.nanobanana import (
     Unknown,
 )
 from nanohook.rules import backoff, signing, wishes
-from nanohook.rules.job import Fault, Step, Task
-from nanohook.stores import tasks
+from nanohook.rules.job import Fault, Task
+from nanohook.stores import stats
 from nanohook.work.account import Account
 from nanohook.work.pace import Pace
 
@@ -54,18 +54,20 @@ class Submitter:
         state = await gate.read(tx)
         if state.paused_at is not None or (state.blocked_code is not None and not self.account.may_probe):
             return 0
-        left = self.open_tasks - await tasks.count_accepted(tx)
+        left = self.open_tasks - await stats.count_accepted(tx)
         # The first after a refusal of the account goes alone: one more refusal is enough.
         if state.is_open:
             return left
-        return min(left, 1 - await tasks.count_held(tx, Step.SUBMIT, now_us=clock.now_us()))
+        return min(left, 1 - await stats.count_submitting(tx, now_us=clock.now_us()))
 
     async def do(self, claimed: Task) -> None:
         """Submit *claimed*, and store what its outcome means."""
         await self.pace.submit()
         reach("submit.claimed")
         started = await self.database.write(
-            lambda tx: submit.begin(tx, claimed, terms=self.terms, now_us=clock.now_us())
+            lambda tx: submit.begin(
+                tx, claimed, terms=self.terms, is_probe=self.account.may_probe, now_us=clock.now_us()
+            )
         )
         if started is None:
             return
@@ -73,7 +75,9 @@ class Submitter:
         try:
             order = self._order(started)
         except errors.ConfigError as exc:
-            await self._settle(claimed, Refused(0, str(exc)), public_url=started.public_url)
+            fault = Fault(code="internal", detail=str(exc))
+            now = clock.now_us()
+            await self.database.write(lambda tx: submit.refused(tx, claimed, fault, now_us=now))
             return
         logger.info(
             "upstream.submitting",
@@ -87,7 +91,7 @@ class Submitter:
                 "job_id": claimed.job_id,
                 "index": claimed.index,
                 "outcome": type(outcome).__name__,
-                "task_id": getattr(outcome, "task_id", None),
+                **_said(outcome),
             },
         )
         await self._settle(claimed, outcome, public_url=started.public_url)
@@ -129,8 +133,8 @@ class Submitter:
                 fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
                 await submit.refused(tx, claimed, fault, now_us=now_us)
             case Blocked(code):
-                await gate.block(tx, code, now_us=now_us)
-                await submit.again(tx, claimed, due_at=now_us, now_us=now_us)
+                due_at = now_us + _delay_us(claimed, None)
+                await submit.blocked(tx, claimed, code, due_at=due_at, now_us=now_us)
             case Unknown(_, task_id):
                 await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now_us)
 
@@ -179,6 +183,12 @@ class Submitter:
         )
 
 
+def _said(outcome: nanobanana.Outcome) -> dict[str, object]:
+    """What NanoBanana's answer tells beside what it means, for the log."""
+    names = ("task_id", "code", "message", "reason", "retry_after_s")
+    return {name: getattr(outcome, name) for name in names if hasattr(outcome, name)}
+
+
 def _prompt(transformation_type: str | None, prompt: str | None) -> str:
     return wishes.full_prompt(transformation_type or "custom", prompt)
 
@@ -189,4 +199,4 @@ def _text(value: object) -> str | None:
 
 def _delay_us(claimed: Task, retry_after_s: float | None) -> int:
     chance = random.random()  # noqa: S311 - spreads load, keeps no secret
-    return int(backoff.delay_s(claimed.tries, chance=chance, retry_after_s=retry_after_s) * SECOND_US)
+    return int(backoff.delay_s(claimed.tries + 1, chance=chance, retry_after_s=retry_after_s) * SECOND_US)

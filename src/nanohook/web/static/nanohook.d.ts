@@ -49,7 +49,7 @@ export interface Job extends State {
   credits: number | null;
   original: Stored | null;
   images: Picture[];
-  unclaimed: (Picture & { attempt: number; kept_until: string })[];
+  unclaimed: (Omit<Picture, "url"> & { attempt: number; kept_until: string })[];
   failed_tasks: { index: number; error: Fault | null }[];
   tasks: { index: number; task_id: Text; status: ImageJobStatus }[];
   metadata: Open;

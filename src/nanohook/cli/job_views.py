@@ -1,7 +1,6 @@
-"""What ``nanohook jobs`` reads and does in the database, beside a running service or without one."""
+"""What ``nanohook jobs`` tells: which jobs there are, and everything about one."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import orjson
@@ -9,39 +8,31 @@ import orjson
 from nanohook import clock, errors
 from nanohook.clock import rfc3339
 from nanohook.database import Database, Transaction
-from nanohook.flow import cancel, gate, retries, tend, workload
-from nanohook.flow.tend import Hurried
+from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
-from nanohook.flow.workload import Workload
 from nanohook.rules import views
 from nanohook.rules.job import Job, Stored, Task
+from nanohook.rules.masking import masked
 from nanohook.rules.status import ImageJobStatus
-from nanohook.settings import Settings
-from nanohook.stores import accounts, audit, delivery_log, events, jobs, open_jobs, pictures, tasks, unclaimed
-from nanohook.stores.audit import COMMAND_LINE
+from nanohook.stores import (
+    accounts,
+    delivery_log,
+    events,
+    jobs,
+    open_jobs,
+    pictures,
+    shorthand,
+    tasks,
+    unclaimed,
+)
 from nanohook.stores.delivery_log import Filter, Line
-from nanohook.values import frozen
 
 Shown = dict[str, object]
 
 STUCK_S: Final = 600
 """An open job to which nothing has happened for so long is stuck."""
-AT_ONCE: Final = 50
-"""Jobs of one transaction: a service beside us never waits behind more."""
 _MOST_SHOWN: Final = 200
 """Of each kind of line of one job."""
-_LOOK_S: Final = 0.5
-ENDED: Final = (ImageJobStatus.FAILED, ImageJobStatus.CANCELED)
-"""What can be cleared: a completed job is its owner's picture."""
-
-
-@frozen
-class Done:
-    """What came of doing something to several jobs."""
-
-    done: list[str]
-    skipped: list[tuple[str, str]]
-    """Ids, each with the code of what stood against it."""
 
 
 async def named(found: Database, names: Sequence[str]) -> list[str]:
@@ -57,7 +48,7 @@ async def named(found: Database, names: Sequence[str]) -> list[str]:
         if len(meant) != 1:
             why = "several jobs have that" if meant else "there is no such job"
             raise errors.ConfigError(
-                f"{name}: {why}; give an id, {open_jobs.LEAST_CHARS} or more characters that only it begins or "
+                f"{name}: {why}; give an id, {shorthand.LEAST_CHARS} or more characters that only it begins or "
                 "ends with, or NanoBanana's task id"
             )
         resolved += meant
@@ -120,7 +111,7 @@ def _line(job: Job, group: Sequence[Task], email: str, *, now_us: int) -> Shown:
 
 async def whole(found: Database, name: str) -> Shown:
     """
-    Tell everything about one job: tasks, attempts, deliveries, events, files.
+    Tell everything about one job: tasks, attempts, deliveries, events, files; what opens something is masked.
 
     Raises:
         ConfigError: *name* means none, or several.
@@ -138,8 +129,8 @@ async def whole(found: Database, name: str) -> Shown:
         return {
             **_line(job, group, await _email(tx, job.owner_id), now_us=clock.now_us()),
             "message": views.message(job, held_by=(await gate.read(tx)).reason),
-            "detail": None if job.fault is None else job.fault.detail,
-            "prompt": job.prompt,
+            "detail": None if job.fault is None else _masked(job.fault.detail),
+            "prompt": _masked(job.prompt),
             "model": job.model,
             "options": dict(job.options),
             "priority": job.priority,
@@ -171,7 +162,7 @@ def _task(task: Task) -> Shown:
         "stage": task.stage,
         "progress": task.progress,
         "error": None if task.fault is None else task.fault.code,
-        "detail": None if task.fault is None else task.fault.detail,
+        "detail": None if task.fault is None else _masked(task.fault.detail),
         "next": task.step,
         "due_at": _time(task.due_at),
         "tries": task.tries,
@@ -189,7 +180,7 @@ def _delivery(line: Line) -> Shown:
         "attempt": line.attempt,
         "index": line.index,
         "effect": line.effect,
-        "reason": line.reason,
+        "reason": _masked(line.reason),
         "repeats": line.repeats,
     }
 
@@ -219,129 +210,6 @@ def _time(time_us: int | None) -> str | None:
     return None if time_us is None else rfc3339(time_us)
 
 
-def _terms(settings: Settings, *, may_buy_again: bool = False) -> retries.Terms:
-    return retries.Terms(
-        owner_id=None,
-        actor=COMMAND_LINE,
-        # `auto` counts: the running service knows the address.
-        can_fetch=settings.public_url is not None,
-        prices=settings.prices,
-        may_buy_again=may_buy_again,
-    )
-
-
-async def retry(found: Database, settings: Settings, job_ids: Sequence[str], *, may_buy_again: bool) -> Done:
-    """Retry these jobs; each in a transaction of its own, so that what is told was done."""
-    terms, done = _terms(settings, may_buy_again=may_buy_again), Done(done=[], skipped=[])
-    for job_id in job_ids:
-        more = await found.write(
-            lambda tx: retries.some(tx, [job_id], terms=terms, now_us=clock.now_us())  # noqa: B023 - awaited here
-        )
-        done.done.extend(more.retried)
-        done.skipped.extend(more.skipped)
-    return done
-
-
-async def retry_failed(found: Database, settings: Settings) -> Done:
-    """Retry every failed job whose error says that it can help."""
-    terms, done = _terms(settings), Done(done=[], skipped=[])
-    cursor: str | None = None
-    while True:
-        more, cursor = await found.write(
-            lambda tx: retries.failed(
-                tx,
-                before_id=cursor,  # noqa: B023 - awaited here
-                most=AT_ONCE,
-                terms=terms,
-                now_us=clock.now_us(),
-            )
-        )
-        done.done.extend(more.retried)
-        done.skipped.extend(more.skipped)
-        if cursor is None:
-            return done
-
-
-async def stop(found: Database, job_ids: Sequence[str]) -> Done:
-    """Cancel these jobs."""
-    done = Done(done=[], skipped=[])
-    for job_id in job_ids:
-        try:
-            await found.write(lambda tx: _stop(tx, job_id))  # noqa: B023 - awaited here
-        except errors.Rejected as exc:
-            done.skipped.append((job_id, exc.code))
-        else:
-            done.done.append(job_id)
-    return done
-
-
-async def _stop(tx: Transaction, job_id: str) -> None:
-    now = clock.now_us()
-    job = await cancel.cancel(tx, owner_id=None, job_id=job_id, now_us=now)
-    await audit.append(tx, actor=COMMAND_LINE, action="job.cancel", subject=job_id, after=job.status, now_us=now)
-
-
-async def reconcile(found: Database, job_ids: Sequence[str] | None) -> Hurried:
-    """Ask and finish at once for these jobs, or (``None``) for all."""
-    return await found.write(lambda tx: tend.reconcile(tx, job_ids, actor=COMMAND_LINE, now_us=clock.now_us()))
-
-
-async def pause(found: Database, *, is_draining: bool) -> Workload:
-    """Submit nothing from now on."""
-    return await found.write(
-        lambda tx: workload.pause(tx, is_draining=is_draining, actor=COMMAND_LINE, now_us=clock.now_us())
-    )
-
-
-async def resume(found: Database) -> Workload:
-    """Submit again."""
-    return await found.write(lambda tx: workload.resume(tx, actor=COMMAND_LINE, now_us=clock.now_us()))
-
-
-async def drained(found: Database, tell: Callable[[Workload], None]) -> Workload:
-    """Wait for the end of draining, or until somebody ends it otherwise; *tell* hears of every look."""
-    while True:
-        stands = await found.read(lambda tx: workload.read(tx, now_us=clock.now_us()))
-        tell(stands)
-        if stands.state != "draining":
-            return stands
-        await asyncio.sleep(_LOOK_S)
-
-
-async def to_clear(found: Database, statuses: tuple[ImageJobStatus, ...], *, before_us: int) -> list[str]:
-    """List the ids of all jobs that ended so before *before_us* (µs)."""
-    found_ids: list[str] = []
-    cursor: str | None = None
-    while True:
-        more, cursor = await found.read(
-            lambda tx: tend.ended(
-                tx,
-                statuses,
-                before_us=before_us,
-                below_id=cursor,  # noqa: B023 - awaited here
-                most=1_000,
-            )
-        )
-        found_ids += more
-        if cursor is None:
-            return found_ids
-
-
-async def clear(
-    found: Database, job_ids: Sequence[str], statuses: tuple[ImageJobStatus, ...], *, before_us: int
-) -> int:
-    """Hide these jobs, if they still are what ``to_clear`` found; return how many were."""
-    cleared = 0
-    for first in range(0, len(job_ids), AT_ONCE):
-        chunk = job_ids[first : first + AT_ONCE]
-        cleared += await found.write(
-            lambda tx: tend.clear(
-                tx,
-                chunk,  # noqa: B023 - awaited here
-                statuses,
-                before_us=before_us,
-                actor=COMMAND_LINE,
-                now_us=clock.now_us(),
-            )
-        )
-    return cleared
+def _masked(text: str | None) -> str | None:
+    """Upstream's words and people's own may hold an address of ours with its token."""
+    return None if text is None else masked(text)
