@@ -140,7 +140,8 @@ class World(Database):
         if not found:
             return None
         try:
-            begun = self.do(lambda tx: submit.begin(tx, found[0], terms=TERMS, now_us=self.now))
+            probe = {"is_probe": self.may_probe, "now_us": self.now}
+            begun = self.do(lambda tx: submit.begin(tx, found[0], terms=TERMS, **probe))
         except errors.LeaseLost:
             return None
         if begun is None:
@@ -218,7 +219,9 @@ class World(Database):
         told = self._delivery(post.claimed, Source.TOKEN, body)
         if by == "headers":
             nobody = {"job_id": None, "attempt": None, "index": None}
-            told = dataclasses.replace(told, source=Source.HEADERS, webhook_id=f"{post.task_id}-{word}", **nobody)
+            told = dataclasses.replace(
+                told, source=Source.HEADERS, webhook_id=f"{post.task_id}-{word}-{host}-{post.fate}", **nobody
+            )
         way = receive.callback if by == "token" else receive.signed
         return self._tell(post, lambda tx: way(tx, told, callbacks.read(body), terms=TERMS, now_us=self.now))
 
@@ -260,8 +263,8 @@ class World(Database):
         self.asking += claimed
         return claimed
 
-    def hear(self, claimed: Task) -> None:
-        """The answer of a question arrives."""
+    def hear(self, claimed: Task, *, code: int | None = None) -> None:
+        """The answer of a question arrives; with a *code* it has no record."""
         self.asking.remove(claimed)
         if claimed.task_id is None:
             self.forgiven.add((claimed.job_id, claimed.index))
@@ -270,7 +273,8 @@ class World(Database):
             return
         [post] = [post for post in self.posts if post.task_id == claimed.task_id]
         post.may_be_repeated = post.may_be_repeated or post.is_forgotten or post.fate == "failed"
-        body = orjson.dumps({"code": 404, "data": None} if post.is_forgotten else self._record(post))
+        code = 404 if post.is_forgotten else code
+        body = orjson.dumps(self._record(post) if code is None else {"code": code, "data": None})
         record = callbacks.read_record(body, http_status=200)
         told = self._delivery(claimed, Source.RECORD, body + ids.new_id().encode())
         before = self.seen(claimed.job_id)

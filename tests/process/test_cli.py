@@ -5,8 +5,10 @@ import io
 import pathlib
 import re
 import socket
+import sys
 
 import httpx
+import orjson
 import pytest
 from PIL import Image
 
@@ -236,3 +238,34 @@ async def test_a_port_in_use_is_a_clear_message(tmp_path):
     for run in runs:
         assert run.said.strip() == f"nanohook: cannot listen on 127.0.0.1 port {port}: Address already in use"
         assert run.code == 2
+
+
+LOOKS = [
+    ["jobs", "list"],
+    ["jobs", "show", "0192a4b0c1d2"],
+    ["jobs", "retry", "--all-failed"],
+    ["jobs", "pause", "--json"],
+    ["jobs", "clear", "--yes"],
+    ["deliveries", "list", "--json"],
+    ["deliveries", "show", "0192a4b0c1d2"],
+    ["deliveries", "replay", "--effect", "dead"],
+    ["user", "list"],
+    ["user", "disable", "ada@example.org"],
+    ["user", "credits", "ada@example.org", "5"],
+    ["sign", "no-such-job"],
+    ["doctor", "--audit"],
+]
+
+
+async def test_where_there_is_no_database_none_is_made_by_looking(tmp_path):
+    looks = [*LOOKS, ["backup", str(tmp_path / "copy")]]
+    command = (sys.executable, "-m", "tests.process.several", orjson.dumps(looks).decode())
+    env = {"NANOHOOK_DATA_DIR": str(tmp_path / "data"), "NANOHOOK_PUBLIC_URL": NOWHERE}
+    with child.started(command, tmp_path / "logs", env=env) as running:
+        await running.exited(timeout_s=60)
+    runs = [orjson.loads(line) for line in running.printed.splitlines()]
+    assert len(runs) == len(looks), running.said
+    for words, run in zip(looks, runs, strict=True):
+        assert (run["code"], run["printed"]) == (2, ""), (words, run)
+        assert f"there is no database at {tmp_path / 'data' / 'nanohook.db'}" in run["said"], (words, run)
+    assert {path.name for path in tmp_path.iterdir()} == {"logs"}

@@ -212,13 +212,19 @@ async def test_old_failed_jobs_are_cleared_and_can_be_had_back_and_nothing_else_
     )
     week_ago = "UPDATE jobs SET completed_at = completed_at - ? WHERE id IN (?, ?, ?)"
     rows(service, week_ago, 8 * DAY_US, old, canceled, done)
-    unsure, completed, age, failed, rest = await desk.all(
+    help_, everything, unsure, completed, age, failed, rest = await desk.all(
+        ("clear", "--help"),
+        ("clear",),
         ("clear", "--older-than", "7d"),
         ("clear", "--status", "COMPLETED", "--yes"),
         ("clear", "--older-than", "7 days", "--yes"),
         ("clear", "--status", "failed", "--older-than", "7d", "--yes"),
         ("clear", "--older-than", "7d", "--yes", "--json"),
     )
+    assert "all that ended" in help_.printed
+    # Those of the other tests as well.
+    refused(everything, "jobs: say so with --yes")
+    assert "this clears 2 jobs" not in everything.said
     refused(unsure, "this clears 2 jobs: say so with --yes")
     refused(completed, "only FAILED and CANCELED jobs can be cleared")
     refused(age, "--older-than: a number and s, m, h or d")
@@ -232,6 +238,25 @@ async def test_old_failed_jobs_are_cleared_and_can_be_had_back_and_nothing_else_
     assert rows(service, "SELECT action, before FROM audit WHERE subject = ?", old) == [
         {"action": "job.clear", "before": "FAILED"}
     ]
+
+
+async def test_what_a_failure_and_a_prompt_hold_is_shown_without_what_opens_something(service, desk):
+    token = f"1.1.0.{'s' * 43}"
+    job_id = await ended(service, f"[sandbox:fail=500] {service.base}/api/webhooks/image-completion/{token}")
+    for table, where in (("jobs", "id"), ("tasks", "job_id")):
+        detail = f"\x1b[2J {service.base}/api/webhooks/image-completion/{token}"
+        rows(service, f"UPDATE {table} SET error_detail = ? WHERE {where} = ?", detail, job_id)
+    as_text, as_json = await desk.all(("show", job_id), ("show", job_id, "--json"))
+    whole = told(as_json)
+    assert (
+        whole["detail"]
+        == whole["tasks"][0]["detail"]
+        == f"\x1b[2J {service.base}/api/webhooks/image-completion/***"
+    )
+    assert whole["prompt"].endswith("image-completion/***")
+    assert as_text.printed.count("\\x1b[2J") == 2
+    for run in (as_text, as_json):
+        assert [token in run.printed, "\x1b" in run.printed] == [False, False]
 
 
 async def test_the_work_is_held_drained_and_let_go(tmp_path):

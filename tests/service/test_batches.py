@@ -1,5 +1,6 @@
 """Batches: a hundred jobs of one request are started together or not at all, and followed and ended together."""
 
+import contextlib
 import dataclasses
 
 import httpx
@@ -9,8 +10,8 @@ import pytest_asyncio
 
 from nanohook import clock
 from nanohook.rules.status import ImageJobStatus
-from nanohook.web import batches, docs
-from tests import books, conform, rig
+from nanohook.web import docs, slots, wire, work_wire
+from tests import books, conform, lag, live, raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -216,16 +217,76 @@ async def test_a_batch_that_is_none_is_refused(one, body, field):
     assert [line["field"] for line in answer.json()["errors"]] == [field]
 
 
-async def test_a_hundred_of_the_longest_prompts_fit_however_they_are_written(one):
+async def test_a_hundred_of_the_longest_prompts_fit_whatever_their_letters(one):
     prompts = [f"{RUNNING}{number:03d}" for number in range(100)]
-    jobs = [{"prompt": prompt + "é" * (20_000 - len(prompt)), "priority": "low"} for prompt in prompts]
+    jobs = [{"prompt": prompt + "🪁" * (20_000 - len(prompt)), "priority": "low"} for prompt in prompts]
     taken = (await start(one, *jobs)).raise_for_status().json()
     assert (len(taken["job_ids"]), taken["counts"]) == (100, counts(PENDING=100))
     first = await one.job(taken["job_ids"][0])
     assert len(first["prompt"]) == 20_000
     assert (await one.client.post(taken["links"]["cancel"])).status_code == 200
-    too_long = await one.client.post("/api/batches", content=b" " * (batches.MOST_BYTES + 1))
+    too_long = await one.client.post("/api/batches", content=b" " * (work_wire.BATCH_BYTES + 1))
     assert too_long.status_code == 413
+
+
+def fields(number):
+    return b",".join(b'"a%d":1' % each for each in range(number))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"jobs":[' + b"[]," * 2_700_000 + b"[]]}", "body"),
+        (b'{"jobs":[{' + fields(200_000) + b"}]}", "body"),
+        (b'{"jobs":[{' + fields(140_000) + b"}]}", "jobs[0]"),
+        (b"{" + fields(140_000) + b"}", "body"),
+        (b'{"jobs":[' + b"1," * 290_000 + b"1]}", "jobs"),
+        (b'{"' + b"aB" * 4_000_000 + b'":1}', "aB" * 32),
+    ],
+    ids=["lists", "fields", "fields-of-a-job", "fields-of-the-batch", "jobs", "name"],
+)
+async def test_no_body_of_a_batch_holds_up_the_others(one, body, field):
+    async with lag.seen() as seen:
+        answer = await one.client.post("/api/batches", content=body)
+    assert answer.status_code == 422
+    assert field in [line["field"] for line in answer.json()["errors"]]
+    assert seen.worst_s < 0.3
+
+
+async def test_an_object_has_a_hundred_fields_and_a_body_so_many_marks_at_most(one):
+    async def wrong(body):
+        answer = await one.client.post("/api/batches", content=body)
+        return [line["field"] for line in answer.json()["errors"]]
+
+    assert wire.MOST_FIELDS == 100
+    assert len(await wrong(b'{"jobs":[{' + fields(100) + b"}]}")) == 20
+    assert await wrong(b'{"jobs":[{' + fields(101) + b"}]}") == ["jobs[0]"]
+    # Texts count: to tell them apart would be to parse.
+    text = b'{"jobs":[{"prompt":"x"}],"more":"%b"}'
+    left = wire.MOST_MARKS - sum(text.count(mark) for mark in (b"[", b"{", b":", b","))
+    assert await wrong(text % (b"," * left)) == ["more"]
+    assert await wrong(text % (b"," * (left + 1))) == ["body"]
+
+
+async def test_four_batches_of_one_person_come_in_at_once(service, one):
+    body = orjson.dumps({"jobs": [{"prompt": RUNNING}]})
+    headers = {**one.client.headers, "Content-Length": str(len(body))}
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begun():
+            connection = await stack.enter_async_context(raw.opened(one.base))
+            await connection.begin("POST", "/api/batches", headers)
+            await connection.send(body[:-1])
+            return connection
+
+        four = [await begun() for _ in range(slots.MOST_OF_ONE)]
+        await live.until(lambda: service.parts.uploads._of.total() == slots.MOST_OF_ONE)
+        refusal = await (await begun()).answer()
+        assert (refusal.status_code, refusal.json()["code"]) == (429, "too_many_uploads")
+        await four[0].send(body[-1:])
+        assert (await four[0].answer()).status_code == 202
+        assert (await start(one, {"prompt": RUNNING})).status_code == 202
+    await live.until(lambda: service.parts.uploads._of.total() == 0)
 
 
 async def test_the_same_batch_again_is_answered_and_not_started_again(one):

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from nanohook import clock
+from nanohook.flow.plans import UNSEEN_US
 from nanohook.sandbox.app import create_app
 from nanohook.sandbox.options import Options
 from nanohook.web import check, routes
@@ -412,6 +413,7 @@ async def test_the_task_of_an_earlier_attempt_is_known(service, upstream):
 async def test_a_forgotten_task_that_is_made_anew_goes_on(service, upstream):
     """A retry may buy again what NanoBanana has no more: that is no error of whoever asks."""
     job_id, [task_id] = await running(service)
+    rows(service, "UPDATE tasks SET submit_started_at = submit_started_at - ? WHERE job_id = ?", UNSEEN_US, job_id)
     await service.client.post(f"/api/images/{job_id}/cancel")
     del upstream.tasks.by_id[task_id]
     upstream.go_on.clear()

@@ -10,14 +10,14 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock, errors, ids
+from nanohook import clock, errors, ids, replays
 from nanohook.cli import deliveries as cli
 from nanohook.flow import receive
 from nanohook.sandbox.options import Options
 from nanohook.stores import rejections as store
 from nanohook.stores.rejections import Rejection
 from nanohook.web import docs, rejections
-from tests import conform, live, rig, scripted
+from tests import conform, lag, live, rig, scripted
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -376,9 +376,39 @@ async def test_a_request_replays_a_thousand_and_says_where_to_go_on(service, adm
     assert first["replayed"] == 1_000
     body = {"job_id": job_id, "cursor": first["next_cursor"]}
     assert (await admin.post("/api/deliveries/replay", json=body)).json()["replayed"] == 5
-    # A callback meanwhile is one of fifty that share a commit, not one behind a thousand.
     page = (await admin.get("/api/deliveries", params={"job_id": job_id, "source": "record", "limit": 200})).json()
     assert (page["deliveries"], page["next_cursor"] is not None) == ([], True)
+
+
+async def test_large_ones_are_applied_again_without_holding_up_the_others(service, admin):
+    job_id = await running_job(service)
+    large = b'{"status":"generating","data":{"n":%d},"x":[' + b"{}," * 330_000 + b"1]}"
+    for number in range(20):
+        path = f"/api/webhooks/image-completion/{service.token(job_id)}"
+        assert (await service.client.post(path, content=large % number)).status_code == 200
+    await took(service, job_id, progress(61))
+    async with lag.seen() as seen:
+        answer = await admin.post("/api/deliveries/replay", json={"job_id": job_id})
+    assert answer.json() == {"replayed": 21, "effects": {"no_effect": 21}, "next_cursor": None}
+    assert seen.worst_s < 0.1
+
+
+async def test_so_many_share_a_commit_as_are_small_together(service):
+    job_id = await running_job(service)
+    size = replays.AT_ONCE_BYTES // 3
+    names = [await took(service, job_id, progress(61, pad="x" * size, n=number)) for number in range(3)]
+    names += [await took(service, job_id, progress(61, n=number)) for number in range(2)]
+
+    async def share(*chosen):
+        chunk, looked_at = await service.parts.database.read(lambda tx: replays._load(tx, chosen))
+        return [delivery.id for delivery in chunk], looked_at
+
+    assert replays.AT_ONCE_BYTES == 256 * 1024
+    assert await share(*names) == (names[:2], 2)
+    assert await share(NOBODY, *names[2:], NOBODY) == (names[2:], 5)
+    # In order, and none is left out.
+    receipts = await replays.replay(service.parts.database, names, terms=service.parts.terms)
+    assert [receipt.delivery_id for receipt in receipts] == names
 
 
 # Testing the way in.
@@ -406,6 +436,10 @@ def reached_at(service, url):
         address.url = before
 
 
+OURS = "x-request-id: 1\r\n"
+"""What an answer of a service of this kind has."""
+
+
 async def test_without_a_public_address_there_is_nothing_to_test(service, admin):
     before = audits(service)
     with reached_at(service, None):
@@ -417,14 +451,16 @@ async def test_without_a_public_address_there_is_nothing_to_test(service, admin)
 @pytest.mark.parametrize(
     ("answer", "status", "reason"),
     [
-        (scripted.http(b"<html>Visit site</html>", kind="text/html"), 200, "a web page answered with 200"),
-        (scripted.refused(401), 401, "other signing keys"),
-        (scripted.http({"status": "accepted", "delivery_id": NOBODY}), 200, "nothing came in here"),
-        (scripted.http([1]), 200, "nothing came in here"),
-        (scripted.http(b"{"), 200, "nothing came in here"),
-        (scripted.http(b"", status=302, headers="location: /x\r\n"), 302, "the answer was 302"),
-        (scripted.http(b"x" * 200_000, status=502, kind="text/plain"), 502, "the answer was 502"),
-        (scripted.CUT, None, "the connection broke"),
+        (scripted.http(b"<html>Visit site</html>", kind="text/html"), 200, "service (HTTP 200, text/html)"),
+        (scripted.http({"code": "signature_invalid"}, status=401, headers=OURS), 401, "with other keys"),
+        (scripted.http({"delivery_id": NOBODY}, headers=OURS), 200, "another data dir"),
+        (scripted.http({"delivery_id": NOBODY}), 200, "another service (HTTP 200, application/json)"),
+        (scripted.http([1], headers=OURS), 200, "another service"),
+        (scripted.http(b"{", headers=OURS), 200, "another service"),
+        (scripted.refused(401), 401, "lets nobody through"),
+        (scripted.http(b"", status=302, headers="location: /x\r\n"), 302, "another service (HTTP 302"),
+        (scripted.http(b"x" * 200_000, status=502, kind="text/plain"), 502, "another service (HTTP 502"),
+        (scripted.CUT, None, "is not reached: no answer (RemoteProtocolError)"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -441,7 +477,7 @@ async def test_a_test_of_an_address_where_nobody_answers_says_so(service, admin)
     with reached_at(service, f"http://127.0.0.1:{live.closed_port()}"):
         told = (await admin.post("/api/deliveries/test")).raise_for_status().json()
     assert (told["ok"], told["http_status"]) == (False, None)
-    assert "nobody answers there" in told["reason"]
+    assert "is not reached: no connection" in told["reason"]
 
 
 # By the command line; see also tests/process.

@@ -232,6 +232,20 @@ STRANGERS = {
         "ERR_NGROK_3200",
         "ngrok.com/docs/errors",
     ),
+    "an escape": (
+        scripted.http(
+            {"code": f"\x1bc\x9b31m{'x' * 3_000}"},
+            kind="application/problem+json",
+            headers="x-request-id: 1\r\n",
+        ),
+        "was answered HTTP 200 c31mxxx",
+        "the service's log",
+    ),
+    "an escape in a header": (
+        page("gone", 404, "ngrok-error-code: \x1b[31mERR_NGROK_1\r\n"),
+        "in our place: [31mERR_NGROK_1",
+        "ngrok.com/docs/errors",
+    ),
     "another service": (page("<h1>It works!</h1>"), "another service (HTTP 200, text/html)", "lead to http"),
     "a login": (page("who are you", 401), "lets nobody through", "/api/webhooks/"),
     "no answer": (scripted.CUT, "is not reached", "tunnel"),
@@ -249,6 +263,7 @@ async def test_the_public_url_leads_elsewhere(tmp_path):
             async with live.serve_raw(scripted.Server(answer).handle) as stranger:
                 [(level, text, advice)] = await way_back(stranger)
             assert (level, says in text, cure in advice) == (Level.FAIL, True, True), (name, text, advice)
+            assert (text.isprintable(), len(text) < 200) == (True, True), name
 
         [(level, text, _)] = await way_back(NOBODY)
         assert (level, "no connection" in text) == (Level.FAIL, True)

@@ -84,8 +84,10 @@ async def test_everybody_waits_until_nanobanana_answers_for_the_account(tmp_path
         job_ids = await waiting(service, tmp_path)
         await live.until(lambda: "credit" in door.asked)
         jobs = [await service.job(job_id) for job_id in job_ids]
-        assert [job["status"] for job in jobs[1:]] == ["PENDING", "PENDING"]
-        assert {job["message"] for job in jobs[1:]} == {"Waiting: the NanoBanana account has no credit left"}
+        assert [job["status"] for job in jobs] == ["INITIALIZING", "PENDING", "PENDING"]
+        assert {job["message"] for job in jobs} == {"Waiting: the NanoBanana account has no credit left"}
+        told = (await service.client.get(f"/api/images/{job_ids[0]}/status")).json()
+        assert (told["message"], told["place"], told["estimated_wait_s"]) == (jobs[0]["message"], 1, None)
         door.submits, door.credit = [200], 200
         for job_id in job_ids:
             assert (await service.ended(job_id))["status"] == "COMPLETED"
@@ -106,17 +108,40 @@ async def test_one_submit_goes_ahead_of_the_others_when_the_account_answers(tmp_
     assert door.asked[answered:].count("submit") > 3
 
 
-async def test_a_restart_keeps_when_it_began_and_submits_nothing_before_the_account_answers(tmp_path):
+def hours_ago(tmp_path, number):
+    """All who wait have done so for so long, and since then the account is refused."""
+    rows(tmp_path, "UPDATE tasks SET queued_at = queued_at - ?", number * HOUR_US)
+    since = rows(tmp_path, GATE)[0]["since"] - number * HOUR_US
+    rows(tmp_path, "UPDATE facts SET value = json_set(value, '$.blocked_since', ?) WHERE name = 'gate'", since)
+
+
+async def test_after_a_stop_of_hours_nobody_fails_before_the_account_is_asked(tmp_path):
     door = Upstream(401, credit=401)
     async with running(tmp_path, door, submit_concurrency=1) as service:
-        [job_id] = await waiting(service, tmp_path, number=1)
-        before, key = await blocked(tmp_path), service.client.headers["Authorization"]
-    door = Upstream(200)
+        job_ids = await waiting(service, tmp_path, number=2)
+        key = service.client.headers["Authorization"]
+    hours_ago(tmp_path, 2)
+    before, door = await blocked(tmp_path), Upstream(200)
     async with running(tmp_path, door, sign_up=False) as service:
         service.client.headers["Authorization"] = key
         assert await blocked(tmp_path) == before
-        assert (await service.ended(job_id))["status"] == "COMPLETED"
-        assert door.asked == ["credit", "submit"]
+        for job_id in job_ids:
+            assert (await service.ended(job_id))["status"] == "COMPLETED"
+        assert door.asked == ["credit", "submit", "submit"]
+
+
+async def test_a_key_that_is_refused_still_after_the_stop_fails_them(tmp_path):
+    door = Upstream(401, credit=401)
+    async with running(tmp_path, door) as service:
+        [job_id] = await waiting(service, tmp_path, number=1)
+        key = service.client.headers["Authorization"]
+    hours_ago(tmp_path, 2)
+    door = Upstream(401, credit=401)
+    async with running(tmp_path, door, sign_up=False) as service:
+        service.client.headers["Authorization"] = key
+        job = await service.ended(job_id)
+        assert (job["status"], job["error"]["code"]) == ("FAILED", "bad_key")
+        assert set(door.asked) == {"credit"}
 
 
 @pytest.mark.parametrize(("code", "error"), [(402, "no_credit"), (403, "bad_key")])
@@ -124,10 +149,8 @@ async def test_after_an_hour_who_has_waited_that_long_fails_and_has_the_credits_
     door = Upstream(code, credit=code)
     async with running(tmp_path, door) as service:
         job_ids = await waiting(service, tmp_path, number=2)
-        rows(tmp_path, "UPDATE tasks SET queued_at = queued_at - ?", HOUR_US)
+        hours_ago(tmp_path, 1)
         later = (await service.generate("later"))["job_id"]
-        since = (await blocked(tmp_path))["since"] - HOUR_US
-        rows(tmp_path, "UPDATE facts SET value = json_set(value, '$.blocked_since', ?) WHERE name = 'gate'", since)
         for job_id in job_ids:
             job = await service.ended(job_id)
             assert (job["status"], job["error"]["code"]) == ("FAILED", error)

@@ -93,8 +93,29 @@ async def test_a_result_past_the_deadline_is_kept_and_changes_nothing(tmp_path):
         assert await available(service) == rig.CREDITS
         assert (picture["index"], picture["attempt"], picture["width"], picture["height"]) == (0, 1, 640, 400)
         assert picture["kept_until"] > job["completed_at"]
-        shown = await service.client.get(picture["url"])
-        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/png")
+
+
+async def test_the_whole_of_it_is_shown_only_to_who_takes_it(tmp_path):
+    async with running(tmp_path) as service:
+        before, _ = await late(service, tmp_path)
+        [picture] = (await service.job(before["job_id"]))["unclaimed"]
+        assert set(picture) == {
+            "index",
+            "attempt",
+            "kept_until",
+            "thumbnail_url",
+            "width",
+            "height",
+            "content_type",
+            "bytes",
+        }
+        small = await service.client.get(picture["thumbnail_url"])
+        assert (small.status_code, small.headers["content-type"]) == (200, "image/webp")
+        key = rows(tmp_path, "SELECT key FROM unclaimed")[0]["key"]
+        assert key not in str(await service.job(before["job_id"]))
+        [image] = (await post(service, before["job_id"], "accept-late")).json()["images"]
+        whole = await service.client.get(image["url"])
+        assert (whole.status_code, len(whole.content)) == (200, picture["bytes"])
 
 
 async def test_its_owner_accepts_it_and_the_job_is_completed_in_its_exact_size_and_paid(tmp_path):

@@ -255,6 +255,19 @@ def test_a_callback_parked_under_an_id_is_applied_when_the_submit_is_answered(wo
     assert world.task(job_id).step is Step.FINISH
 
 
+def test_a_callback_parked_under_an_id_is_applied_when_another_one_names_the_task(world):
+    job_id = world.create()
+    post = world.submit()
+    world.end(post, "ok")
+    assert world.call_back(post, by="headers") is Effect.PARKED
+    world.answer(post, "lost")
+    post.fate = None
+    world.call_back(post)  # it was sent before the other, and comes after it
+    post.fate = "ok"
+    world.apply()
+    assert world.task(job_id).step is Step.FINISH
+
+
 def test_a_callback_of_an_older_attempt_is_for_the_one_that_goes_on_with_its_task(world):
     job_id = world.create()
     post = world.submit()

@@ -71,16 +71,30 @@ def test_the_rest_around_it_stays():
     assert masking.masked(f"see {ADDRESS}?a=1 now") == (
         f"see https://hook.example.org/api/webhooks/image-completion/{masking.MASK}?a=1 now"
     )
-    assert masking.masked(CALLBACK) == f"{JOB}.{masking.MASK}"
+    assert masking.masked(CALLBACK) == f"{JOB}.1.0.4000000000.{masking.MASK}"
 
 
 def test_bytes_that_are_no_text_are_marked():
-    assert masking.shown(b"\xff{" + CALLBACK.encode()) == f"\ufffd{{{JOB}.{masking.MASK}"
+    assert masking.shown(b"\xff{" + CALLBACK.encode()) == f"\ufffd{{{JOB}.1.0.4000000000.{masking.MASK}"
 
 
-@pytest.mark.parametrize("text", ["a", "1", "1.", "1.a", "nh_", "image-completion", "\\", "image-completion\\"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a",
+        "1",
+        "1.",
+        "1.a",
+        "1" * 18 + ".",
+        "1.1." + "a" * 44,
+        "nh_",
+        "image-completion",
+        "\\",
+        "image-completion\\",
+    ],
+)
 def test_a_megabyte_takes_no_longer_than_it_is_long(text):
     whole = text * (1_000_000 // len(text))
     started = time.process_time()
     masking.masked(whole)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 0.2

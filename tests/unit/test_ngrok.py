@@ -70,6 +70,49 @@ def test_why_there_is_none_is_told(tunnels, trouble, says):
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "https://ev\x1bcil.example#x",
+        f"{ONE}#x",
+        f"{ONE}/#",
+        f"{ONE}?x",
+        f"{ONE}/x",
+        "https://me@one.ngrok-free.app",
+        "https://me:secret@one.ngrok-free.app",
+        "https://one.ngrok-free.app:0",
+        "https://one.ngrok-free.app\\@evil.example",
+        "https://one .example",
+        "https://",
+        "https:one.ngrok-free.app",
+        "ht\ttps://one.ngrok-free.app",
+    ],
+    ids=repr,
+)
+def test_an_address_that_has_more_than_a_host_and_a_port_is_none(url):
+    missing = choose(orjson.dumps(listed((url, "8000"))), port=8000)
+    assert isinstance(missing, Missing)
+    assert missing.trouble is Trouble.NO_TUNNEL
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (f"{ONE}:8443/", f"{ONE}:8443"),
+        (f"{ONE}:443", ONE),
+        ("HTTPS://One.Ngrok-Free.App", ONE),
+        ("https://éa.example", "https://xn--a-9fa.example"),
+    ],
+)
+def test_an_address_is_spelt_in_one_way(url, told):
+    assert choose(orjson.dumps(listed((url, "8000"), (told, "8000"))), port=8000) == told
+
+
+def test_a_target_that_cannot_be_printed_is_not_told():
+    missing = choose(orjson.dumps(listed((ONE, "http://localhost:3000/\x1b[2J"))), port=8000)
+    assert missing.detail == "no tunnel leads to port 8000"
+
+
+@pytest.mark.parametrize(
     "body",
     [b"", b"<html>", b"[]", b'{"tunnels": 3}', b'{"tunnel": []}'],
 )

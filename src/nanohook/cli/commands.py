@@ -131,7 +131,9 @@ def migrate() -> None:
 
 @commands.command("backup")
 def back_up(
-    folder: Annotated[pathlib.Path, typer.Argument(help="A folder that is empty, or not there yet.")],
+    folder: Annotated[
+        pathlib.Path, typer.Argument(metavar="DIR", help="A folder that is empty, or not there yet.")
+    ],
 ) -> None:
     """Copy the database and the pictures that belong to it, beside a running service."""
     chosen = serving.configured()
@@ -144,7 +146,7 @@ def back_up(
 
 @commands.command()
 def sign(
-    job_id: Annotated[str, typer.Argument(help="Id of a job that was generated.")],
+    job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="Of a job that was generated.")],
     index: Annotated[int, typer.Option(min=0, help="Which of its tasks.")] = 0,
     port: PortBeside = None,
 ) -> None:
@@ -169,15 +171,18 @@ def doctor(
     raise typer.Exit(doctor_run.run(port=port, as_json=json))
 
 
+Email = Annotated[str, typer.Argument(metavar="EMAIL", help="Its address.")]
 Amount = Annotated[
     int,
-    typer.Argument(min=-MOST_CREDITS, max=MOST_CREDITS, help="How many to add; below 0 to take back, after --."),
+    typer.Argument(
+        metavar="N", min=-MOST_CREDITS, max=MOST_CREDITS, help="How many to add; below 0 to take back, after --."
+    ),
 ]
 
 
 @users.command("create")
 def user_create(
-    email: str,
+    email: Email,
     credits: Annotated[
         int | None,
         typer.Option(
@@ -232,7 +237,7 @@ def user_list(*, json: Annotated[bool, typer.Option("--json", help="For scripts.
 
 @users.command("disable")
 def user_disable(
-    email: str, *, undo: Annotated[bool, typer.Option("--undo", help="Let it in again.")] = False
+    email: Email, *, undo: Annotated[bool, typer.Option("--undo", help="Let it in again.")] = False
 ) -> None:
     """Shut an account out at once: its sessions end, its keys open nothing."""
     asyncio.run(people.disable(serving.configured(), email=email, is_disabled=not undo))
@@ -240,7 +245,7 @@ def user_disable(
 
 
 @users.command("credits")
-def user_credits(email: str, amount: Amount) -> None:
+def user_credits(email: Email, amount: Amount) -> None:
     """Give an account credits, or take some back."""
     available = asyncio.run(people.change_credits(serving.configured(), email=email, amount=amount))
     typer.echo(f"account {email} now has {available} credits")

@@ -8,19 +8,17 @@ from typing import Annotated, Final
 
 import typer
 
-from nanohook import clock, errors, ids
+from nanohook import clock, errors, ids, replays, reports
 from nanohook.cli import serving
 from nanohook.cli.opening import opened
 from nanohook.cli.printing import plain, print_json
 from nanohook.database import Database
-from nanohook.flow import replay as flow
 from nanohook.flow.receive import Receipt
 from nanohook.flow.terms import Terms
 from nanohook.stores import audit, delivery_log, shorthand
 from nanohook.stores.audit import COMMAND_LINE
 from nanohook.stores.deliveries import Effect, Source
 from nanohook.stores.delivery_log import Filter, Line, Verdict, Whole
-from nanohook.web import deliveries as told
 from nanohook.web.query import MOST_LIMIT
 
 commands = typer.Typer(help="What came to the webhook: look, and apply again.", no_args_is_help=True)
@@ -28,7 +26,9 @@ commands = typer.Typer(help="What came to the webhook: look, and apply again.", 
 _CHUNK: Final = 1_000
 """Ids held at once: a replay may be of very many."""
 
-Id = Annotated[str, typer.Argument(help="Of a delivery, or 8 characters or more of its beginning or end.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="Of a delivery, or 8 characters or more of its beginning or end.")
+]
 OfEffect = Annotated[Effect | None, typer.Option("--effect", help="With this effect alone.")]
 OfSource = Annotated[Source | None, typer.Option("--source", help="That came this way alone.")]
 OfJob = Annotated[str | None, typer.Option("--job-id", help="Of this job.")]
@@ -64,7 +64,7 @@ def list_(
     )
     page, after = asyncio.run(_listed(wanted, cursor=cursor, limit=limit))
     if json:
-        print_json({"deliveries": [told.shown(line) for line in page], "next_cursor": after})
+        print_json({"deliveries": [reports.delivery(line) for line in page], "next_cursor": after})
         return
     for line in page:
         typer.echo(_line(line))
@@ -75,7 +75,7 @@ def list_(
 @commands.command()
 def show(delivery_id: Id, *, json: Json = False) -> None:
     """Show one with its headers and body; what opens something is masked."""
-    found = told.whole(asyncio.run(_found(delivery_id)))
+    found = reports.whole_delivery(asyncio.run(_found(delivery_id)))
     if json:
         print_json(found)
         return
@@ -88,7 +88,9 @@ def show(delivery_id: Id, *, json: Json = False) -> None:
 
 @commands.command()
 def replay(
-    delivery_ids: Annotated[list[str] | None, typer.Argument(help="Ids, as for show; or a filter.")] = None,
+    delivery_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="As for show; or a filter.")
+    ] = None,
     *,
     effect: OfEffect = None,
     source: OfSource = None,
@@ -168,7 +170,7 @@ async def replay_named(found: Database, names: list[str], *, terms: Terms) -> li
         raise errors.ConfigError("one of them was refused at the door: a replay does not verify again")
     for name in chosen:
         await _note(found, "delivery.replay", name)
-    return await flow.replay(found, chosen, terms=terms)
+    return await replays.replay(found, chosen, terms=terms)
 
 
 async def _all(found: Database, wanted: Filter, terms: Terms) -> list[Receipt]:
@@ -179,7 +181,7 @@ async def _all(found: Database, wanted: Filter, terms: Terms) -> list[Receipt]:
     while True:
         look = functools.partial(delivery_log.oldest, wanted=wanted, after_id=after, most=_CHUNK)
         chosen, after = await found.read(look)
-        receipts += await flow.replay(found, chosen, terms=terms)
+        receipts += await replays.replay(found, chosen, terms=terms)
         if after is None:
             return receipts
 

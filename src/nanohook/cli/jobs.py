@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from nanohook import clock, errors
+from nanohook import clock, errors, reports
 from nanohook.cli import job_acts, job_views, people, serving
 from nanohook.cli.job_acts import Done
 from nanohook.cli.opening import opened
@@ -37,7 +37,7 @@ _WHY: Final = {
 Ids = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[ID]...",
+        metavar="ID",
         help="Job ids, 8 or more characters that only one begins or ends with, or NanoBanana's task ids.",
     ),
 ]
@@ -291,7 +291,7 @@ def _tell(done: Done, verb: str, *, json: bool, is_failure: bool) -> None:
 
 def _tell_work(stands: Workload, *, json: bool) -> None:
     if json:
-        print_json(stands.shown())
+        print_json(reports.whole_work(stands))
     else:
         typer.echo(f"{stands.state}: {stands.load.under_way} under way, {stands.load.waiting} waiting")
 

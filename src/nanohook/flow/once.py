@@ -56,7 +56,7 @@ async def once(
     """
     if ticket is None:
         return Answer(await do(tx), is_replayed=False)
-    former = await answered(tx, ticket, now_us=now_us)
+    former = await _answered(tx, ticket, now_us=now_us)
     if former is not None:
         return former
     text = await do(tx)
@@ -65,7 +65,7 @@ async def once(
     return Answer(text, is_replayed=False)
 
 
-async def answered(tx: Transaction, ticket: Ticket, *, now_us: int) -> Answer | None:
+async def _answered(tx: Transaction, ticket: Ticket, *, now_us: int) -> Answer | None:
     """
     Find the answer that a request was given before; ``None``: it was not, or too long ago.
 

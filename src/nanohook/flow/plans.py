@@ -53,11 +53,11 @@ def of_callback(job_attempt: int, task: Task, reading: Reading, *, terms: Terms,
 
 def _without_id(said: Task, reading: Reading, *, now_us: int) -> Plan:
     """Tell what a final word means that record-info cannot confirm: no id of NanoBanana's is known."""
-    if said.step is Step.SUBMIT:
+    noted = replace(said, result_url=reading.urls[0] if reading.urls else None)
+    if said.step is Step.SUBMIT and said.submit_started_at is not None:
         # The submit's answer is on its way, and brings the id.
-        noted = replace(said, result_url=reading.urls[0] if reading.urls else None)
         return Plan(noted, "noted until its submit is answered")
-    return Plan(*by_signature(replace(said, result_url=reading.urls[0] if reading.urls else None), now_us=now_us))
+    return Plan(*by_signature(noted, now_us=now_us))
 
 
 def by_signature(said: Task, *, now_us: int) -> tuple[Task | None, str | None]:

@@ -9,7 +9,7 @@ from nanohook.rules.job import Stored
 from nanohook.stores import jobs, projects
 from nanohook.stores.projects import Project
 
-AT_ONCE: Final = 200
+AT_ONCE: Final = 50
 """Jobs deleted in one transaction: others wait for it."""
 
 

@@ -329,6 +329,8 @@ async def _write(
         await tasks.update(tx, after)
     else:
         await history.move(tx, job, after, is_stored=is_stored, now_us=now_us)
+    if before.task_id is None and after.task_id is not None:
+        await deliveries.match_parked(tx, after, now_us=now_us)
     is_other = (after.step, after.due_at) != (before.step, before.due_at)
     if is_other and after.due_at is not None and after.due_at <= now_us:
         tx.wake(Topic.WORK)

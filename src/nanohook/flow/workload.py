@@ -1,6 +1,5 @@
 """How the work stands: whether it runs, and how much of it there is."""
 
-from nanohook.clock import rfc3339
 from nanohook.database import Transaction
 from nanohook.flow import gate
 from nanohook.flow.gate import Gate
@@ -29,16 +28,6 @@ class Workload:
     def since(self) -> int | None:
         """Since when nothing is submitted, µs; ``None``: it is."""
         return self.gate.blocked_since if self.gate.paused_at is None else self.gate.paused_at
-
-    def shown(self) -> dict[str, object]:
-        """Build the answer of who asks, by HTTP or command line."""
-        return {
-            "state": self.state,
-            "reason": self.gate.reason,
-            "since": None if self.since is None else rfc3339(self.since),
-            "under_way": self.load.under_way,
-            "waiting": self.load.waiting,
-        }
 
 
 async def read(tx: Transaction, *, now_us: int) -> Workload:

@@ -71,22 +71,22 @@ def stranger(seen: Seen) -> tuple[Stranger, str]:
     Tell who gave an answer that is not what was waited for.
 
     Returns:
-        Who, and a sentence without its full stop: short, but with words of theirs, as they came.
+        Who, and a sentence without its full stop: short, and what it has of their words can be logged and printed.
     """
     status, said = f"HTTP {seen.http_status}", seen.said
     if is_warning_page(seen):
         return Stranger.WARNING_PAGE, "ngrok answers with a warning page in our place"
     if _NGROK_ERROR in seen.headers:
-        return Stranger.NGROK, f"ngrok answers in our place: {seen.headers[_NGROK_ERROR][:_MAX_WORD_CHARS]}"
+        return Stranger.NGROK, f"ngrok answers in our place: {_word(seen.headers[_NGROK_ERROR])}"
     if said.get("code") == "signature_invalid":
         return Stranger.OTHER_KEYS, "the public URL leads to a nanohook with other keys"
     if said.get("code") == "not_found" or (seen.http_status == http.HTTPStatus.OK and "delivery_id" in said):
         return Stranger.OTHER_DATA, "the public URL leads to a nanohook with the same keys and another data dir"
     if "code" in said:
-        return Stranger.NANOHOOK, f"the public URL was answered {status} {str(said['code'])[:_MAX_WORD_CHARS]}"
+        return Stranger.NANOHOOK, f"the public URL was answered {status} {_word(str(said['code']))}"
     if seen.http_status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
         return Stranger.LOGIN, f"something in front of the service lets nobody through ({status})"
-    kind = seen.content_type[:_MAX_WORD_CHARS] or "no type"
+    kind = _word(seen.content_type) or "no type"
     return Stranger.ANOTHER, f"the public URL leads to another service ({status}, {kind})"
 
 
@@ -95,6 +95,10 @@ def is_warning_page(seen: Seen) -> bool:
     return _WARNING_PAGE in seen.headers.get(_NGROK_ERROR, "") or (
         seen.content_type == "text/html" and _WARNING_PAGE.encode() in seen.body
     )
+
+
+def _word(text: str) -> str:
+    return "".join(filter(str.isprintable, text[:_MAX_WORD_CHARS]))
 
 
 class Probe:

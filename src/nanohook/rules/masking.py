@@ -10,28 +10,23 @@ from typing import Final
 
 MASK: Final = "***"
 
-# What signing makes: numbers, then the 43 characters of a signature; at the end of a text that was cut, what is
-# left of them. Its subject stays: it says whose it was. No repetition overlaps another, so a megabyte of letters
-# is read once.
-_SIGNATURE: Final = (
-    r"(?<![0-9])[0-9]{1,18}(?:\.[0-9]{1,18}){0,2}\.(?:[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])|[A-Za-z0-9_-]{16,43}\Z)"
-)
+# Each pattern begins with a text that must be there; what may stand before it is looked back at, and no repetition
+# overlaps another: a megabyte of whatever is read in some hundredths of a second.
+#
 # Whatever its form, what follows there is a token; JSON and addresses may write the slash in their own ways.
-_ADDRESS: Final = r"(?<=image-completion)(?:\\*/|%2[Ff])[^\s\"'\\<>&?#]+"
-_KEY: Final = r"(?<![A-Za-z0-9])(?:nh_|whsec_)[A-Za-z0-9_+/=-]{16,}"
-_OPENS: Final = re.compile(f"{_ADDRESS}|{_SIGNATURE}|{_KEY}")
+_ADDRESS: Final = re.compile(r"image-completion(\\*/|%2[Ff])[^\s\"'\\<>&?#]+")
+# What signing makes ends with a number and the 43 characters of a signature; at the end of a text that was cut,
+# with what is left of them. What was signed stays: it says whose it was.
+_SIGNATURE: Final = re.compile(r"\.(?<=[0-9]\.)(?:[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])|[A-Za-z0-9_-]{16,43}\Z)")
+_KEY: Final = re.compile(r"(?:nh_(?<![A-Za-z0-9]nh_)|whsec_(?<![A-Za-z0-9]whsec_))[A-Za-z0-9_+/=-]{16,}")
 
 
 def masked(text: str) -> str:
     """Put ``MASK`` in place of callback addresses' tokens, of other signatures of ours, and of keys."""
-    return _OPENS.sub(_mask, text)
+    text = _ADDRESS.sub(rf"image-completion\1{MASK}", text)
+    return _KEY.sub(MASK, _SIGNATURE.sub(f".{MASK}", text))
 
 
 def shown(body: bytes) -> str:
     """Write bytes as text that may be looked at: what is not UTF-8 is marked, what opens something is masked."""
     return masked(body.decode(errors="replace"))
-
-
-def _mask(found: re.Match[str]) -> str:
-    slash = re.match(r"\\*/|%2[Ff]", found[0])
-    return MASK if slash is None else slash[0] + MASK

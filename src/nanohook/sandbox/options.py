@@ -103,7 +103,7 @@ class Options:
     """
     Share of the tasks that each fault befalls, one drawn apart from the other, 0 to 1: failed, dropped, called
     back twice, late by ``trouble_late_s``, early; refused with each of ``TROUBLE_REFUSALS``; each accident, each
-    flaw. Of two accidents or flaws the first counts.
+    flaw. Of two refusals, accidents or flaws the first counts.
     """
 
     trouble_late_s: float = 5.0

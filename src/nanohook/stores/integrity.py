@@ -102,7 +102,7 @@ JOIN tasks AS later ON later.job_id = tasks.job_id AND later.idx = tasks.idx AND
 WHERE tasks.stage NOT IN ({_ENDED})
 UNION ALL SELECT {_TASK.format("later")} || ' was bought where there was a picture' FROM tasks
 JOIN tasks AS later ON later.job_id = tasks.job_id AND later.idx = tasks.idx AND later.attempt = tasks.attempt + 1
-WHERE tasks.stage = '{Stage.COMPLETED}' AND later.task_id IS NOT tasks.task_id
+WHERE tasks.stage = '{Stage.COMPLETED}' AND later.task_id IS NOT NULL AND later.task_id IS NOT tasks.task_id
 """
 
 # An ended job's events may have gone with the years; an open one's are there.

@@ -28,7 +28,7 @@ async def accepted(
     Args:
         size_bytes: What the request holds in memory while it waits for the writer.
     """
-    ticket = await ticket_of(call, route)
+    ticket = await _ticket_of(call, route)
     refused = refusal(call.parts)
 
     async def take(tx: Transaction) -> str:
@@ -42,13 +42,7 @@ async def accepted(
         lambda tx: once(tx, ticket, take, now_us=clock.now_us()), size_bytes=size_bytes
     )
     reach("accept.committed")
-    return told(answer)
-
-
-def told(answer: Answer) -> Response:
-    """Answer 202; a replay says that it is one."""
-    headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else None
-    return Response(answer.text, 202, headers=headers, media_type="application/json")
+    return _told(answer)
 
 
 def refusal(parts: Parts) -> errors.NanohookError | None:
@@ -73,7 +67,21 @@ def check_reachable(parts: Parts, job: Job) -> None:
         raise errors.Conflict(create.NO_PUBLIC_URL, code="no_public_url")
 
 
-async def ticket_of(call: Call, route: str) -> Ticket | None:
+async def note_admin(tx: Transaction, call: Call, *, owner_id: str, action: str, subject: str, after: str) -> None:
+    """Write down what an admin does with somebody else's things."""
+    if owner_id != call.person.id:
+        await audit.append(
+            tx, actor=call.person.id, action=action, subject=subject, after=after, now_us=clock.now_us()
+        )
+
+
+def _told(answer: Answer) -> Response:
+    """Answer 202; a replay says that it is one."""
+    headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else None
+    return Response(answer.text, 202, headers=headers, media_type="application/json")
+
+
+async def _ticket_of(call: Call, route: str) -> Ticket | None:
     """
     Read the request's ``Idempotency-Key``.
 
@@ -90,11 +98,3 @@ async def ticket_of(call: Call, route: str) -> Ticket | None:
         )
     body = await call.request.body()
     return Ticket.of(owner_id=call.person.id, route=route, key=key, path=call.request.url.path, body=body)
-
-
-async def note_admin(tx: Transaction, call: Call, *, owner_id: str, action: str, subject: str, after: str) -> None:
-    """Write down what an admin does with somebody else's things."""
-    if owner_id != call.person.id:
-        await audit.append(
-            tx, actor=call.person.id, action=action, subject=subject, after=after, now_us=clock.now_us()
-        )

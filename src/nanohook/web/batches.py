@@ -15,7 +15,7 @@ from nanohook.rules import views
 from nanohook.rules.job import Job
 from nanohook.rules.status import ImageJobStatus
 from nanohook.stores import events, ledger
-from nanohook.web import acceptance, wire
+from nanohook.web import acceptance, wire, work_wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call
 
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 25
 """Jobs canceled in one transaction: a callback never waits behind more."""
-MOST_BYTES: Final = batch.MOST_JOBS * wire.JSON_BYTES
-"""As many bodies as a batch may have."""
 
 
 async def create(call: Call) -> Response:
     """Start many jobs; 202 with where to follow them, or 422 with everything that is wrong with any of them."""
-    asked = await wire.body_of(call.request, wire.Batch)
+    # Some megabytes, which may take a minute to come: with a place, as an upload.
+    with call.parts.uploads.take(call.person.id):
+        asked = await wire.body_of(call.request, work_wire.Batch)
     read, wrong = asked.wishes(wire.language(call.request))
     wanted = {
         number: Wanted(wish=wish, image_id=one.image_id, project_id=one.project_id)

@@ -9,16 +9,14 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.responses import Response
 
-from nanohook import clock, errors
-from nanohook.clock import rfc3339
+from nanohook import clock, errors, replays, reports
 from nanohook.database import Transaction
-from nanohook.flow import receive, replay
+from nanohook.flow import receive
 from nanohook.remote import probe
 from nanohook.remote.probe import Probe, Seen
-from nanohook.rules import masking
 from nanohook.stores import audit, delivery_log
 from nanohook.stores.deliveries import Effect, Source
-from nanohook.stores.delivery_log import Filter, Line, Verdict, Whole
+from nanohook.stores.delivery_log import Filter, Verdict, Whole
 from nanohook.web import delivery_wire, query, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call
@@ -46,12 +44,12 @@ async def listing(call: Call) -> Response:
     page, after = await call.parts.database.read(
         lambda tx: delivery_log.page(tx, wanted, before_id=before, most=most)
     )
-    return json_answer({"deliveries": [shown(line) for line in page], "next_cursor": after})
+    return json_answer({"deliveries": [reports.delivery(line) for line in page], "next_cursor": after})
 
 
 async def one(call: Call) -> Response:
     """Show one, with what came; what opens something is masked."""
-    return json_answer(whole(await _found(call, call.request.path_params["delivery_id"])))
+    return json_answer(reports.whole_delivery(await _found(call, call.request.path_params["delivery_id"])))
 
 
 async def again(call: Call) -> Response:
@@ -63,7 +61,7 @@ async def again(call: Call) -> Response:
         )
     before = None if line.effect is None else line.effect.value
     await _note(call, "delivery.replay", line.id, before=before)
-    receipts = await replay.replay(call.parts.database, [line.id], terms=call.parts.terms)
+    receipts = await replays.replay(call.parts.database, [line.id], terms=call.parts.terms)
     if not receipts:
         raise errors.NotFound("there is no such delivery")
     [receipt] = receipts
@@ -75,7 +73,7 @@ async def several(call: Call) -> Response:
     asked = await wire.body_of(call.request, delivery_wire.Replay)
     named = sorted(set(asked.delivery_ids or ()))
     found, after = (await _known(call, named), None) if named else await _wanted(call, asked)
-    receipts = await replay.replay(call.parts.database, found, terms=call.parts.terms)
+    receipts = await replays.replay(call.parts.database, found, terms=call.parts.terms)
     told = [receipt.effect for receipt in receipts]
     effects = {effect.value: told.count(effect) for effect in Effect if effect in told}
     return json_answer({"replayed": len(told), "effects": effects, "next_cursor": after}, status=202)
@@ -118,59 +116,23 @@ async def test(call: Call) -> Response:
     body = orjson.dumps(
         {"job_id": receive.TEST_JOB, "status": "generating", "data": {"nonce": secrets.token_urlsafe(16)}}
     )
-    started, seen = time.perf_counter(), None
-    try:
-        async with Probe() as prober:
-            seen = await prober.post(
-                f"{url}/api/webhooks/image-completion/{token}", body, user_agent=TEST_AGENT
-            )
-    except errors.Transient as exc:
-        reason: str | None = f"the public URL is not reached: {exc}"
-    else:
-        reason = None
+    started = time.perf_counter()
+    seen = await _sent(f"{url}/api/webhooks/image-completion/{token}", body)
     took_ms = round((time.perf_counter() - started) * 1_000)
-    delivery_id = None if seen is None else await _arrived(call, seen, body)
-    if seen is not None and delivery_id is None:
-        _, reason = probe.stranger(seen)
+    delivery_id, reason = (None, seen) if isinstance(seen, str) else await _arrived(call, seen, body)
     logger.info(
         "deliveries.tested", extra={"host": host, "ok": reason is None, "reason": reason, "took_ms": took_ms}
     )
     return json_answer(
         {
             "ok": reason is None,
-            "http_status": None if seen is None else seen.http_status,
+            "http_status": None if isinstance(seen, str) else seen.http_status,
             "took_ms": took_ms,
             "delivery_id": delivery_id,
             "sent_to": host,
             "reason": reason,
         }
     )
-
-
-def shown(line: Line) -> dict[str, object]:
-    """Write a line of the log as it is answered."""
-    return {
-        "delivery_id": line.id,
-        "verdict": line.verdict,
-        "source": line.source,
-        "job_id": line.job_id,
-        "attempt": line.attempt,
-        "index": line.index,
-        "task_id": line.task_id,
-        "effect": line.effect,
-        "reason": line.reason,
-        "received_at": rfc3339(line.received_at),
-        "tries": line.tries,
-        "repeats": line.repeats,
-        "repeated_at": None if line.repeated_at is None else rfc3339(line.repeated_at),
-        "bytes": line.bytes,
-        "peer": line.peer,
-    }
-
-
-def whole(found: Whole) -> dict[str, object]:
-    """Write a line with what came; what opens something is masked."""
-    return {**shown(found.line), "headers": masking.masked(found.headers), "body": masking.shown(found.body)}
 
 
 async def _found(call: Call, delivery_id: str) -> Whole:
@@ -201,10 +163,20 @@ async def _note(
     await call.parts.database.write(append)
 
 
-async def _arrived(call: Call, seen: Seen, body: bytes) -> str | None:
-    """Find the delivery that a test became; ``None`` if what answered was not this service."""
+async def _sent(url: str, body: bytes) -> Seen | str:
+    """Send a test from outside; a text tells why nobody answered."""
+    try:
+        async with Probe() as prober:
+            return await prober.post(url, body, user_agent=TEST_AGENT)
+    except errors.Transient as exc:
+        return f"the public URL is not reached: {exc}"
+
+
+async def _arrived(call: Call, seen: Seen, body: bytes) -> tuple[str | None, str | None]:
+    """Find the delivery that a test became; or tell who answered, if that was not this service."""
     named = seen.said.get("delivery_id")
-    if not isinstance(named, str):
-        return None
-    found = await call.parts.database.read(lambda tx: delivery_log.one(tx, named))
-    return named if found is not None and found.body == body else None
+    if isinstance(named, str):
+        found = await call.parts.database.read(lambda tx: delivery_log.one(tx, named))
+        if found is not None and found.body == body:
+            return named, None
+    return None, probe.stranger(seen)[1]

@@ -36,7 +36,9 @@ class Replay(BaseModel):
     task_id: AnyId | None = None
     since: Moment = None
     until: Moment = None
-    delivery_ids: Annotated[list[AnyId], Field(min_length=1, max_length=MOST_REPLAYED)] | None = None
+    delivery_ids: Annotated[list[AnyId], Field(fail_fast=True, min_length=1, max_length=MOST_REPLAYED)] | None = (
+        None
+    )
     cursor: AnyId | None = None
 
     @model_validator(mode="after")

@@ -2,15 +2,14 @@
 
 from typing import Final
 
-import orjson
 from starlette.responses import Response
 
 from nanohook import clock
-from nanohook.database import Transaction, Unit
+from nanohook.database import Unit
 from nanohook.flow import retries
-from nanohook.flow.once import Answer, Ticket, answered, once
 from nanohook.flow.retries import Retried, Rights
-from nanohook.web import acceptance, wire
+from nanohook.web import acceptance, wire, work_wire
+from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call
 
 AT_ONCE: Final = 50
@@ -21,8 +20,7 @@ MOST: Final = 1_000
 
 async def again(call: Call) -> Response:
     """Retry many; 202 with those that were, those that were not and why, and where to go on."""
-    asked = await wire.body_of(call.request, wire.RetryMany)
-    ticket = await acceptance.ticket_of(call, "jobs/retry")
+    asked = await wire.body_of(call.request, work_wire.RetryMany)
     rights = Rights(
         # Only who asks for everybody's gets at them, even as an admin.
         owner_id=call.whose(),
@@ -30,10 +28,6 @@ async def again(call: Call) -> Response:
         can_fetch=call.parts.terms.has_public_url,
         prices=call.parts.settings.prices,
     )
-    if ticket is not None:
-        former = await call.parts.database.read(lambda tx: answered(tx, ticket, now_us=clock.now_us()))
-        if former is not None:
-            return acceptance.told(former)
     refused = acceptance.refusal(call.parts)
     if refused is not None:
         raise refused
@@ -41,14 +35,8 @@ async def again(call: Call) -> Response:
         done, cursor = await _failed(call, rights, asked.cursor)
     else:
         done, cursor = await _named(call, rights, list(dict.fromkeys(asked.job_ids))), None
-    text = orjson.dumps(
-        {
-            "retried": done.retried,
-            "skipped": [{"job_id": job_id, "code": code} for job_id, code in done.skipped],
-            "next_cursor": cursor,
-        }
-    ).decode()
-    return acceptance.told(await _remembered(call, ticket, text))
+    skipped = [{"job_id": job_id, "code": code} for job_id, code in done.skipped]
+    return json_answer({"retried": done.retried, "skipped": skipped, "next_cursor": cursor}, status=202)
 
 
 async def _named(call: Call, rights: Rights, job_ids: list[str]) -> Retried:
@@ -80,18 +68,3 @@ def _next_failed(cursor: str | None, rights: Rights) -> Unit[tuple[Retried, str 
 def _add(done: Retried, more: Retried) -> None:
     done.retried.extend(more.retried)
     done.skipped.extend(more.skipped)
-
-
-async def _remembered(call: Call, ticket: Ticket | None, text: str) -> Answer:
-    """
-    Remember *text* as the answer to this request, or take that of a twin which was faster.
-
-    Written when all is done: cut off before, the request is done again, and finds what it has retried running.
-    """
-
-    async def said(_tx: Transaction) -> str:
-        return text
-
-    if ticket is None:
-        return Answer(text, is_replayed=False)
-    return await call.parts.database.write(lambda tx: once(tx, ticket, said, now_us=clock.now_us()))

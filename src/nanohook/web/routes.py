@@ -42,6 +42,7 @@ from nanohook.web import (
     streams,
     wire,
     work,
+    work_wire,
 )
 from nanohook.web.guard import PersonalEndpoint, PublicEndpoint, Who
 from nanohook.web.parts import Call, parts_of
@@ -158,7 +159,7 @@ def _pictures(most_upload: int) -> list[_Open | _Theirs]:
 def _control() -> list[_Open | _Theirs]:
     """Many jobs at once, the work itself, and the log of what came in."""
     return [
-        _Theirs("/api/batches", "POST", batches.create, batches.MOST_BYTES, within_s=UPLOAD_S),
+        _Theirs("/api/batches", "POST", batches.create, work_wire.BATCH_BYTES, within_s=UPLOAD_S),
         _Theirs("/api/batches/{batch_id}", "GET", batches.one),
         _Theirs("/api/batches/{batch_id}/cancel", "POST", batches.stop),
         _Theirs("/api/jobs/retry", "POST", jobs.again),

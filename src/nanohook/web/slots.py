@@ -1,4 +1,4 @@
-"""Uploads under way: a picture on its way takes memory and a place, and may take a minute."""
+"""Uploads under way: a picture, or a batch, on its way takes memory and a place, and may take a minute."""
 
 import collections
 import contextlib

@@ -2,7 +2,7 @@
 
 from starlette.responses import Response
 
-from nanohook import clock
+from nanohook import clock, reports
 from nanohook.database import Transaction
 from nanohook.flow import workload
 from nanohook.rules import estimate
@@ -32,7 +32,7 @@ async def _pause(call: Call, *, is_draining: bool) -> Response:
     stands = await call.parts.database.write(
         lambda tx: workload.pause(tx, is_draining=is_draining, actor=call.person.id, now_us=now)
     )
-    return json_answer(stands.shown())
+    return json_answer(reports.whole_work(stands))
 
 
 async def resume(call: Call) -> Response:
@@ -40,12 +40,14 @@ async def resume(call: Call) -> Response:
     stands = await call.parts.database.write(
         lambda tx: workload.resume(tx, actor=call.person.id, now_us=clock.now_us())
     )
-    return json_answer(stands.shown())
+    return json_answer(reports.whole_work(stands))
 
 
 async def figures(call: Call) -> Response:
     """Tell how much there is to do, and how long the newest jobs took: one's own, or everybody's for an admin."""
     owner_id, now = call.whose(), clock.now_us()
+    # Who sees their own alone learns why it waits, and not how much others have.
+    about_work = reports.whole_work if owner_id is None else reports.work
 
     async def read(tx: Transaction) -> dict[str, object]:
         load = await stats.load(tx, owner_id=owner_id, now_us=now)
@@ -58,7 +60,7 @@ async def figures(call: Call) -> Response:
             "under_way": load.under_way,
             **_times(runs),
             "throughput_per_hour": estimate.per_hour([run.ended_at for run in runs], most=NEWEST, now_us=now),
-            "work": (await workload.read(tx, now_us=now)).shown(),
+            "work": about_work(await workload.read(tx, now_us=now)),
             "attention": await _attention(tx) if call.person.is_admin else None,
         }
 

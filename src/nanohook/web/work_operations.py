@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from nanohook.web import wire, work_shapes
+from nanohook.web import work_shapes, work_wire
 from nanohook.web.operation import IDEMPOTENCY, REPLAYED, SCOPE, Access, Body, Operation
 
 _DISK: Final = {507: ""}
@@ -19,7 +19,7 @@ ALL: Final = (
         ),
         asks=(IDEMPOTENCY,),
         takes=Body(
-            json=wire.Batch,
+            json=work_wire.Batch,
             example={"jobs": [{"prompt": "a red kite over dunes"}, {"prompt": "a blue one"}], "priority": "low"},
         ),
         gives={202: work_shapes.Batch},
@@ -46,12 +46,11 @@ ALL: Final = (
         about=(
             "Those named, or with `all_failed` those that failed for a reason that may pass: at most 1,000 of "
             "these a request, `cursor` goes on. Nothing that may be paid is bought again: such a job is skipped "
-            "as `may_be_paid`."
+            "as `may_be_paid`. Asked again, what runs by then is skipped as `not_failed`."
         ),
-        asks=(SCOPE, IDEMPOTENCY),
-        takes=Body(json=wire.RetryMany, example={"all_failed": True}),
+        asks=(SCOPE,),
+        takes=Body(json=work_wire.RetryMany, example={"all_failed": True}),
         gives={202: work_shapes.Retried},
-        headers=REPLAYED,
         refuses={409: "`no_api_key`", **_DISK},
     ),
     Operation(
@@ -60,16 +59,18 @@ ALL: Final = (
         "Submit nothing for now",
         about="What NanoBanana has goes on: callbacks are taken, pictures finished. What waits keeps its place.",
         who=Access.ADMIN,
-        gives={200: work_shapes.Work},
+        gives={200: work_shapes.WholeWork},
     ),
-    Operation("POST /api/work/resume", "work", "Submit again", who=Access.ADMIN, gives={200: work_shapes.Work}),
+    Operation(
+        "POST /api/work/resume", "work", "Submit again", who=Access.ADMIN, gives={200: work_shapes.WholeWork}
+    ),
     Operation(
         "POST /api/work/drain",
         "work",
         "Submit nothing, and let what is under way end",
         about="The same as pause; `state` becomes `drained` when nothing is under way any more.",
         who=Access.ADMIN,
-        gives={200: work_shapes.Work},
+        gives={200: work_shapes.WholeWork},
     ),
     Operation(
         "GET /api/stats",

@@ -55,12 +55,17 @@ class Retried(Shape):
 
 
 class Work(Shape):
-    """How everybody's work stands."""
+    """Whether everybody's work goes on."""
 
     state: Literal["running", "paused", "draining", "drained", "blocked"]
     """`blocked`: NanoBanana refuses the account."""
     reason: Literal["paused", "no_credit", "bad_key"] | None
     since: AwareDatetime | None
+
+
+class WholeWork(Work):
+    """The same, and how much there is of it, of everybody's; for admins."""
+
     under_way: Count
     waiting: Count
 
@@ -94,6 +99,7 @@ class Stats(Shape):
     run_s: Spread
     """From the first submit to the end, of the same."""
     throughput_per_hour: Annotated[float, Field(ge=0)]
-    work: Work
+    work: WholeWork | Work
+    """With its numbers where everybody's are asked for."""
     attention: Attention | None
     """For admins."""

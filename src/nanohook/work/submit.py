@@ -185,8 +185,10 @@ class Submitter:
 
 def _said(outcome: nanobanana.Outcome) -> dict[str, object]:
     """What NanoBanana's answer tells beside what it means, for the log."""
-    names = ("task_id", "code", "message", "reason", "retry_after_s")
-    return {name: getattr(outcome, name) for name in names if hasattr(outcome, name)}
+    names = ("task_id", "code", "reason", "retry_after_s")
+    told = {name: getattr(outcome, name) for name in names if hasattr(outcome, name)}
+    # A line of the log has a message of its own, and takes no other of that name.
+    return {**told, "said": outcome.message} if isinstance(outcome, Refused) else told
 
 
 def _prompt(transformation_type: str | None, prompt: str | None) -> str:
