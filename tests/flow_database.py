@@ -23,6 +23,8 @@ class Database:
         self.connection.execute("PRAGMA synchronous=OFF")
         self.now = 1_700_000_000 * SECOND
         self.owner: dict[str, str] = {}
+        self.checked = 0
+        """How many rows had been changed when all was last checked."""
 
     def close(self) -> None:
         self.connection.close()

@@ -10,6 +10,7 @@ from nanohook import clock
 from nanohook.sandbox.app import create_app
 from nanohook.sandbox.options import Options
 from nanohook.sandbox.tasks import Picture
+from nanohook.work import account
 from tests import books, live, rig
 
 HOUR_US = 3_600_000_000
@@ -108,6 +109,12 @@ async def test_one_submit_goes_ahead_of_the_others_when_the_account_answers(tmp_
     assert door.asked[answered:].count("submit") > 3
 
 
+@pytest.fixture
+def soon(monkeypatch):
+    """The account is asked for without a long pause."""
+    monkeypatch.setattr(account, "FIRST_S", 0.05)
+
+
 def hours_ago(tmp_path, number):
     """All who wait have done so for so long, and since then the account is refused."""
     rows(tmp_path, "UPDATE tasks SET queued_at = queued_at - ?", number * HOUR_US)
@@ -115,7 +122,7 @@ def hours_ago(tmp_path, number):
     rows(tmp_path, "UPDATE facts SET value = json_set(value, '$.blocked_since', ?) WHERE name = 'gate'", since)
 
 
-async def test_after_a_stop_of_hours_nobody_fails_before_the_account_is_asked(tmp_path):
+async def test_after_a_stop_of_hours_nobody_fails_before_the_account_is_asked(tmp_path, soon):
     door = Upstream(401, credit=401)
     async with running(tmp_path, door, submit_concurrency=1) as service:
         job_ids = await waiting(service, tmp_path, number=2)
@@ -130,7 +137,7 @@ async def test_after_a_stop_of_hours_nobody_fails_before_the_account_is_asked(tm
         assert door.asked == ["credit", "submit", "submit"]
 
 
-async def test_a_key_that_is_refused_still_after_the_stop_fails_them(tmp_path):
+async def test_a_key_that_is_refused_still_after_the_stop_fails_them(tmp_path, soon):
     door = Upstream(401, credit=401)
     async with running(tmp_path, door) as service:
         [job_id] = await waiting(service, tmp_path, number=1)
@@ -174,9 +181,9 @@ async def test_a_pause_outlives_a_restart_and_holds_up_nothing_that_is_under_way
         service.client.headers["Authorization"] = key
         table = door.sandbox.state.tasks
         [task] = table.by_id.values()
+        task.base_url = service.parts.settings.nanobanana_url  # it is asked for too, since the restart
         table.finish(task, Picture(content=rig.picture(), media_type="image/png", suffix="png"))
-        address = f"{service.parts.settings.nanobanana_url}/r/{task.name}"
-        body = {"code": 200, "data": {"taskId": task.task_id, "info": {"resultImageUrl": address}}}
+        body = {"code": 200, "data": {"taskId": task.task_id, "info": {"resultImageUrl": task.result_url}}}
         assert (await service.call_back(under_way, body)).status_code == 200
         assert (await service.ended(under_way))["status"] == "COMPLETED"
         job = await service.job(waits)

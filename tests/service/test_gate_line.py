@@ -11,7 +11,7 @@ from nanohook.remote.nanobanana import Blocked
 from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus, Stage
 from tests.flow_database import SECOND
-from tests.flow_world import PRICE, TERMS, World
+from tests.flow_world import TERMS, World
 
 HOUR_S = 3600
 
@@ -53,20 +53,24 @@ def state(world):
 
 def test_who_is_too_dear_for_what_is_left_lets_the_others_pass(world):
     dear, cheap = world.create(), [world.create(owner_id=world.person()) for _ in range(3)]
-    post = world.submit()
-    assert post.claimed.job_id == dear
-    refused(world, post)
-    assert world.task(dear).due_at > world.now
-    assert world.place(dear) == 1
-    world.credit_comes()
     served = []
-    while (post := world.submit()) is not None:
-        assert post.claimed.job_id != dear
-        served.append(post.claimed.job_id)
-        world.answer(post, "accepted")
+    for _ in range(12):  # its pauses are drawn: it may be back before the others, but not again and again
+        world.credit_comes()
+        post = world.submit()
+        if post is None:
+            continue
+        if post.claimed.job_id == dear:
+            before = world.now
+            refused(world, post)
+            assert world.task(dear).due_at > before
+            assert world.place(dear) == 1
+        else:
+            world.answer(post, "accepted")
+            served.append(post.claimed.job_id)
     assert served == cheap
-    assert state(world).is_open
+    assert world.task(dear).stage is Stage.SUBMITTING
     world.wait(60)
+    world.credit_comes()
     assert world.submit().claimed.job_id == dear
 
 
@@ -79,7 +83,7 @@ def test_its_pauses_grow_and_after_an_hour_of_them_it_fails(world):
         pauses_us.append(world.task(dear).due_at - world.now)
         world.wait(60)
     assert max(pauses_us[:2]) < 2 * SECOND < max(pauses_us) <= 60 * SECOND
-    assert BLOCKED_TRIES * 60 / 2 == pytest.approx(HOUR_S)  # a pause is half of 60 s, on the average
+    assert BLOCKED_TRIES * 30 == HOUR_S  # half of the longest pause is the usual one
     assert world.job(dear).stage is Stage.SUBMITTING
     world.credit_comes()
     refused(world, world.submit())
@@ -117,9 +121,8 @@ def test_what_was_claimed_when_the_account_was_refused_waits_but_for_one_that_tr
     assert world.submit() is None
     world.credit_comes()
     second = world.submit()
-    assert second is not None
-    assert world.submit() is None
     world.answer(second, "accepted")
+    assert state(world).is_open
     assert world.submit() is not None
 
 
@@ -135,7 +138,6 @@ def test_nobody_fails_while_the_operator_has_paused_the_work(world):
     world.resume()
     assert world.fail_blocked() == 1
     assert (world.job(job_id).fault.code, world.spent()) == ("bad_key", 0)
-    assert PRICE
 
 
 def test_who_came_later_has_an_hour_from_then(world):

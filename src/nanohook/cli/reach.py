@@ -80,7 +80,7 @@ async def public_url(chosen: Settings, local_url: str) -> str:
         ConfigError: There is none.
     """
     if chosen.public_url is None:
-        raise errors.ConfigError("NANOHOOK_PUBLIC_URL: a callback's address needs it")
+        raise errors.ConfigError("NANOHOOK_PUBLIC_URL: it is not set, and a callback's address begins with it")
     found = await _public_url(chosen, local_url)
     if isinstance(found, Missing):
         cure = NGROK_CURES[found.trouble]
