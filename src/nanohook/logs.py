@@ -113,8 +113,12 @@ def _text(at_s: float, level: str, _logger: str, message: str, fields: dict[str,
 
 
 def _short(key: object, value: object) -> object:
-    return ids.short(value) if isinstance(value, str) and str(key).endswith("_id") else value
+    if not isinstance(value, str):
+        return value
+    # A terminal takes none of it for a command: much of what is logged was said by strangers.
+    return (ids.short(value) if str(key).endswith("_id") else value).translate(_CONTROLS)
 
 
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _Form = Callable[[float, str, str, str, dict[str, object]], bytes]
 _FORMATTER: Final = logging.Formatter()

@@ -158,6 +158,7 @@ REFUSED = {
     "postgres": (("serve", "--port", "0"), POSTGRES, ["NANOHOOK_DATABASE_URL", "not supported yet"]),
     "wrong settings": (("serve", "--port", "0"), WRONG, ["NANOHOOK_MAX_UPLOAD_BYTES", *WRONG]),
     "public sandbox": (("sandbox", "--host", "0.0.0.0"), {}, ["--unsafe-public"]),
+    "a code that no task fails with": (("sandbox", "--fail-code", "404"), {}, ["--fail-code"]),
     "no address": (("user", "create", f"{CANARY}.example.org"), {}, ["no e-mail address"]),
 }
 

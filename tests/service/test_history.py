@@ -384,5 +384,5 @@ async def test_nothing_else_is_bought_where_the_picture_to_start_from_is_gone(sw
     bought = len(service.upstream.by_id)
     assert (await service.client.post(f"/api/images/{heir}/retry", json={})).status_code == 202
     ended = await service.ended(heir)
-    assert (ended["status"], ended["error"]["code"], ended["credits"]) == ("FAILED", "upstream_rejected", 0)
+    assert (ended["status"], ended["error"]["code"], ended["credits"]) == ("FAILED", "internal", 0)
     assert len(service.upstream.by_id) == bought

@@ -88,3 +88,9 @@ def test_ids_are_shortened_for_people_alone(written):
     logs.info(logger, "job.event", {"job_id": job_id, "event_id": 12, "note": job_id})
     line = written()
     assert f'"job_id":"{job_id}"' in line or f"job_id=…fce4a1b2 event_id=12 note={job_id}" in line
+
+
+def test_what_strangers_said_commands_no_terminal(written):
+    assert not written()
+    logs.info(logger, "job.event", {"detail": "red \x1b[31m\nand more"})
+    assert "\x1b" not in written()

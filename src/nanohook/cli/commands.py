@@ -13,7 +13,7 @@ from nanohook.cli import backup, deliveries, integrity, jobs, people, reach, ser
 from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
 from nanohook.cli import doctor as doctor_run
-from nanohook.cli.printing import plain, print_json
+from nanohook.cli.printing import counted, plain, print_json
 from nanohook.flow.terms import CALLBACK_GRACE_S
 from nanohook.rules.credit import MOST_CREDITS
 from nanohook.sandbox.app import create_app as create_sandbox
@@ -105,6 +105,8 @@ def sandbox(  # noqa: PLR0917 - every one is a switch of its own
     """Run a NanoBanana look-alike: real HTTP, real pictures, real callbacks."""
     if host not in serving.LOOPBACK and not unsafe_public:
         raise errors.ConfigError("the sandbox answers anybody: --unsafe-public is needed beyond loopback")
+    if fail_code not in {400, 500, 501}:
+        raise errors.ConfigError("--fail-code: tasks fail with 400, 500 or 501")
     logs.configure(level="INFO", form="auto")
     options = Options(
         latency_s=latency,
@@ -138,7 +140,7 @@ def back_up(
     """Copy the database and the pictures that belong to it, beside a running service."""
     chosen = serving.configured()
     made = backup.run(chosen, folder)
-    typer.echo(f"{made.pictures} pictures and the database, {made.size_bytes:,} bytes, are in {folder}")
+    typer.echo(f"{counted(made.pictures, 'picture')} and the database, {made.size_bytes:,} bytes, are in {folder}")
     typer.echo("a service on it starts paused, and submits once told to by: nanohook jobs resume")
     if chosen.secret_keys:
         typer.echo("NANOHOOK_SECRET_KEYS is not among them: keep it in another place")

@@ -83,7 +83,8 @@ def show(delivery_id: Id, *, json: Json = False) -> None:
     for name, value in found.items():
         if value is not None:
             typer.echo(plain(f"{name:<12} {value}"))
-    typer.echo(plain(f"\n{headers}\n\n{body}", may_fold=True))
+    for part in filter(None, (headers, body)):
+        typer.echo(plain(f"\n{part}", may_fold=True))
 
 
 @commands.command()

@@ -14,7 +14,7 @@ import typer
 from nanohook import app, clock, database, migrations, storage
 from nanohook.cli import opening
 from nanohook.cli.findings import Level
-from nanohook.cli.printing import plain, print_json
+from nanohook.cli.printing import counted, plain, print_json
 from nanohook.database import ReadOnly
 from nanohook.flow.cancel import RESTORE_US
 from nanohook.settings import Settings
@@ -179,7 +179,7 @@ async def _files(opened: ReadOnly, files: pathlib.Path, *, now_us: int, progress
         level=Level.FAIL if number else Level.OK,
         number=number,
         examples=tuple(examples),
-        note=f"{checked} pictures",
+        note=counted(checked, "picture"),
     )
 
 

@@ -12,7 +12,7 @@ from nanohook import clock, errors, reports
 from nanohook.cli import job_acts, job_views, people, serving
 from nanohook.cli.job_acts import Done
 from nanohook.cli.opening import opened
-from nanohook.cli.printing import plain, print_json
+from nanohook.cli.printing import counted, plain, print_json
 from nanohook.database import Database
 from nanohook.flow.terms import SECOND_US
 from nanohook.flow.workload import Workload
@@ -166,7 +166,7 @@ def reconcile(
     if json:
         print_json(told)
         return
-    typer.echo(f"{_number(told['due'], 'task')} asked for or finished at once")
+    typer.echo(f"{counted(told['due'], 'task')} asked for or finished at once")
     for job_id in told["unknown"]:
         typer.echo(
             f"{job_id}  its submit was not answered and has no task id: only a callback or its deadline tells"
@@ -232,13 +232,13 @@ def clear(
     found = _run(lambda opened, _: job_acts.to_clear(opened, statuses, before_us=before_us))
     if found and not yes:
         if json or not sys.stdin.isatty():
-            raise errors.ConfigError(f"this clears {_number(len(found), 'job')}: say so with --yes")
-        typer.confirm(f"Clear {_number(len(found), 'job')}?", abort=True, err=True)
+            raise errors.ConfigError(f"this clears {counted(len(found), 'job')}: say so with --yes")
+        typer.confirm(f"Clear {counted(len(found), 'job')}?", abort=True, err=True)
     cleared = _run(lambda opened, _: job_acts.clear(opened, found, statuses, before_us=before_us)) if found else 0
     if json:
         print_json({"cleared": cleared})
     else:
-        typer.echo(f"{_number(cleared, 'job')} cleared")
+        typer.echo(f"{counted(cleared, 'job')} cleared")
 
 
 def _run(do: Callable[[Database, Settings], Awaitable[T]]) -> T:
@@ -284,7 +284,7 @@ def _tell(done: Done, verb: str, *, json: bool, is_failure: bool) -> None:
             typer.echo(f"{job_id}  {verb}")
         for job_id, code in done.skipped:
             typer.echo(f"{job_id}  not {verb}: {_WHY.get(code, code)}")
-        typer.echo(f"{_number(len(done.done), 'job')} {verb}, {len(done.skipped)} not")
+        typer.echo(f"{counted(len(done.done), 'job')} {verb}, {len(done.skipped)} not")
     if done.skipped and is_failure:
         raise typer.Exit(1)
 
@@ -317,10 +317,6 @@ def _span(seconds: object) -> str:
         if number:
             parts.append(f"{number}{unit}")
     return "".join(parts[:2]) or "0s"
-
-
-def _number(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> None:

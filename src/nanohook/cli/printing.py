@@ -26,6 +26,11 @@ def cut(text: str) -> str:
     return text if len(text) <= MOST_CHARS else f"{text[: MOST_CHARS - 1]}…"
 
 
+def counted(number: int, thing: str) -> str:
+    """Write how many things there are: "1 job", "2 jobs"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def print_json(content: object) -> None:
     """Print JSON for scripts; in a terminal it is as harmless as ``plain`` makes text."""
     text = orjson.dumps(content, option=orjson.OPT_INDENT_2).decode()

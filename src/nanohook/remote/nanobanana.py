@@ -23,7 +23,6 @@ from nanohook import errors
 from nanohook.remote import envelopes
 from nanohook.rules import backoff
 
-
 MAX_ANSWER_BYTES = 1_048_576
 
 _MAX_MESSAGE_CHARS = 500
