@@ -54,21 +54,21 @@ def fetched(world):
 # Beside one that was canceled too late.
 
 
-def test_the_first_ones_result_does_not_stop_the_second_from_being_fetched_while_it_is_made(world):
+@pytest.mark.parametrize("comes_first", [0, 1])
+def test_who_buys_another_gets_that_and_the_first_is_kept_whichever_result_comes_first(world, comes_first):
     job_id = world.create()
-    first = world.submit()
+    posts = [world.submit()]
     world.cancel(job_id)
     world.retry(job_id, buy_again=True)
-    second = world.submit()
-    for post in (second, first):
+    posts.append(world.submit())
+    for post in reversed(posts):
         world.answer(post, "accepted")
         world.end(post, "ok")
-    world.call_back(second)
-    world.fetch()
-    world.call_back(first)
-    fetched(world)
+    for post in (posts[comes_first], posts[1 - comes_first]):
+        world.call_back(post)
+        fetched(world)
     assert world.job(job_id).status is ImageJobStatus.COMPLETED
-    assert set(world.files.values()) == {world.address(first), world.address(second)}
+    assert set(world.files.values()) == {world.address(post) for post in posts}
     assert (world.spent(), world.late(job_id)) == (2 * PRICE, [(1, 0)])
 
 

@@ -77,6 +77,12 @@ async def test_a_fresh_machine_is_no_fault_but_for_what_is_missing(tmp_path):
     assert not (tmp_path / "var").exists()
 
 
+async def test_a_database_that_nothing_was_signed_for_misses_no_key(tmp_path):
+    migrations.upgrade(tmp_path / "nanohook.db")
+    level, text, cure = only(await examined(settings.fixed(data_dir=tmp_path)), "keys")
+    assert (level, text, "nanohook serve" in cure) == (Level.WARN, "none yet", True)
+
+
 async def test_a_data_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the folder's place")
     level, text, cure = only(await examined(made(tmp_path / "file" / "var")), "data dir")

@@ -155,6 +155,19 @@ def test_a_final_word_during_the_post_is_noted_and_confirmed_when_the_answer_bri
     assert list(world.files.values()) == [world.address(post)]
 
 
+@pytest.mark.parametrize("canceled", ["before the answer", "after it"])
+def test_an_address_that_was_noted_is_not_fetched_from_by_a_retry_that_can_ask(world, canceled):
+    job_id = world.create()
+    post = world.submit()
+    said(world, word("completed", url=ELSEWHERE), post=post)
+    if canceled == "before the answer":
+        world.cancel(job_id)
+    world.answer(post, "accepted")
+    world.cancel(job_id)
+    world.retry(job_id)
+    assert (world.task(job_id).step, world.task(job_id).result_url) == (Step.ASK, None)
+
+
 def test_a_failure_during_the_post_that_record_info_confirms_fails_the_job(world):
     job_id = world.create()
     post = world.submit()

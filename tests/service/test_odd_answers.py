@@ -82,7 +82,7 @@ async def test_the_log_tells_what_was_said_of_a_task_at_each_step(tmp_path, capl
     async with running(tmp_path, submit={"first": [refused]}) as (service, _):
         for prompt in ("first", failed):
             await service.ended((await service.generate(prompt))["job_id"])
-        await live.until(lambda: [line for line in caplog.records if getattr(line, "word", None)])
+        await live.until(lambda: [line for line in caplog.records if hasattr(line, "verdict")])
     submitted = {line.outcome: line for line in caplog.records if line.message == "upstream.submitted"}
     assert (submitted["Refused"].code, submitted["Refused"].said) == (422, "type can not be blank")
     assert submitted["Accepted"].task_id
@@ -90,3 +90,5 @@ async def test_the_log_tells_what_was_said_of_a_task_at_each_step(tmp_path, capl
     assert [line.error for line in ends] == ["upstream_rejected", "content_policy"]
     assert ends[0].detail == "code 422: type can not be blank"
     assert ends[1].detail
+    [callback] = [line for line in caplog.records if hasattr(line, "verdict")]
+    assert (callback.message, callback.word, callback.effect) == ("http.request", "400", "applied")

@@ -102,16 +102,16 @@ async def look_at_keys(chosen: Settings, *, has_database: bool) -> tuple[list[st
     keys = [key.get_secret_value() for key in chosen.secret_keys]
     known: list[str] = []
     try:
-        if not keys:
-            keys = (await asyncio.to_thread(app.secret_path(chosen).read_text)).split()
         if has_database:
             async with database.open_database(app.database_path(chosen)) as opened:
                 known = (await opened.read(lambda tx: facts.get(tx, app.FINGERPRINTS)) or "").split()
+        if not keys:
+            keys = (await asyncio.to_thread(app.secret_path(chosen).read_text)).split()
     except FileNotFoundError:
+        if not known:
+            return [], warn("keys", "none yet", "nanohook serve makes one in the data dir")
         cure = "put the file `secret` back from your backup, or set NANOHOOK_SECRET_KEYS to the former key"
-        if has_database:
-            return [], fail("keys", f"{app.secret_path(chosen)} is gone: every address given out is void", cure)
-        return [], warn("keys", "none yet", "nanohook serve makes one in the data dir")
+        return [], fail("keys", f"{app.secret_path(chosen)} is gone: every address given out is void", cure)
     except (OSError, errors.NanohookError) as exc:
         return [], fail("keys", f"they cannot be read: {exc}", "let the user that runs nanohook read the data dir")
     if known and not set(known) & {signing.fingerprint(key) for key in keys}:

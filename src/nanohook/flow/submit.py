@@ -107,8 +107,9 @@ async def accepted(
     task = await _as_stored(tx, claimed)
     if task is None:
         return
-    # Its own answer counts, whatever a callback may have called the task.
-    taken = replace(task, task_id=task_id, accepted_at=now_us, tries=0)
+    # Its own answer counts, whatever a callback may have called the task, or noted: now it can be asked.
+    known_url = task.result_url if task.said is None else None
+    taken = replace(task, task_id=task_id, accepted_at=now_us, tries=0, result_url=known_url)
     job = await jobs.load(tx, claimed.job_id)
     if job is None or job.attempt != task.attempt or task.is_ended:
         # Canceled, deleted or failed while the answer was on its way: what was bought stays known by its id.
@@ -121,7 +122,7 @@ async def accepted(
     if was_given_up or (task.step is Step.SUBMIT and task.claim == claimed.claim):
         # A final word that came before the answer is confirmed at once.
         due_at = first_ask if taken.said is None else now_us
-        taken = replace(taken, step=Step.ASK, due_at=due_at, result_url=None)
+        taken = replace(taken, step=Step.ASK, due_at=due_at)
         taken = rules.advance(taken, Stage.GENERATING) or taken
     await history.move(tx, job, taken, now_us=now_us)
     await deliveries.match_parked(tx, taken, now_us=now_us)

@@ -6,7 +6,7 @@ from nanohook.database import Topic, Transaction
 from nanohook.flow import cancel
 from nanohook.rules.job import Job, Step
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import audit, jobs, open_jobs, tasks
+from nanohook.stores import audit, jobs, open_jobs, tasks, unclaimed
 from nanohook.values import frozen
 
 
@@ -66,7 +66,7 @@ async def clear(
     """
     Hide jobs as their owners can, if they still are as ``ended`` found them; return how many.
 
-    Each can be had back within ``cancel.RESTORE_US``.
+    Those with a late result that waits to be accepted are left. Each can be had back within ``cancel.RESTORE_US``.
     """
     cleared = 0
     for job_id in job_ids:
@@ -74,6 +74,8 @@ async def clear(
         # Retried meanwhile, or gone: no longer what was meant.
         if job is None or job.status not in statuses or not _is_old(job, before_us):
             continue
+        if (await unclaimed.of_jobs(tx, [job_id]))[job_id]:
+            continue  # NanoBanana has made its picture after all, and somebody may want it
         await cancel.delete(tx, owner_id=job.owner_id, job_id=job_id, now_us=now_us)
         await audit.append(tx, actor=actor, action="job.clear", subject=job_id, before=job.status, now_us=now_us)
         cleared += 1

@@ -14,16 +14,24 @@ _BY_TASK: Final = (
     "SELECT DISTINCT job_id AS id FROM tasks JOIN jobs ON jobs.id = job_id "
     "WHERE tasks.task_id = ? AND deleted_at IS NULL"
 )
+_BY_TASK_PART: Final = (
+    "SELECT DISTINCT job_id AS id FROM tasks JOIN jobs ON jobs.id = job_id WHERE deleted_at IS NULL "
+    "AND ((tasks.task_id >= ? AND tasks.task_id < ?) OR substr(tasks.task_id, ?) = ?) LIMIT 2"
+)
 _WAITING: Final = "held = 0 AND due_at > :now AND (step = 'finish' OR (step = 'ask' AND task_id IS NOT NULL))"
 
 
 async def named(tx: Transaction, text: str) -> list[str]:
-    """List the ids of jobs that *text* may mean: an id, NanoBanana's task id, or the beginning or end of an id."""
+    """List the ids of jobs that *text* may mean: an id, NanoBanana's task id, or the beginning or end of one."""
     for sql in (_BY_ID, _BY_TASK):
         rows = await tx.all(sql, (text,))
         if rows:
             return [row["id"] for row in rows]
-    return await shorthand.meant(tx, "jobs", text)
+    found = await shorthand.meant(tx, "jobs", text)
+    if found or len(text) < shorthand.LEAST_CHARS:
+        return found
+    rows = await tx.all(_BY_TASK_PART, (text, f"{text}\uffff", -len(text), text))
+    return [row["id"] for row in rows]
 
 
 async def quiet(
