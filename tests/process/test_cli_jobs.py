@@ -151,7 +151,8 @@ async def test_jobs_are_retried_and_canceled_by_name_and_exit_1_says_that_one_wa
     running = (await service.generate(RUNNING))["job_id"]
     rows(service, "UPDATE tasks SET task_id = NULL, result_url = NULL WHERE job_id = ?", lost)
     rows(service, "UPDATE jobs SET error_code = 'unknown_outcome' WHERE id = ?", lost)
-    rows(service, "UPDATE jobs SET prompt = ? WHERE id = ?", RUNNING, failed)  # once retried it does not fail again
+    # Once retried it does not fail again.
+    rows(service, "UPDATE jobs SET prompt = ? WHERE id = ?", RUNNING, failed)
     retried, stopped, neither, both, unknown, all_failed, again = await desk.all(
         ("retry", failed, lost),
         ("cancel", running, done, "--json"),

@@ -1,5 +1,6 @@
 """While NanoBanana refuses the account, or the operator pauses, everybody waits; nothing is lost by it."""
 
+import asyncio
 import contextlib
 import itertools
 
@@ -146,7 +147,8 @@ async def test_a_key_that_is_refused_still_after_the_stop_fails_them(tmp_path, s
     door = Upstream(401, credit=401)
     async with running(tmp_path, door, sign_up=False) as service:
         service.client.headers["Authorization"] = key
-        job = await service.ended(job_id)
+        async with asyncio.timeout(20):
+            job = await service.ended(job_id)
         assert (job["status"], job["error"]["code"]) == ("FAILED", "bad_key")
         assert set(door.asked) == {"credit"}
 

@@ -189,10 +189,7 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: retention.remove_rejections(tx, before_us=5, most=5),
         lambda tx: retention.old_uploads(tx, before_us=5, most=5),
         lambda tx: media.named(tx, ["a", "b"]),
-        *(
-            functools.partial(media.page, table=table, after_key="k", deleted_since_us=5)
-            for table in media.TABLES
-        ),
+        *(functools.partial(media.page, table=table, after_key="k", deleted_since_us=5) for table in media.TABLES),
         lambda tx: tasks.of_jobs(tx, ["j", "k"]),
         lambda tx: tasks.knows(tx, job_id="j", task_id="t"),
         lambda tx: pictures.originals(tx, ["a", "b"]),

@@ -64,9 +64,7 @@ class Account:
 
     async def _fail_overdue(self) -> None:
         """Fail who has waited too long for an account that is refused still."""
-        while await self._database.write(
-            lambda tx: submit.fail_blocked(tx, most=_AT_ONCE, now_us=clock.now_us())
-        ):
+        while await self._database.write(lambda tx: submit.fail_blocked(tx, most=_AT_ONCE, now_us=clock.now_us())):
             pass
 
     async def _look(self) -> None:

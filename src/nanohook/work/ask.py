@@ -49,9 +49,7 @@ class Asker:
         """Ask after *claimed*, which has an id, and take the answer; ``None``: none that says anything."""
         task_id = claimed.task_id or ""
         await self.pace.ask()
-        logger.debug(
-            "upstream.asking", extra={"job_id": claimed.job_id, "task_id": task_id, "asks": claimed.asks}
-        )
+        logger.debug("upstream.asking", extra={"job_id": claimed.job_id, "task_id": task_id, "asks": claimed.asks})
         reach("ask.claimed")
         try:
             answer = await self.client.record_info(task_id)
