@@ -180,7 +180,9 @@ async def test_jobs_are_retried_and_canceled_by_name_and_exit_1_says_that_one_wa
         ("command line", "job.retry"),
     ]
     for job_id in (failed, another, lost):
-        assert (await service.ended(job_id))["attempt"] == 2
+        assert (await service.job(job_id))["attempt"] == 2
+    for job_id in (another, lost):
+        await service.ended(job_id)
 
 
 async def test_reconciling_asks_at_once_and_says_where_there_is_nothing_to_ask_by(service, desk):

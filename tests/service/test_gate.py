@@ -135,7 +135,7 @@ async def test_after_a_stop_of_hours_nobody_fails_before_the_account_is_asked(tm
         assert await blocked(tmp_path) == before
         for job_id in job_ids:
             assert (await service.ended(job_id))["status"] == "COMPLETED"
-        assert door.asked == ["credit", "submit", "submit"]
+        assert (door.asked[0], door.asked.count("submit")) == ("credit", 2)
 
 
 async def test_a_key_that_is_refused_still_after_the_stop_fails_them(tmp_path, soon):

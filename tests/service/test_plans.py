@@ -141,6 +141,7 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: stats.count_submitting(tx, now_us=1),
         lambda tx: tasks.waits_since(tx, before_us=1, most=3),
         lambda tx: tasks.let_go(tx, "j"),
+        lambda tx: tasks.canceled(tx, "j"),
         lambda tx: line.next_spot(tx, owner_id="o", priority="low", now_us=1),
         lambda tx: line.place(tx, job_id="j", attempt=1),
         lambda tx: tx.one(line.AHEAD, {"priority": 1, "turn": 1, "queued_at": 1, "most": 5}),

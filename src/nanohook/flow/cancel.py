@@ -12,7 +12,7 @@ from nanohook.rules import job as rules
 from nanohook.rules import views
 from nanohook.rules.job import Fault, Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
-from nanohook.stores import events, jobs, pictures, projects, tasks
+from nanohook.stores import events, jobs, pictures, projects, tasks, unclaimed
 from nanohook.values import replace
 
 RESTORE_US: Final = 24 * 3600 * SECOND_US
@@ -101,9 +101,12 @@ async def restore(tx: Transaction, *, owner_id: str, job_id: str, now_us: int) -
 
 
 async def _want_again(tx: Transaction, job: Job, *, now_us: int) -> None:
-    """Ask after what the deletion canceled and NanoBanana has: it is paid."""
-    for task in await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt):
-        if task.stage is Stage.CANCELED and task.task_id is not None and task.submit_started_at is not None:
+    """Ask after what was canceled when NanoBanana had it, in whichever attempt: it is paid."""
+    kept = {(late.attempt, late.index) for late in (await unclaimed.of_jobs(tx, [job.id]))[job.id]}
+    # An id is asked for once, for the newest attempt that went on with it.
+    wanted = {task.task_id: task for task in await tasks.canceled(tx, job.id)}
+    for task in wanted.values():
+        if (task.attempt, task.index) not in kept:
             await tasks.update(tx, replace(task, step=Step.ASK, due_at=now_us))
             tx.wake(Topic.WORK)
 

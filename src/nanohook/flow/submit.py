@@ -140,8 +140,7 @@ async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> 
         await _note(tx, claimed, task_id=None, now_us=now_us)
         return
     job, task = found
-    if task.said is not None:
-        await _as_said(tx, job, task, now_us=now_us)
+    if await _as_said(tx, job, task, now_us=now_us):
         return
     await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
 
@@ -216,8 +215,7 @@ async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) 
         await _note(tx, claimed, task_id=None, now_us=now_us)
         return
     job, task = found
-    if task.said is not None:
-        await _as_said(tx, job, task, now_us=now_us)
+    if await _as_said(tx, job, task, now_us=now_us):
         return
     # Nothing was taken, so a retry may submit without asking whether to pay again.
     free = replace(task, submit_started_at=None)
@@ -252,8 +250,7 @@ async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) 
 
 
 async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Terms, now_us: int) -> None:
-    if task.task_id is None and task.said is not None:
-        await _as_said(tx, job, task, now_us=now_us)
+    if await _as_said(tx, job, task, now_us=now_us):
         return
     if task.task_id is not None:
         waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
@@ -267,11 +264,21 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
     await history.move(tx, job, moved, now_us=now_us)
 
 
-async def _as_said(tx: Transaction, job: Job, task: Task, *, now_us: int) -> None:
-    """Take the final word of a callback that came before the answer, which brought no id to ask by."""
-    moved, _ = plans.by_signature(task, now_us=now_us)
-    await history.move(tx, job, moved or replace(task, step=Step.ASK, due_at=now_us), now_us=now_us)
+async def _as_said(tx: Transaction, job: Job, task: Task, *, now_us: int) -> bool:
+    """
+    Take the final word of a callback that came before the answer, if that brought no id to ask by.
+
+    Returns:
+        ``False``: there is none, or nothing follows from it.
+    """
+    moved = None
+    if task.said is not None and task.task_id is None:
+        moved, _ = plans.by_signature(task, now_us=now_us)
+    if moved is None:
+        return False
+    await history.move(tx, job, moved, now_us=now_us)
     tx.wake(Topic.WORK)
+    return True
 
 
 async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:

@@ -83,6 +83,16 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
     return [_task(row) for row in await tx.all(_OF_ATTEMPT, {"job_id": job_id, "attempt": attempt})]
 
 
+async def canceled(tx: Transaction, job_id: str) -> list[Task]:
+    """List the tasks of a job that were canceled when NanoBanana had them, of older attempts first."""
+    rows = await tx.all(
+        f"SELECT {_LIST} FROM tasks WHERE job_id = ? AND stage = 'canceled' AND task_id IS NOT NULL "
+        "AND submit_started_at IS NOT NULL ORDER BY attempt, idx",
+        (job_id,),
+    )
+    return [_task(row) for row in rows]
+
+
 async def of_jobs(tx: Transaction, job_ids: Sequence[str]) -> dict[str, list[Task]]:
     """Fetch the tasks of several jobs, of the attempt that each is in, by index."""
     found: dict[str, list[Task]] = {job_id: [] for job_id in job_ids}

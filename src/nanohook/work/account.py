@@ -41,6 +41,11 @@ class Account:
         self.may_probe = False
         """NanoBanana answers for the account again: one submit may try."""
 
+    def take_probe(self) -> bool:
+        """Let the caller try, if nobody has since NanoBanana answered: one for each answer."""
+        was_free, self.may_probe = self.may_probe, False
+        return was_free
+
     def was_refused(self) -> None:
         """A submit was refused for the account's sake."""
         self._was_refused = True

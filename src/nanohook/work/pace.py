@@ -1,7 +1,6 @@
 """The pace towards NanoBanana: submits and questions share one rate, and submits go first."""
 
 import asyncio
-import contextlib
 import time
 from typing import Final
 
@@ -28,6 +27,8 @@ class Pace:
         self._rate = limits.parse(rate)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._submits_waiting = 0
+        self._turn = asyncio.Lock()
+        """Goes round in the order of asking: who has waited long enough is not passed by again."""
         self._no_submits = asyncio.Event()
         self._no_submits.set()
         self._is_closed = False
@@ -46,7 +47,8 @@ class Pace:
         self._submits_waiting += 1
         self._no_submits.clear()
         try:
-            await self._take()
+            async with self._turn:
+                await self._take()
         finally:
             self._submits_waiting -= 1
             if not self._submits_waiting:
@@ -54,10 +56,14 @@ class Pace:
 
     async def ask(self) -> None:
         """Wait until a question may go out: after the submits that wait, but not behind an endless line."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(MOST_BEHIND_S):
                 await self._no_submits.wait()
-        await self._take()
+        except TimeoutError:
+            async with self._turn:
+                await self._take()
+        else:
+            await self._take()
 
     async def _take(self) -> None:
         while self._is_closed or not await self._limiter.hit(self._rate, "upstream"):

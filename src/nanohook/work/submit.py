@@ -64,10 +64,9 @@ class Submitter:
         """Submit *claimed*, and store what its outcome means."""
         await self.pace.submit()
         reach("submit.claimed")
+        is_probe = self.account.take_probe()
         started = await self.database.write(
-            lambda tx: submit.begin(
-                tx, claimed, terms=self.terms, is_probe=self.account.may_probe, now_us=clock.now_us()
-            )
+            lambda tx: submit.begin(tx, claimed, terms=self.terms, is_probe=is_probe, now_us=clock.now_us())
         )
         if started is None:
             return
