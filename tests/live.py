@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -10,6 +11,8 @@ import uvicorn
 
 _STOP_TIMEOUT_S = 5
 _POLL_S = 0.005
+
+_PORTS = iter(range(100_000))
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -84,10 +87,19 @@ async def until(condition: Callable[[], object], *, timeout_s: float = 10) -> No
 
 
 def closed_port() -> int:
-    """Find a loopback port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    Find a loopback port where nobody listens, and give it to nobody else.
+
+    Below those that the system gives away by itself, and apart for each worker of a run: between this and the
+    moment when somebody listens there, the system would give the same one again.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for number in _PORTS:
+        port = 20_000 + worker % 6 * 2_000 + (os.getpid() + number) % 2_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 async def _run(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -305,7 +305,7 @@ def test_settings_that_cannot_be_used_are_named_each(tmp_path, monkeypatch):
         "NANOHOOK_MAX_PIXELS=canary\nNANOHOOK_REDIS_URL=redis://canary\nNANOHOOK_PUBLIC_ULR=canary\n"
         "NANOHOOK_QQQ=1\nUPSTASH_REDIS_REST_URL=x\n"
     )
-    for name in ("NANOHOOK_DATA_DIR", "NANOHOOK_PUBLIC_URL", "NANOBANANA_API_KEY"):
+    for name in ("NANOHOOK_DATA_DIR", "NANOHOOK_PUBLIC_URL", "NANOBANANA_API_KEY", "NANOHOOK_TEST_REQUIRE"):
         monkeypatch.delenv(name, raising=False)
     chosen, found = surroundings.read_settings(tmp_path / ".env")
     assert chosen is None

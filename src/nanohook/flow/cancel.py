@@ -104,10 +104,13 @@ async def _want_again(tx: Transaction, job: Job, *, now_us: int) -> None:
     """Ask after what was canceled when NanoBanana had it, in whichever attempt: it is paid."""
     kept = {(late.attempt, late.index) for late in (await unclaimed.of_jobs(tx, [job.id]))[job.id]}
     # An id is asked for once, for the newest attempt that went on with it.
-    wanted = {task.task_id: task for task in await tasks.canceled(tx, job.id)}
+    wanted = {task.task_id or task.result_url: task for task in await tasks.canceled(tx, job.id)}
     for task in wanted.values():
         if (task.attempt, task.index) not in kept:
-            await tasks.update(tx, replace(task, step=Step.ASK, due_at=now_us))
+            step = Step.FINISH if task.task_id is None else Step.ASK
+            await tasks.update(
+                tx, replace(task, step=step, due_at=now_us, finish_since=task.finish_since or now_us)
+            )
             tx.wake(Topic.WORK)
 
 

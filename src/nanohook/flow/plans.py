@@ -110,15 +110,15 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
     if reading is not None and reading.is_success:
         late = "the task has ended; its late result is kept" if task.is_ended else None
         return Plan(_finish(task, reading.urls[0], now_us=now_us), late)
+    is_late = now_us >= deadline_of(task, terms) + (OUTAGE_US if record.is_fault else 0)
     if task.is_ended:
-        is_over = has_failed or is_gone or now_us >= deadline_of(task, terms)
+        is_over = has_failed or is_gone or is_late
         nothing = replace(task, step=None, due_at=None)
         return Plan(nothing if is_over else None, f"attempt {task.attempt} of {job_attempt}: the task has ended")
     if task.may_buy and (has_failed or is_gone):
         return Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")
     if has_failed and reading is not None:
         return Plan(_end(task, reading.stage or Stage.FAILED, reading))
-    is_late = now_us >= deadline_of(task, terms) + (OUTAGE_US if record.is_fault else 0)
     if task.said in {Stage.FAILED, Stage.CANCELED} and (is_gone or (is_late and not record.found)):
         said = Stage(task.said)
         return Plan(rules.advance(task, said, fault=task.fault or Fault(code=_ended_code(said))))

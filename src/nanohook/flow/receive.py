@@ -65,7 +65,11 @@ async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, ter
         return await _park(tx, delivery, reading)
     known_id = standing.task.task_id
     if reading.task_id is not None and known_id is not None and reading.task_id != known_id:
-        raise errors.SignatureInvalid("the body names another task than the address was signed for")
+        first = await deliveries.same(tx, delivery)
+        if first is None:
+            raise errors.SignatureInvalid("the body names another task than the address was signed for")
+        # Taken before NanoBanana's own answer told the task's id.
+        return await _repeat(tx, delivery, first)
     if known_id is None and reading.task_id is not None:
         other = await tasks.by_task_id(tx, reading.task_id)
         if other is not None and other.job_id != delivery.job_id:
@@ -123,6 +127,9 @@ async def answer(
     before = await tasks.load(tx, job_id=asked.job_id, attempt=asked.attempt, index=asked.index)
     if job is None or before is None:
         return None
+    if before.task_id != asked.task_id:
+        # Bought anew meanwhile: what is said of the former is nothing about this one.
+        return await _keep_answer(tx, delivery, asked, owner_id=job.owner_id)
     task = replace(before, asks=before.asks + 1)
     plan = plans.of_record(job.attempt, task, record, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
@@ -134,6 +141,17 @@ async def answer(
         after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks, chance=chance))
     await _write(tx, job, before, after, now_us=now_us)
     return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
+
+
+async def _keep_answer(tx: Transaction, delivery: Delivery, asked: Task, *, owner_id: str) -> Receipt:
+    """Keep an answer about a task that is no longer the one that is waited for."""
+    reason = "the task was bought anew since it was asked for"
+    is_new = await deliveries.insert(
+        tx, delivery, owner_id=owner_id, task_id=asked.task_id, effect=Effect.NO_EFFECT, reason=reason
+    )
+    return Receipt(
+        delivery_id=delivery.id, is_new=is_new, job_id=asked.job_id, effect=Effect.NO_EFFECT, reason=reason
+    )
 
 
 async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, due_at: int) -> Receipt:
@@ -178,7 +196,9 @@ async def apply_again(
     if job is None or task is None:
         return await _judged(tx, delivery, Plan(None, "the job is gone"))
     task = await _heir(tx, task, job.attempt, said_id=None if reading is None else reading.task_id)
-    if isinstance(said, callbacks.Record):
+    if isinstance(said, callbacks.Record) and (reading is None or reading.task_id not in {None, task.task_id}):
+        plan = Plan(None, "it says nothing about the task of now")
+    elif isinstance(said, callbacks.Record):
         plan = plans.of_record(job.attempt, task, said, terms=terms, now_us=now_us)
     else:
         plan = plans.of_callback(job.attempt, task, said, terms=terms, now_us=now_us)
@@ -309,6 +329,13 @@ async def _keep(
         effect=effect,
         reason=reason,
         word=reading.word,
+    )
+
+
+async def _repeat(tx: Transaction, delivery: Delivery, first: str) -> Receipt:
+    await deliveries.repeated(tx, first, now_us=delivery.received_at)
+    return Receipt(
+        delivery_id=first, is_new=False, job_id=delivery.job_id, effect=Effect.NO_EFFECT, reason="the same again"
     )
 
 

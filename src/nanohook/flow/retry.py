@@ -126,6 +126,7 @@ def _next(job: Job, task: Task, *, may_buy_again: bool, now_us: int) -> Task:
         may_buy=True,
     )
     kept = task.fault is not None and task.fault.code in {"storage_failed", "canceled"}
-    if task.result_url is not None and (kept or task.task_id is None):
+    is_told = task.said is None or task.task_id is None  # not merely noted, with an id to confirm it by
+    if task.result_url is not None and is_told and (kept or task.task_id is None):
         return replace(resumed, step=Step.FINISH, result_url=task.result_url, finish_since=now_us)
     return replace(resumed, step=Step.ASK)

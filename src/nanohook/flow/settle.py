@@ -103,10 +103,7 @@ async def failed(tx: Transaction, claimed: Task, fault: Fault, *, retry_at: int 
     """
     job, task = await _held(tx, claimed)
     if retry_at is not None and now_us < (task.finish_since or now_us) + FINISH_FOR_US:
-        # The fault is kept while it is tried again: of a new kind it is the first.
-        is_same = task.fault is not None and task.fault.code == fault.code
-        tries = task.tries + 1 if is_same else 1
-        await tasks.update(tx, replace(task, tries=tries, due_at=retry_at, fault=fault))
+        await tasks.update(tx, replace(task, tries=task.tries + 1, due_at=retry_at))
         return True
     if task.is_ended:
         await tasks.update(tx, replace(task, step=None, due_at=None))

@@ -133,8 +133,16 @@ def _first_ask_us(terms: Terms) -> int:
     return terms.deadline_us if terms.ask_after_us is None else terms.ask_after_us
 
 
-async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> None:
-    """Nothing was taken: submit again at *due_at* (µs)."""
+async def again(
+    tx: Transaction,
+    claimed: Task,
+    *,
+    due_at: int,
+    tries: int | None = None,
+    fault: Fault | None = None,
+    now_us: int,
+) -> None:
+    """Nothing was taken: submit again at *due_at* (µs); *fault* is what it ends with if that goes on and on."""
     found = await _in_submit(tx, claimed)
     if found is None:
         await _note(tx, claimed, task_id=None, now_us=now_us)
@@ -142,7 +150,16 @@ async def again(tx: Transaction, claimed: Task, *, due_at: int, now_us: int) -> 
     job, task = found
     if await _as_said(tx, job, task, now_us=now_us):
         return
-    await tasks.update(tx, replace(task, submit_started_at=None, tries=task.tries + 1, due_at=due_at))
+    await tasks.update(
+        tx,
+        replace(
+            task,
+            submit_started_at=None,
+            tries=task.tries + 1 if tries is None else tries,
+            due_at=due_at,
+            fault=fault,
+        ),
+    )
 
 
 async def once_more(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
@@ -177,10 +194,13 @@ async def blocked(tx: Transaction, claimed: Task, code: int, *, due_at: int, now
     It keeps its place but lets others pass: what is left of the credit may do for them.
     """
     await gate.block(tx, code, now_us=now_us)
-    if claimed.tries < BLOCKED_TRIES:
-        await again(tx, claimed, due_at=due_at, now_us=now_us)
+    fault = _refusal(code)
+    # Tries that came to nothing for other reasons do not count.
+    before = claimed.tries if claimed.fault is not None and claimed.fault.code == fault.code else 0
+    if before < BLOCKED_TRIES:
+        await again(tx, claimed, due_at=due_at, tries=before + 1, fault=fault, now_us=now_us)
     else:
-        await refused(tx, claimed, _refusal(code), now_us=now_us)
+        await refused(tx, claimed, fault, now_us=now_us)
 
 
 def _refusal(code: int) -> Fault:
@@ -228,6 +248,8 @@ async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms:
     if found is None:
         if task_id is not None:
             await _note(tx, claimed, task_id=task_id, now_us=now_us)
+        else:
+            await _fetch_noted(tx, claimed, now_us=now_us)
         return
     job, task = found
     known = replace(task, task_id=task.task_id or task_id)
@@ -281,6 +303,16 @@ async def _as_said(tx: Transaction, job: Job, task: Task, *, now_us: int) -> boo
     return True
 
 
+async def _fetch_noted(tx: Transaction, claimed: Task, *, now_us: int) -> None:
+    """Fetch what a callback has told of a task that was canceled during its submit, whose answer brought no id."""
+    task = await _as_stored(tx, claimed)
+    if task is None or not task.is_ended or task.task_id is not None or task.result_url is None:
+        return
+    if task.said == Stage.COMPLETED and await jobs.load(tx, task.job_id) is not None:
+        await tasks.update(tx, replace(task, step=Step.FINISH, due_at=now_us, tries=0, finish_since=now_us))
+        tx.wake(Topic.WORK)
+
+
 async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:
     return await tasks.load(tx, job_id=claimed.job_id, attempt=claimed.attempt, index=claimed.index)
 
@@ -299,7 +331,10 @@ async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: 
     if task is None or not (task.is_ended or was_given_up):
         return  # a callback was faster, and knows more
     if task_id is not None:
-        known = replace(task, task_id=task.task_id or task_id, due_at=now_us if was_given_up else task.due_at)
+        known = replace(task, task_id=task.task_id or task_id)
+        is_missed = task.is_ended and task.step is None and task.stage is not Stage.COMPLETED
+        if was_given_up or (is_missed and await jobs.load(tx, task.job_id) is not None):
+            known = replace(known, step=Step.ASK, due_at=now_us)
         await tasks.update(tx, known)
         await deliveries.match_parked(tx, known, now_us=now_us)
     elif was_given_up:

@@ -84,10 +84,12 @@ async def of_attempt(tx: Transaction, *, job_id: str, attempt: int) -> list[Task
 
 
 async def canceled(tx: Transaction, job_id: str) -> list[Task]:
-    """List the tasks of a job that were canceled when NanoBanana had them, of older attempts first."""
+    """List the tasks of a job that were canceled when NanoBanana had them, and of which there is no picture."""
     rows = await tx.all(
-        f"SELECT {_LIST} FROM tasks WHERE job_id = ? AND stage = 'canceled' AND task_id IS NOT NULL "
-        "AND submit_started_at IS NOT NULL ORDER BY attempt, idx",
+        f"SELECT {_LIST} FROM tasks WHERE job_id = ? AND stage = 'canceled' AND submit_started_at IS NOT NULL "
+        "AND (task_id IS NOT NULL OR result_url IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM tasks AS done "
+        "WHERE done.job_id = tasks.job_id AND done.task_id = tasks.task_id AND done.stage = 'completed') "
+        "ORDER BY attempt, idx",
         (job_id,),
     )
     return [_task(row) for row in rows]
@@ -248,8 +250,8 @@ async def take_over(tx: Transaction, *, now_us: int) -> int:
         How many tasks that are.
     """
     return await tx.run(
-        "UPDATE tasks SET held = 0, due_at = :now WHERE due_at > :now AND step IS NOT NULL "
-        "AND (held = 1 OR (step = 'ask' AND task_id IS NOT NULL))",
+        "UPDATE tasks SET held = 0, due_at = :now WHERE step IS NOT NULL "
+        "AND (held = 1 OR (due_at > :now AND step = 'ask' AND task_id IS NOT NULL))",
         {"now": now_us},
     )
 

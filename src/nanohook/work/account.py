@@ -46,6 +46,10 @@ class Account:
         was_free, self.may_probe = self.may_probe, False
         return was_free
 
+    def give_back(self) -> None:
+        """Nothing was tried after all."""
+        self.may_probe = True
+
     def was_refused(self) -> None:
         """A submit was refused for the account's sake."""
         self._was_refused = True

@@ -1,6 +1,7 @@
 """Finishing: download, verify, resize, store; then the row."""
 
 import asyncio
+import collections
 import hashlib
 import logging
 import random
@@ -38,6 +39,8 @@ class Finisher:
     storage: Storage
     most_pixels: int
     _shown: set["asyncio.Future[None]"] = field(default_factory=set, init=False)
+    _broken: collections.Counter[tuple[str, int, int]] = field(default_factory=collections.Counter, init=False)
+    """Downloads in a row that were no picture, by task."""
 
     async def is_open(self, _tx: Transaction) -> int:
         """How many more may be finished now: the trade's own bound is the only one."""
@@ -51,6 +54,7 @@ class Finisher:
             await self.database.write(lambda tx: settle.take(tx, claimed, now_us=clock.now_us()))
             logger.info("image.taken", extra={"job_id": claimed.job_id, "index": claimed.index})
             return
+        name = (claimed.job_id, claimed.attempt, claimed.index)
         try:
             await self._finish(begun)
         except errors.Permanent as exc:
@@ -60,9 +64,11 @@ class Finisher:
         except (errors.ImageRejected, errors.UnknownMediaType) as exc:
             code = "too_large" if exc.code == "too_many_pixels" else "not_an_image"
             # A host's own error page, or a half of the picture, may be the whole one a moment later.
-            before = claimed.tries if claimed.fault is not None and claimed.fault.code == code else 0
-            again = code == "not_an_image" and before < MOST_BROKEN - 1
+            self._broken[name] += 1
+            again = code == "not_an_image" and self._broken[name] < MOST_BROKEN
             await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=again)
+            if again:
+                return
         except errors.StorageFailed as exc:
             await self._failed(claimed, Fault(code="storage_failed", detail=str(exc)), exc=exc, again=True)
         except (errors.LeaseLost, errors.Unavailable):
@@ -72,6 +78,8 @@ class Finisher:
             logger.exception("finish.crashed", extra={"job_id": claimed.job_id})
             fault = Fault(code="internal", detail=type(exc).__name__)
             await self._failed(claimed, fault, exc=exc, again=True)
+        # In a row: whatever else came of it begins anew.
+        self._broken.pop(name, None)
 
     async def _finish(self, begun: Finishing) -> None:
         task, options = begun.task, begun.job.options

@@ -69,6 +69,8 @@ class Submitter:
             lambda tx: submit.begin(tx, claimed, terms=self.terms, is_probe=is_probe, now_us=clock.now_us())
         )
         if started is None:
+            if is_probe:
+                self.account.give_back()
             return
         reach("submit.started")
         try:
@@ -76,7 +78,7 @@ class Submitter:
         except errors.ConfigError as exc:
             fault = Fault(code="internal", detail=str(exc))
             now = clock.now_us()
-            await self.database.write(lambda tx: submit.refused(tx, claimed, fault, now_us=now))
+            await self._store(claimed, lambda tx: submit.refused(tx, claimed, fault, now_us=now))
             return
         logger.info(
             "upstream.submitting",
