@@ -178,8 +178,7 @@ class World(Database):
             self.do(lambda tx: submit.again(tx, claimed, due_at=self.now, **now))
         elif outcome == "blocked":
             self.may_probe = False
-            self.do(lambda tx: gate.block(tx, 402, **now))
-            self.do(lambda tx: submit.again(tx, claimed, due_at=self.now, **now))
+            self.do(lambda tx: submit.blocked(tx, claimed, 402, due_at=self.now, **now))
         elif outcome == "faulty":
             self.do(lambda tx: submit.once_more(tx, claimed, fault, **now))
         else:

@@ -114,7 +114,9 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
     if task.is_ended:
         is_over = has_failed or is_gone or is_late
         nothing = replace(task, step=None, due_at=None)
-        return Plan(nothing if is_over else None, f"attempt {task.attempt} of {job_attempt}: the task has ended")
+        is_asked = task.step is not None
+        after = nothing if is_over and is_asked else None
+        return Plan(after, f"attempt {task.attempt} of {job_attempt}: the task has ended")
     if task.may_buy and (has_failed or is_gone):
         return Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")
     if has_failed and reading is not None:
