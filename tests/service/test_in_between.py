@@ -196,3 +196,17 @@ def test_one_that_was_busy_for_long_is_not_given_up_at_the_first_refusal_of_the_
     world.wait(61)
     world.answer(world.submit(), "blocked")
     assert world.job(job_id).fault.code == "no_credit"
+
+
+def test_a_late_result_that_is_kept_is_not_fetched_again_whoever_tells_of_it(world):
+    job_id, post = accepted(world)
+    world.cancel(job_id)
+    ask_now(world)
+    [asked] = world.begin_asking()
+    world.end(post, "ok")
+    world.call_back(post)
+    assert len(fetched(world)) == 1
+    world.hear(asked)
+    world.call_back(post, word="y")
+    assert fetched(world) == []
+    assert (world.task(job_id).step, world.late(job_id)) == (None, [(1, 0)])

@@ -16,7 +16,7 @@ from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import callbacks
 from nanohook.rules.callbacks import Reading
 from nanohook.rules.job import Job, Step, Task
-from nanohook.stores import deliveries, jobs, tasks
+from nanohook.stores import deliveries, jobs, tasks, unclaimed
 from nanohook.stores.deliveries import Delivery, Effect
 from nanohook.stores.tasks import Standing
 from nanohook.values import frozen, replace
@@ -131,7 +131,8 @@ async def answer(
         # Bought anew meanwhile: what is said of the former is nothing about this one.
         return await _keep_answer(tx, delivery, asked, owner_id=job.owner_id)
     task = replace(before, asks=before.asks + 1)
-    plan = plans.of_record(job.attempt, task, record, terms=terms, now_us=now_us)
+    kept = await _kept_plan(tx, task)
+    plan = kept or plans.of_record(job.attempt, task, record, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     is_new = await deliveries.insert(
         tx, delivery, owner_id=job.owner_id, task_id=asked.task_id, effect=effect, reason=plan.reason
@@ -196,7 +197,10 @@ async def apply_again(
     if job is None or task is None:
         return await _judged(tx, delivery, Plan(None, "the job is gone"))
     task = await _heir(tx, task, job.attempt, said_id=None if reading is None else reading.task_id)
-    if isinstance(said, callbacks.Record) and (reading is None or reading.task_id not in {None, task.task_id}):
+    kept = await _kept_plan(tx, task)
+    if kept is not None:
+        plan = kept
+    elif isinstance(said, callbacks.Record) and (reading is None or reading.task_id not in {None, task.task_id}):
         plan = Plan(None, "it says nothing about the task of now")
     elif isinstance(said, callbacks.Record):
         plan = plans.of_record(job.attempt, task, said, terms=terms, now_us=now_us)
@@ -226,7 +230,8 @@ async def _take(
         plan = Plan(None, "the job was deleted")
     else:
         task = await _heir(tx, task, standing.job_attempt, said_id=reading.task_id)
-        plan = plans.of_callback(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
+        kept = await _kept_plan(tx, task) if task.is_ended else None
+        plan = kept or plans.of_callback(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     receipt = await _keep(tx, delivery, reading, task, effect=effect, reason=plan.reason)
     counted = standing.task if plan.task is None or plan.task.attempt != standing.task.attempt else plan.task
@@ -240,6 +245,14 @@ async def _take(
     # Stage and progress are stored with the count: often that is all.
     await _write(tx, job, task, plan.task, is_stored=plan.only_progress and counted is plan.task, now_us=now_us)
     return receipt
+
+
+async def _kept_plan(tx: Transaction, task: Task) -> Plan | None:
+    """Plan nothing more for a task whose late result is kept; ``None``: there is none."""
+    if not task.is_ended or not await unclaimed.is_kept(tx, task):
+        return None
+    is_asked = task.step is Step.ASK
+    return Plan(replace(task, step=None, due_at=None) if is_asked else None, "its late result is kept already")
 
 
 async def _heir(tx: Transaction, task: Task, job_attempt: int, *, said_id: str | None) -> Task:

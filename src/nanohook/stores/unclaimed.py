@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from nanohook.database import Row, Transaction
-from nanohook.rules.job import Stored, Unclaimed
+from nanohook.rules.job import Stored, Task, Unclaimed
 
 
 async def insert(tx: Transaction, picture: Unclaimed) -> bool:
@@ -51,6 +51,15 @@ async def of_task(tx: Transaction, *, job_id: str, index: int) -> Unclaimed | No
         "SELECT * FROM unclaimed WHERE job_id = ? AND idx = ? ORDER BY attempt DESC LIMIT 1", (job_id, index)
     )
     return None if row is None else _unclaimed(row)
+
+
+async def is_kept(tx: Transaction, task: Task) -> bool:
+    """Tell whether there is one of this very task."""
+    row = await tx.one(
+        "SELECT 1 FROM unclaimed WHERE job_id = ? AND attempt = ? AND idx = ?",
+        (task.job_id, task.attempt, task.index),
+    )
+    return row is not None
 
 
 async def remove(tx: Transaction, picture: Unclaimed) -> bool:
