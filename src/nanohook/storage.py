@@ -74,7 +74,7 @@ class Storage:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             for folder in missing:
-                _sync(folder.parent)
+                sync(folder.parent)
             self._store = obstore.store.LocalStore(self._root)
         except _REFUSALS as exc:
             raise _failed("open", str(root), exc) from exc
@@ -221,16 +221,16 @@ class Storage:
         A folder may have been made by a twin that has not synced it yet, so what counts is not who made it
         but whether this process has synced the entry that leads to it.
         """
-        _sync(path)
+        sync(path)
         for folder in path.relative_to(self._root).parents:
             entry = self._root / folder
             if entry == self._root or entry in self._synced:
                 continue
-            _sync(entry.parent)
+            sync(entry.parent)
             if len(self._synced) >= MOST_SYNCED_FOLDERS:
                 self._synced.clear()
             self._synced.add(entry)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 async def walk(root: pathlib.Path) -> AsyncIterator[list[Found]]:
@@ -266,7 +266,8 @@ def _below(folder: pathlib.Path | str, above: str) -> Iterator[Found]:
                     yield Found(name, entry.stat(follow_symlinks=False).st_mtime_ns // 1_000)
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Bring a file's bytes, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,34 +1,16 @@
 """Retries, cancels and deletions of what NanoBanana may have: nothing is bought beside it, and nothing lost."""
 
-import shutil
-
 import pytest
 
-from nanohook import migrations
 from nanohook.flow.plans import UNSEEN_US
 from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.settings import Settings
 from nanohook.stores import tasks
 from tests.flow_database import SECOND
-from tests.flow_world import PRICE, World
+from tests.flow_world import PRICE
 
 UNSEEN_S = UNSEEN_US // SECOND
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    path = tmp_path_factory.mktemp("again") / "nanohook.db"
-    migrations.upgrade(path)
-    return path
-
-
-@pytest.fixture
-def world(empty, tmp_path):
-    made = World(shutil.copy(empty, tmp_path / "nanohook.db"))
-    yield made
-    made.check()
-    made.close()
 
 
 def accepted(world):

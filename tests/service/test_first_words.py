@@ -2,12 +2,11 @@
 
 import base64
 import hashlib
-import shutil
 
 import orjson
 import pytest
 
-from nanohook import errors, ids, migrations
+from nanohook import errors, ids
 from nanohook.flow import create, receive
 from nanohook.flow.receive import MOST_PARKED, MOST_TESTS, TEST_BYTES, TEST_JOB
 from nanohook.remote.nanobanana import Busy, Refused
@@ -15,24 +14,9 @@ from nanohook.rules import callbacks
 from nanohook.rules.job import Step, Stored
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores.deliveries import Delivery, Effect, Source
-from tests.flow_world import PRICE, TERMS, World
+from tests.flow_world import PRICE, TERMS
 
 ELSEWHERE = "https://elsewhere.example/a.png"
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    path = tmp_path_factory.mktemp("words") / "nanohook.db"
-    migrations.upgrade(path)
-    return path
-
-
-@pytest.fixture
-def world(empty, tmp_path):
-    made = World(shutil.copy(empty, tmp_path / "nanohook.db"))
-    yield made
-    made.check()
-    made.close()
 
 
 def said(world, body, *, job_id=None, attempt=1, post=None):

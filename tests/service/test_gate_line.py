@@ -1,34 +1,14 @@
 """The line before a closed gate: who stands at its head holds up nobody, and what was claimed already stays."""
 
-import shutil
-
-import pytest
-
-from nanohook import migrations
 from nanohook.flow import gate, submit
 from nanohook.flow.submit import BLOCKED_TRIES
 from nanohook.remote.nanobanana import Blocked
 from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus, Stage
 from tests.flow_database import SECOND
-from tests.flow_world import TERMS, World
+from tests.flow_world import TERMS
 
 HOUR_S = 3600
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    path = tmp_path_factory.mktemp("gate") / "nanohook.db"
-    migrations.upgrade(path)
-    return path
-
-
-@pytest.fixture
-def world(empty, tmp_path):
-    made = World(shutil.copy(empty, tmp_path / "nanohook.db"))
-    yield made
-    made.check()
-    made.close()
 
 
 def refused(world, post, code=402):

@@ -1,34 +1,17 @@
 """What comes in between: an answer about a task that was bought anew, a cancel during the submit, a long stop."""
 
 import dataclasses
-import shutil
 
 import orjson
 import pytest
 
-from nanohook import migrations
 from nanohook.flow import receive, replay, submit
 from nanohook.rules import callbacks
 from nanohook.rules.job import Step
 from nanohook.rules.status import Stage
 from nanohook.stores import deliveries, tasks
 from nanohook.stores.deliveries import Effect, Source
-from tests.flow_world import PRICE, TERMS, World
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    path = tmp_path_factory.mktemp("between") / "nanohook.db"
-    migrations.upgrade(path)
-    return path
-
-
-@pytest.fixture
-def world(empty, tmp_path):
-    made = World(shutil.copy(empty, tmp_path / "nanohook.db"))
-    yield made
-    made.check()
-    made.close()
+from tests.flow_world import PRICE, TERMS
 
 
 def accepted(world, number=1):

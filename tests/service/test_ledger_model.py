@@ -10,26 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from nanohook import errors, migrations
+from nanohook import errors
 from nanohook.rules.job import Step
 from nanohook.rules.status import Stage
 from nanohook.stores.deliveries import Effect
 from tests.flow_world import PRICE, TERMS, World
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "nanohook.db"
-    migrations.upgrade(path)
-    return path
-
-
-@pytest.fixture
-def world(empty, tmp_path):
-    made = World(shutil.copy(empty, tmp_path / "nanohook.db"))
-    yield made
-    made.check()
-    made.close()
 
 
 def test_a_picture_is_paid_once(world):

@@ -5,17 +5,9 @@ import shutil
 
 import pytest
 
-from nanohook import migrations
 from nanohook.rules.job import Step
 from nanohook.stores import tasks
 from tests.flow_world import World
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    path = tmp_path_factory.mktemp("line") / "nanohook.db"
-    migrations.upgrade(path)
-    return path
 
 
 @pytest.fixture

@@ -176,13 +176,13 @@ async def test_an_existing_root_keeps_its_files(store, root):
 @pytest.fixture
 def synced(monkeypatch):
     """What was synced, in order; the disk still is."""
-    paths, sync = [], storage._sync
+    paths, sync = [], storage.sync
 
     def note(path):
         paths.append(path)
         sync(path)
 
-    monkeypatch.setattr(storage, "_sync", note)
+    monkeypatch.setattr(storage, "sync", note)
     return paths
 
 
@@ -210,7 +210,7 @@ async def test_a_sync_that_fails_is_told(store, monkeypatch):
     def refuse(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "_sync", refuse)
+    monkeypatch.setattr(storage, "sync", refuse)
     with pytest.raises(errors.StorageFailed, match="No space left"):
         await store.put("a.jpg", b"x")
 

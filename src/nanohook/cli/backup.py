@@ -67,10 +67,10 @@ def run(settings: Settings, folder: pathlib.Path) -> Copied:
             pictures = asyncio.run(_copy(settings, half))
             _pause(half / app.database_path(settings).name)
             _copy_secret(settings, half)
-            _sync(half / app.database_path(settings).name)
+            storage.sync(half / app.database_path(settings).name)
             size_bytes = _settle(half)
             half.rename(folder)
-            _sync(folder.parent)
+            storage.sync(folder.parent)
         finally:
             shutil.rmtree(half, ignore_errors=True)
     except (OSError, sqlite3.Error) as exc:
@@ -210,13 +210,5 @@ def _settle(half: pathlib.Path) -> int:
     size_bytes = 0
     for folder, _, names in os.walk(half, topdown=False):
         size_bytes += sum((pathlib.Path(folder) / name).stat().st_size for name in names)
-        _sync(pathlib.Path(folder))
+        storage.sync(pathlib.Path(folder))
     return size_bytes
-
-
-def _sync(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -112,10 +112,8 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
         return Plan(_finish(task, reading.urls[0], now_us=now_us), late)
     is_late = now_us >= deadline_of(task, terms) + (OUTAGE_US if record.is_fault else 0)
     if task.is_ended:
-        is_over = has_failed or is_gone or is_late
-        nothing = replace(task, step=None, due_at=None)
-        is_asked = task.step is not None
-        after = nothing if is_over and is_asked else None
+        is_over = task.step is not None and (has_failed or is_gone or is_late)
+        after = replace(task, step=None, due_at=None) if is_over else None
         return Plan(after, f"attempt {task.attempt} of {job_attempt}: the task has ended")
     if task.may_buy and (has_failed or is_gone):
         return Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")

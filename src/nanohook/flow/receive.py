@@ -5,7 +5,6 @@ A delivery and what it changes (task, job, event, "finish is due") are stored in
 moment between accepted and applied.
 """
 
-import logging
 from typing import Final
 
 from nanohook import errors
@@ -20,8 +19,6 @@ from nanohook.stores import deliveries, jobs, tasks, unclaimed
 from nanohook.stores.deliveries import Delivery, Effect
 from nanohook.stores.tasks import Standing
 from nanohook.values import frozen, replace
-
-logger = logging.getLogger(__name__)
 
 TASK_DELIVERIES: Final = 1_000
 """Deliveries taken for one task; the next is refused."""
@@ -65,11 +62,17 @@ async def callback(tx: Transaction, delivery: Delivery, reading: Reading, *, ter
         return await _park(tx, delivery, reading)
     known_id = standing.task.task_id
     if reading.task_id is not None and known_id is not None and reading.task_id != known_id:
-        first = await deliveries.same(tx, delivery)
+        # The same may have been taken before NanoBanana's own answer told the task's id.
+        first = await _repeated(tx, delivery)
         if first is None:
             raise errors.SignatureInvalid("the body names another task than the address was signed for")
-        # Taken before NanoBanana's own answer told the task's id.
-        return await _repeat(tx, delivery, first)
+        return Receipt(
+            delivery_id=first,
+            is_new=False,
+            job_id=delivery.job_id,
+            effect=Effect.NO_EFFECT,
+            reason="the same again",
+        )
     if known_id is None and reading.task_id is not None:
         other = await tasks.by_task_id(tx, reading.task_id)
         if other is not None and other.job_id != delivery.job_id:
@@ -168,7 +171,7 @@ async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, du
     )
     tx.wake(Topic.UNAPPLIED)
     return Receipt(
-        delivery_id=delivery.id if is_new else await _first(tx, delivery),
+        delivery_id=delivery.id if is_new else await _repeated(tx, delivery) or delivery.id,
         is_new=is_new,
         job_id=delivery.job_id,
         effect=Effect.UNAPPLIED,
@@ -291,26 +294,22 @@ async def _check_test(tx: Transaction, delivery: Delivery, *, now_us: int) -> No
     if len(delivery.body) > TEST_BYTES:
         raise errors.TooLarge(f"a test callback has at most {TEST_BYTES} bytes")
     await deliveries.forget_task(tx, job_id=TEST_JOB, before_us=now_us - TESTS_KEPT_US)
-    kept = await deliveries.count_of_task(
-        tx, job_id=TEST_JOB, attempt=delivery.attempt or 0, index=delivery.index or 0
-    )
-    if kept >= MOST_TESTS:
-        raise _too_many(TEST_JOB, delivery.index or 0)
+    await _check_room(tx, delivery, most=MOST_TESTS)
 
 
-async def _check_room(tx: Transaction, delivery: Delivery) -> None:
+async def _check_room(tx: Transaction, delivery: Delivery, *, most: int = TASK_DELIVERIES) -> None:
     """
     Count what came for the task that *delivery* is signed for, where no row of the task's counts it.
 
     Raises:
-        TooMany: There are ``TASK_DELIVERIES``.
+        TooMany: There are *most*.
     """
     if delivery.job_id is None or delivery.attempt is None or delivery.index is None:
         return
     kept = await deliveries.count_of_task(
         tx, job_id=delivery.job_id, attempt=delivery.attempt, index=delivery.index
     )
-    if kept >= TASK_DELIVERIES:
+    if kept >= most:
         raise _too_many(delivery.job_id, delivery.index)
 
 
@@ -336,7 +335,7 @@ async def _keep(
         reason=reason,
     )
     return Receipt(
-        delivery_id=delivery.id if is_new else await _first(tx, delivery),
+        delivery_id=delivery.id if is_new else await _repeated(tx, delivery) or delivery.id,
         is_new=is_new,
         job_id=delivery.job_id,
         effect=effect,
@@ -345,19 +344,11 @@ async def _keep(
     )
 
 
-async def _repeat(tx: Transaction, delivery: Delivery, first: str) -> Receipt:
-    await deliveries.repeated(tx, first, now_us=delivery.received_at)
-    return Receipt(
-        delivery_id=first, is_new=False, job_id=delivery.job_id, effect=Effect.NO_EFFECT, reason="the same again"
-    )
-
-
-async def _first(tx: Transaction, delivery: Delivery) -> str:
-    """Count *delivery* as a repeat of the first of its kind, and tell the id of that."""
+async def _repeated(tx: Transaction, delivery: Delivery) -> str | None:
+    """Count *delivery* as a repeat of the first of its kind, and tell the id of that; ``None``: there is none."""
     first = await deliveries.same(tx, delivery)
-    if first is None:
-        return delivery.id
-    await deliveries.repeated(tx, first, now_us=delivery.received_at)
+    if first is not None:
+        await deliveries.repeated(tx, first, now_us=delivery.received_at)
     return first
 
 
