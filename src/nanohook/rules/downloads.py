@@ -1,0 +1,147 @@
+"""
+Addresses of a result, what came of fetching them, and how long each is tried again: patience in clock time.
+
+An address is a candidate, not the result: all that were named are tried, and a task fails only when each of them
+is dead. Pure: the time and the random part of a pause come in as arguments.
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from nanohook import errors
+from nanohook.values import frozen, replace
+
+MAX_CANDIDATES: Final = 20
+"""Addresses kept for one task; more that are named are left out."""
+MIN_TRIES: Final = 3
+"""A candidate is not given up before so many failures of a kind: a sleeping laptop uses up time, and tries nothing."""
+
+_MINUTE_US: Final = 60 * 1_000_000
+_AT_ONCE: Final = 0
+
+
+class Outcome(enum.StrEnum):
+    """Why a result could not be had from an address."""
+
+    AWAY = "away"
+    """No connection, no answer in time, too slow, or 408, 425, 429, 5xx."""
+    MISSING = "missing"
+    """404, 410, or another 4xx that is not about rights."""
+    FORBIDDEN = "forbidden"
+    """401, 403."""
+    BROKEN = "broken"
+    """Empty, half of it, mislabelled, or no picture that can be read."""
+    TOO_LARGE = "too_large"
+    """More bytes or pixels than are taken."""
+    REFUSED = "refused"
+    """An address that must not be asked: private, plain http, no address at all."""
+    NOT_STORED = "not_stored"
+    """It was fetched, and the storage did not take it."""
+    CRASHED = "crashed"
+    """It was fetched, and finishing it raised what nobody thought of."""
+
+
+@frozen
+class Patience:
+    """What an outcome that lasts means."""
+
+    code: str
+    """The error that the task ends with, one of ``words.FAULTS``."""
+    for_us: int
+    """How long the same is tried again, µs from the first time; 0: not at all."""
+
+
+PATIENCE: Final = {
+    Outcome.AWAY: Patience(code="download_failed", for_us=24 * 60 * _MINUTE_US),
+    Outcome.MISSING: Patience(code="download_failed", for_us=5 * _MINUTE_US),
+    Outcome.FORBIDDEN: Patience(code="download_failed", for_us=60 * _MINUTE_US),
+    Outcome.BROKEN: Patience(code="not_an_image", for_us=5 * _MINUTE_US),
+    Outcome.TOO_LARGE: Patience(code="too_large", for_us=_AT_ONCE),
+    Outcome.REFUSED: Patience(code="download_failed", for_us=_AT_ONCE),
+    Outcome.NOT_STORED: Patience(code="storage_failed", for_us=24 * 60 * _MINUTE_US),
+    Outcome.CRASHED: Patience(code="internal", for_us=24 * 60 * _MINUTE_US),
+}
+"""The one table of what each outcome of a download means. Source: CONTRACT section 3, "patience in clock time"."""
+
+
+class DownloadFailed(errors.UpstreamFailed):
+    """
+    A result could not be fetched from an address.
+
+    Args:
+        outcome: What became of it.
+        retry_after_s: When the host wants to be asked again, seconds; ``None`` when it did not say.
+    """
+
+    code = "download_failed"
+
+    def __init__(self, message: str, *, outcome: Outcome, retry_after_s: float | None = None) -> None:
+        super().__init__(message, code=PATIENCE[outcome].code)
+        self.outcome = outcome
+        self.retry_after_s = retry_after_s
+
+
+@frozen
+class Candidate:
+    """An address that was named for a task's result, and what came of trying it."""
+
+    url: str
+    due_at: int = 0
+    """Not to be tried before, µs."""
+    failures: int = 0
+    """Tries that came to nothing, in all."""
+    outcome: Outcome | None = None
+    """What the last of them came to."""
+    outcome_since: int = 0
+    """When that kind of outcome began, µs: patience counts from here."""
+    outcome_tries: int = 0
+    """How often in a row it was that."""
+    is_dead: bool = False
+    """Not to be tried any more."""
+
+
+def named(present: Sequence[Candidate], urls: Iterable[str], *, now_us: int) -> tuple[Candidate, ...]:
+    """
+    Add *urls* to the candidates, in the order in which they were named; what is there already stays as it is.
+
+    One that had died is alive again: whoever named it once more says that there is something now.
+    """
+    found = {candidate.url: candidate for candidate in present}
+    for url in urls:
+        known = found.get(url)
+        if known is None and len(found) < MAX_CANDIDATES:
+            found[url] = Candidate(url=url, due_at=now_us)
+        elif known is not None and known.is_dead:
+            found[url] = replace(known, due_at=now_us, outcome=None, outcome_tries=0, is_dead=False)
+    return tuple(found.values())
+
+
+def tried(candidate: Candidate, outcome: Outcome, *, pause_us: int, now_us: int) -> Candidate:
+    """
+    Say what *candidate* is after a try that came to *outcome*: due again after a pause, or dead.
+
+    Args:
+        pause_us: Back-off; cut so that the last try comes when patience ends, not after.
+    """
+    is_same = outcome is candidate.outcome
+    since = candidate.outcome_since if is_same else now_us
+    tries = candidate.outcome_tries + 1 if is_same else 1
+    until = since + PATIENCE[outcome].for_us
+    is_over = now_us >= until and (tries >= MIN_TRIES or until == since)
+    due_at = now_us + pause_us
+    return Candidate(
+        url=candidate.url,
+        due_at=min(due_at, until) if until > now_us else due_at,
+        failures=candidate.failures + 1,
+        outcome=outcome,
+        outcome_since=since,
+        outcome_tries=tries,
+        is_dead=is_over,
+    )
+
+
+def next_of(candidates: Iterable[Candidate]) -> Candidate | None:
+    """Choose the candidate to try next: the one due first, of several the one named first; ``None``: all dead."""
+    alive = [candidate for candidate in candidates if not candidate.is_dead]
+    return min(alive, key=lambda candidate: candidate.due_at, default=None)

@@ -1,0 +1,91 @@
+import pytest
+
+from nanohook.rules import downloads, words
+from nanohook.rules.downloads import Candidate, Outcome
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+START = 1_700_000_000 * SECOND
+
+PATIENCE = {
+    Outcome.AWAY: ("download_failed", 24 * 60 * MINUTE),
+    Outcome.MISSING: ("download_failed", 5 * MINUTE),
+    Outcome.FORBIDDEN: ("download_failed", 60 * MINUTE),
+    Outcome.BROKEN: ("not_an_image", 5 * MINUTE),
+    Outcome.TOO_LARGE: ("too_large", 0),
+    Outcome.REFUSED: ("download_failed", 0),
+    Outcome.NOT_STORED: ("storage_failed", 24 * 60 * MINUTE),
+    Outcome.CRASHED: ("internal", 24 * 60 * MINUTE),
+}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_each_outcome_ends_after_its_patience_and_not_before(outcome):
+    code, patience = PATIENCE[outcome]
+    assert downloads.DownloadFailed("", outcome=outcome).code == code
+    assert code in words.FAULTS
+    candidate, now, tries = Candidate(url="https://cdn.example/a"), START, 0
+    while not candidate.is_dead:
+        candidate = downloads.tried(candidate, outcome, pause_us=60 * SECOND, now_us=now)
+        tries += 1
+        assert candidate.is_dead is (now - START >= patience)
+        assert candidate.is_dead or now < candidate.due_at <= max(START + patience, now + 60 * SECOND)
+        now = candidate.due_at
+    assert tries == max(1, patience // (60 * SECOND) + 1)
+
+
+def test_the_last_try_comes_when_patience_ends_and_not_after():
+    first = downloads.tried(Candidate(url="u"), Outcome.MISSING, pause_us=3600 * SECOND, now_us=START)
+    assert (first.due_at, first.is_dead) == (START + 5 * MINUTE, False)
+
+
+def test_a_sleep_between_two_tries_does_not_use_up_the_patience():
+    candidate = downloads.tried(Candidate(url="u"), Outcome.MISSING, pause_us=SECOND, now_us=START)
+    woken = START + 3600 * SECOND
+    for tries in range(2, downloads.MIN_TRIES + 1):
+        candidate = downloads.tried(candidate, Outcome.MISSING, pause_us=SECOND, now_us=woken)
+        assert candidate.is_dead is (tries == downloads.MIN_TRIES)
+        assert candidate.is_dead or candidate.due_at == woken + SECOND
+
+
+def test_another_kind_of_outcome_has_a_patience_of_its_own():
+    candidate = downloads.tried(Candidate(url="u"), Outcome.AWAY, pause_us=SECOND, now_us=START)
+    hour_later = START + 60 * MINUTE
+    for _ in range(2 * downloads.MIN_TRIES):
+        candidate = downloads.tried(candidate, Outcome.MISSING, pause_us=SECOND, now_us=hour_later)
+    assert not candidate.is_dead
+    assert candidate.outcome_since == hour_later
+    assert downloads.tried(candidate, Outcome.MISSING, pause_us=1, now_us=hour_later + 5 * MINUTE).is_dead
+
+
+def test_a_clock_that_goes_back_kills_nothing():
+    candidate = downloads.tried(Candidate(url="u"), Outcome.MISSING, pause_us=SECOND, now_us=START)
+    candidate = downloads.tried(candidate, Outcome.MISSING, pause_us=SECOND, now_us=START - 3600 * SECOND)
+    assert (candidate.is_dead, candidate.due_at) == (False, START - 3600 * SECOND + SECOND)
+
+
+def test_what_is_named_again_is_one_candidate_and_alive_again():
+    present = downloads.named((), ["a", "b", "a"], now_us=START)
+    assert [candidate.url for candidate in present] == ["a", "b"]
+    dead = downloads.tried(present[0], Outcome.TOO_LARGE, pause_us=SECOND, now_us=START)
+    failing = downloads.tried(present[1], Outcome.AWAY, pause_us=SECOND, now_us=START)
+    again = downloads.named((dead, failing), ["c", "a", "b"], now_us=START + SECOND)
+    assert [candidate.url for candidate in again] == ["a", "b", "c"]
+    assert (again[0].is_dead, again[0].failures, again[0].due_at) == (False, 1, START + SECOND)
+    assert again[1] == failing
+
+
+def test_more_candidates_than_are_kept_are_left_out():
+    present = downloads.named((), (str(number) for number in range(100)), now_us=START)
+    assert len(present) == downloads.MAX_CANDIDATES
+
+
+def test_the_first_named_of_those_due_is_tried_next():
+    assert downloads.next_of(()) is None
+    one, other = downloads.named((), ["a", "b"], now_us=START)
+    assert downloads.next_of([one, other]) is one
+    failing = downloads.tried(one, Outcome.AWAY, pause_us=SECOND, now_us=START)
+    assert downloads.next_of([failing, other]) is other
+    dead = downloads.tried(other, Outcome.REFUSED, pause_us=SECOND, now_us=START)
+    assert downloads.next_of([failing, dead]) is failing
+    assert downloads.next_of([dead]) is None

@@ -1,0 +1,108 @@
+import gzip
+import random
+import tracemalloc
+import zlib
+
+import pytest
+
+from nanohook.rules import inflate
+
+TEXT = b'{"code":200,"msg":"success"}' * 50
+RAW = zlib.compressobj(wbits=-15)
+BARE_DEFLATE = RAW.compress(TEXT) + RAW.flush()
+
+
+def fed(body, *, size, max_bytes=10**6):
+    inflater = inflate.Inflater(max_bytes=max_bytes)
+    out = b"".join(inflater.feed(body[at : at + size]) for at in range(0, len(body), size))
+    return out + inflater.finish()
+
+
+BODIES = {
+    "plain": (TEXT, TEXT),
+    "empty": (b"", b""),
+    "two bytes": (b"{}", b"{}"),
+    "gzip": (gzip.compress(TEXT), TEXT),
+    "zlib": (zlib.compress(TEXT), TEXT),
+    "zlib, fast": (zlib.compress(TEXT, 1), TEXT),
+    "gzip twice": (gzip.compress(gzip.compress(TEXT)), TEXT),
+    "zlib within gzip": (gzip.compress(zlib.compress(TEXT)), TEXT),
+    "two members": (gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:]), TEXT),
+    "rubbish behind": (gzip.compress(TEXT) + b"\0\0\r\n", TEXT),
+    "nothing compressed": (gzip.compress(b""), b""),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100_000])
+@pytest.mark.parametrize("name", BODIES)
+def test_the_bytes_decide_whatever_the_pieces(name, size):
+    body, expected = BODIES[name]
+    assert fed(body, size=size) == expected
+    assert inflate.inflated(body, max_bytes=10**6) == expected
+
+
+def test_a_picture_and_json_are_not_taken_for_compressed():
+    for start in (
+        b"\xff\xd8\xff\xe0",
+        b"\x89PNG",
+        b"RIFF",
+        b"GIF8",
+        b"{",
+        b"[",
+        b" {",
+        b"\xef\xbb\xbf{",
+        b'"',
+        b"x=1",
+    ):
+        assert not inflate.is_compressed(start + b"   "), start
+
+
+def test_a_plain_body_is_returned_as_the_same_object():
+    assert inflate.inflated(TEXT, max_bytes=10**6) is TEXT
+
+
+def test_what_is_labelled_deflate_may_lack_its_header():
+    assert inflate.inflated(BARE_DEFLATE, max_bytes=10**6, is_labelled_deflate=True) == TEXT
+    assert inflate.inflated(TEXT, max_bytes=10**6, is_labelled_deflate=True) == TEXT
+    assert inflate.inflated(BARE_DEFLATE, max_bytes=10**6) == BARE_DEFLATE
+    with pytest.raises(inflate.TooMuch):
+        inflate.inflated(BARE_DEFLATE, max_bytes=100, is_labelled_deflate=True)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 8, 20])
+def test_a_body_that_is_cut_off_is_damaged(cut):
+    for body in (gzip.compress(TEXT), zlib.compress(TEXT)):
+        with pytest.raises(inflate.Damaged):
+            inflate.inflated(body[:-cut], max_bytes=10**6)
+
+
+def test_a_body_with_a_flipped_bit_is_damaged():
+    body = bytearray(gzip.compress(random.Random(1).randbytes(1000)))
+    body[500] ^= 4
+    with pytest.raises(inflate.Damaged):
+        inflate.inflated(bytes(body), max_bytes=10**6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_bomb_is_refused_in_flat_memory(layers):
+    bomb = b"\0" * 200_000_000
+    for _ in range(layers):
+        bomb = gzip.compress(bomb)
+    tracemalloc.start()
+    with pytest.raises(inflate.TooMuch):
+        inflate.inflated(bomb, max_bytes=1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    tracemalloc.stop()
+
+
+def test_more_layers_than_anybody_means_are_left_as_they_are():
+    body = TEXT
+    for _ in range(inflate.MAX_LAYERS + 1):
+        body = gzip.compress(body)
+    assert inflate.inflated(body, max_bytes=10**6) == gzip.compress(TEXT)
+
+
+def test_the_limit_is_of_the_output():
+    assert inflate.inflated(gzip.compress(b"x" * 1000), max_bytes=1000) == b"x" * 1000
+    with pytest.raises(inflate.TooMuch):
+        inflate.inflated(gzip.compress(b"x" * 1001), max_bytes=1000)
