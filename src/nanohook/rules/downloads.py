@@ -15,7 +15,7 @@ from nanohook.values import frozen, replace
 MAX_CANDIDATES: Final = 20
 """Addresses kept for one task; more that are named are left out."""
 MIN_TRIES: Final = 3
-"""A candidate is not given up before so many failures of a kind: a sleeping laptop uses up time, and tries nothing."""
+"""A candidate is not given up before so many failures of a kind: sleep uses up time, not tries."""
 
 _MINUTE_US: Final = 60 * 1_000_000
 _AT_ONCE: Final = 0
