@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -19,15 +20,15 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
-from nanohook.flow import gate, submit
-from nanohook.flow.terms import Terms
+from nanohook.flow import gate, settle, submit
+from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.hub import Hub
 from nanohook.passwords import Passwords
 from nanohook.remote.fetch import Fetcher
 from nanohook.remote.mail import Mailer
 from nanohook.remote.nanobanana import Client
 from nanohook.remote.ngrok import Agent
-from nanohook.rules import signing, smtp
+from nanohook.rules import backoff, signing, smtp
 from nanohook.rules.job import Step
 from nanohook.settings import AUTO, Settings
 from nanohook.storage import Storage
@@ -43,7 +44,8 @@ from nanohook.work.account import Account
 from nanohook.work.apply import Applier
 from nanohook.work.ask import AT_ONCE, Asker
 from nanohook.work.finish import Finisher
-from nanohook.work.loop import Loop, Trade
+from nanohook.work.loop import LEASE_US, Loop, Trade
+from nanohook.work.marks import Marks
 from nanohook.work.pace import Pace
 from nanohook.work.submit import Submitter
 from nanohook.work.sweep import Sweeper
@@ -169,11 +171,18 @@ async def _running(
             upstream=upstream,
             guests_are_local=guests_are_local,
         )
-        loop = await _work(stack, made, upstream)
+        marks = await asyncio.to_thread(Marks, settings.data_dir / "decoding")
+        loop = await _work(stack, made, upstream, marks)
         applier = Applier(opened, made.terms)
         tunnel = await _tunnel(stack, made, local_url)
         # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
         taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
+        for mark in await asyncio.to_thread(marks.take_left):
+            logger.warning("work.died_decoding", extra={"job_id": mark.job_id, "index": mark.index})
+            of_task = functools.partial(
+                settle.suspect, job_id=mark.job_id, attempt=mark.attempt, index=mark.index, now_us=clock.now_us()
+            )
+            await opened.write(of_task)
         state = await opened.read(gate.read)
         logger.info("service.started", extra={"tasks_taken_over": taken, "held_by": state.reason})
         opened.listen(Topic.EVENTS, made.hub.wake)
@@ -271,7 +280,9 @@ async def _parts(
     )
 
 
-async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _Upstream | None) -> Loop:
+async def _work(
+    stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _Upstream | None, marks: Marks
+) -> Loop:
     """Build the work loop; without an API key it only finishes what is known already."""
     settings, terms = made.settings, made.terms
     fetcher = await stack.enter_async_context(Fetcher(download_hosts=frozenset(settings.download_hosts)))
@@ -280,11 +291,18 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _
         fetcher=fetcher,
         decoder=made.decoder,
         storage=made.storage,
+        marks=marks,
         most_pixels=settings.max_pixels,
+        can_ask=upstream is not None,
     )
-    trades = [Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open)]
+    trades = [
+        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open),
+        Trade(step=Step.FINISH, most=1, do=finisher.do, is_open=finisher.is_open, is_suspect=True),
+    ]
+    # What a step can ask for at most: a host's Retry-After, or the deadline; and a lease on top.
+    furthest_us = max(int(backoff.MOST_RETRY_AFTER_S * SECOND_US), terms.deadline_us) + 2 * LEASE_US
     if upstream is None:
-        return Loop(made.database, trades)
+        return Loop(made.database, trades, furthest_us=furthest_us, on_jump=made.readiness.clock_jumped)
     client, asker, pace, account = upstream
     submitter = Submitter(
         database=made.database,
@@ -303,7 +321,13 @@ async def _work(stack: contextlib.AsyncExitStack, made: parts.Parts, upstream: _
         stop_s=SUBMIT_STOP_S,
     )
     asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, is_open=asker.is_open)
-    return Loop(made.database, [submits, asks, *trades], pace=pace)
+    return Loop(
+        made.database,
+        [submits, asks, *trades],
+        pace=pace,
+        furthest_us=furthest_us,
+        on_jump=made.readiness.clock_jumped,
+    )
 
 
 async def _tunnel(stack: contextlib.AsyncExitStack, made: parts.Parts, local_url: str | None) -> Tunnel | None:

@@ -8,12 +8,33 @@ from typing import Final
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+JUMP_S: Final = 2.0
+"""A wall clock that moves by so much beside the monotonic one was set, or the machine was asleep."""
 _second: tuple[int, str] = (0, "")
 
 
 def now_us() -> int:
     """Microseconds since the epoch, UTC."""
     return time.time_ns() // 1_000
+
+
+class JumpWatch:
+    """Sees the wall clock being set: intervals count on the monotonic clock, which nobody sets."""
+
+    def __init__(self) -> None:
+        self._offset_s = time.time() - time.monotonic()
+
+    def look(self) -> float:
+        """
+        Tell by how many seconds the wall clock has jumped since the last look; below 0: back.
+
+        Returns:
+            0 for less than ``JUMP_S``, as a clock that is only put right little by little. A machine that was
+            asleep has jumped forward.
+        """
+        offset_s = time.time() - time.monotonic()
+        moved_s, self._offset_s = offset_s - self._offset_s, offset_s
+        return moved_s if abs(moved_s) >= JUMP_S else 0.0
 
 
 def rfc3339(time_us: int) -> str:

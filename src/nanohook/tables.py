@@ -258,7 +258,8 @@ tasks = Table(
     Column("submit_started_at", Integer),
     Column("accepted_at", Integer),
     Column("finish_since", Integer),
-    Column("result_url", Text),
+    # The addresses of its result and what came of each, as JSON: only ever read and written with the row.
+    Column("candidates", Text),
     Column("said", Text),
     Column("may_buy", Integer, nullable=False, server_default=text("0")),
     Column("deliveries", Integer, nullable=False, server_default=text("0")),
@@ -270,6 +271,8 @@ tasks = Table(
     Column("queued_at", Integer, nullable=False, server_default=text("0")),
     # "Server error" answers to its submit that took nothing.
     Column("server_faults", Integer, nullable=False, server_default=text("0")),
+    # Its decoding may have killed the process: how often it did while nothing else was decoded.
+    Column("suspect_deaths", Integer),
     _one_of("stage", status.Stage),
     _one_of("step", job.Step, or_none=True),
     Index("ix_tasks_step_due_at", "step", "due_at", sqlite_where=text("step IS NOT NULL")),

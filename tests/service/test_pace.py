@@ -1,68 +1,92 @@
-"""The pace towards NanoBanana: submits first, and yet every question has its turn."""
+"""The pace towards NanoBanana: every question has its turn, whatever the line of submits and the clock do."""
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
 from nanohook import errors
 from nanohook.work import pace
-from tests import live
 
 
 @contextlib.asynccontextmanager
-async def submits(line, number):
-    """*number* that submit one after the other, without end."""
+async def waiting(line, *names):
+    """Stand in *line* in this order; yields in which order they were let through."""
     sent = []
 
-    async def endless():
-        while True:
-            await line.submit()
-            sent.append("submit")
+    async def go(name):
+        await getattr(line, name)()
+        sent.append(name)
 
-    running = [asyncio.create_task(endless()) for _ in range(number)]
+    running = []
+    for name in names:
+        running.append(asyncio.create_task(go(name)))
+        await asyncio.sleep(0)
     try:
-        yield sent
+        yield sent, running
     finally:
         for each in running:
             each.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def test_a_question_waits_for_an_endless_line_of_submits_no_longer_than_its_time(monkeypatch):
-    assert pace.MOST_BEHIND_S == 10
-    monkeypatch.setattr(pace, "MOST_BEHIND_S", 0.2)
-    line = pace.Pace("50/second")
-    async with submits(line, 3) as sent:
-        await live.until(lambda: len(sent) == 50)
-        began = asyncio.get_running_loop().time()
-        async with asyncio.timeout(10):
+async def test_while_both_wait_every_fourth_place_is_a_question():
+    line = pace.Pace("1/minute")
+    await line.submit()
+    async with waiting(line, *["submit"] * 9, *["ask"] * 3) as (sent, running):
+        line._amount, line._taken = 100, type(line._taken)(maxlen=100)
+        line._serve()
+        await asyncio.gather(*running)
+    # One was sent before: the first question comes after two more.
+    assert sent == ["submit"] * 2 + (["ask"] + ["submit"] * 3) * 2 + ["ask", "submit"]
+
+
+async def test_questions_have_all_places_while_no_submit_waits():
+    line = pace.Pace("3/minute")
+    async with asyncio.timeout(5):
+        for _ in range(3):
             await line.ask()
-        assert asyncio.get_running_loop().time() - began >= 0.19
+    async with waiting(line, "ask") as (sent, _):
+        assert sent == []
 
 
-async def test_it_lets_the_submits_that_wait_go_first():
-    line = pace.Pace("2/second")
-    sent = []
-
-    async def submit():
+async def test_a_window_moves_on():
+    line = pace.Pace("5/second")
+    began = asyncio.get_running_loop().time()
+    for _ in range(11):
         await line.submit()
-        sent.append("submit")
+    assert asyncio.get_running_loop().time() - began >= 1.99
 
-    async def ask():
+
+async def test_a_clock_that_is_set_back_holds_nobody_up(monkeypatch):
+    line = pace.Pace("2/second")
+    await line.submit()
+    await line.submit()
+    present = time.time
+    monkeypatch.setattr(time, "time", lambda: present() - 3600)
+    async with asyncio.timeout(5):
+        await line.submit()
         await line.ask()
-        sent.append("ask")
-
-    async with asyncio.TaskGroup() as group:
-        for each in (submit, submit, submit, ask):
-            group.create_task(each())
-            await asyncio.sleep(0)
-    assert sent == ["submit", "submit", "submit", "ask"]
 
 
-async def test_nobody_is_let_through_when_it_is_closed():
-    line = pace.Pace("1000/second")
-    line.close()
-    for goes in (line.submit, line.ask):
-        with pytest.raises(errors.Unavailable):
-            await goes()
+async def test_whoever_goes_away_holds_nobody_up():
+    line = pace.Pace("1/second")
+    await line.submit()
+    async with waiting(line, "submit", "submit", "ask") as (sent, running):
+        running[0].cancel()
+        async with asyncio.timeout(5):
+            await running[1]
+        assert sent == ["submit"]
+
+
+async def test_when_it_closes_nobody_is_let_through():
+    line = pace.Pace("1/minute")
+    await line.submit()
+    async with waiting(line, "submit", "ask") as (sent, running):
+        line.close()
+        found = await asyncio.gather(*running, return_exceptions=True)
+        assert [type(each) for each in found] == [errors.Unavailable] * 2
+        assert sent == []
+    with pytest.raises(errors.Unavailable):
+        await line.submit()

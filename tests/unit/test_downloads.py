@@ -64,15 +64,30 @@ def test_a_clock_that_goes_back_kills_nothing():
     assert (candidate.is_dead, candidate.due_at) == (False, START - 3600 * SECOND + SECOND)
 
 
-def test_what_is_named_again_is_one_candidate_and_alive_again():
+def test_what_is_named_again_is_one_candidate_and_stays_what_it_is():
     present = downloads.named((), ["a", "b", "a"], now_us=START)
     assert [candidate.url for candidate in present] == ["a", "b"]
     dead = downloads.tried(present[0], Outcome.TOO_LARGE, pause_us=SECOND, now_us=START)
     failing = downloads.tried(present[1], Outcome.AWAY, pause_us=SECOND, now_us=START)
     again = downloads.named((dead, failing), ["c", "a", "b"], now_us=START + SECOND)
-    assert [candidate.url for candidate in again] == ["a", "b", "c"]
-    assert (again[0].is_dead, again[0].failures, again[0].due_at) == (False, 1, START + SECOND)
-    assert again[1] == failing
+    assert again == (dead, failing, Candidate(url="c", due_at=START + SECOND))
+
+
+def test_the_next_attempt_gives_the_whole_patience_again():
+    dead = downloads.tried(Candidate(url="a"), Outcome.REFUSED, pause_us=SECOND, now_us=START)
+    assert downloads.fresh((dead,), now_us=START) == (Candidate(url="a", due_at=START),)
+
+
+def test_every_doubling_of_its_failures_makes_a_question_due():
+    due = [tries for tries in range(40) if Candidate(url="a", failures=tries).makes_reconcile_due]
+    assert due == [2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_what_was_no_fault_of_its_host_may_be_there_when_it_is_dead(outcome):
+    dead = Candidate(url="a", outcome=outcome, is_dead=True)
+    assert dead.may_be_there is (outcome in {Outcome.NOT_STORED, Outcome.CRASHED})
+    assert Candidate(url="a", outcome=outcome).may_be_there
 
 
 def test_more_candidates_than_are_kept_are_left_out():

@@ -61,12 +61,12 @@ def test_a_plain_body_is_returned_as_the_same_object():
     assert inflate.inflated(TEXT, max_bytes=10**6) is TEXT
 
 
-def test_what_is_labelled_deflate_may_lack_its_header():
-    assert inflate.inflated(BARE_DEFLATE, max_bytes=10**6, is_labelled_deflate=True) == TEXT
-    assert inflate.inflated(TEXT, max_bytes=10**6, is_labelled_deflate=True) == TEXT
+def test_deflate_may_lack_the_header_that_shows_it():
+    assert inflate.bare(BARE_DEFLATE, max_bytes=10**6) == TEXT
+    for body in (TEXT, BARE_DEFLATE[:-1], b"", gzip.compress(TEXT)):
+        assert inflate.bare(body, max_bytes=10**6) is None
+    assert inflate.bare(BARE_DEFLATE, max_bytes=len(TEXT) - 1) is None
     assert inflate.inflated(BARE_DEFLATE, max_bytes=10**6) == BARE_DEFLATE
-    with pytest.raises(inflate.TooMuch):
-        inflate.inflated(BARE_DEFLATE, max_bytes=100, is_labelled_deflate=True)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 8, 20])

@@ -59,4 +59,4 @@ async def own(tx: Transaction, found: Unclaimed, *, now_us: int) -> None:
 
 def resumed(task: Task, *, now_us: int) -> Task:
     """Plan that *task* takes an unclaimed picture when it is finished: nothing is downloaded or bought."""
-    return replace(task, step=rules.Step.FINISH, result_url=None, due_at=now_us, tries=0, finish_since=now_us)
+    return replace(task, step=rules.Step.FINISH, candidates=(), due_at=now_us, tries=0, finish_since=now_us)

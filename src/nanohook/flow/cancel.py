@@ -8,8 +8,8 @@ from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.flow import credits, history
 from nanohook.flow.terms import SECOND_US
+from nanohook.rules import downloads, views
 from nanohook.rules import job as rules
-from nanohook.rules import views
 from nanohook.rules.job import Fault, Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import events, jobs, pictures, projects, tasks, unclaimed
@@ -104,13 +104,13 @@ async def _want_again(tx: Transaction, job: Job, *, now_us: int) -> None:
     """Ask after what was canceled when NanoBanana had it, in whichever attempt: it is paid."""
     kept = {(late.attempt, late.index) for late in (await unclaimed.of_jobs(tx, [job.id]))[job.id]}
     # An id is asked for once, for the newest attempt that went on with it.
-    wanted = {task.task_id or task.result_url: task for task in await tasks.canceled(tx, job.id)}
+    canceled = await tasks.canceled(tx, job.id)
+    wanted = {task.task_id or tuple(each.url for each in task.candidates): task for task in canceled}
     for task in wanted.values():
         if (task.attempt, task.index) not in kept:
-            step = Step.FINISH if task.task_id is None else Step.ASK
-            await tasks.update(
-                tx, replace(task, step=step, due_at=now_us, finish_since=task.finish_since or now_us)
-            )
+            alive = downloads.fresh(task.candidates, now_us=now_us)
+            again = replace(task, candidates=alive, due_at=now_us, finish_since=task.finish_since or now_us)
+            await tasks.update(tx, replace(again, step=Step.FINISH if task.task_id is None else Step.ASK))
             tx.wake(Topic.WORK)
 
 
@@ -120,15 +120,22 @@ async def _stop(tx: Transaction, job: Job, *, more_follows: bool = False, now_us
     for task in group:
         ended = rules.advance(task, Stage.CANCELED, fault=Fault(code="canceled"))
         if ended is not None:
-            await tasks.update(tx, _still_wanted(task, ended))
+            await tasks.update(tx, _still_wanted(task, ended, now_us=now_us))
             await credits.stop(tx, task, now_us=now_us)
         stopped.append(ended or task)
     return await history.record(tx, job, rules.summarise(job, stopped), more_follows=more_follows, now_us=now_us)
 
 
-def _still_wanted(task: Task, ended: Task) -> Task:
-    """What NanoBanana has of a canceled task is paid, and fetched for its owner all the same."""
+def _still_wanted(task: Task, ended: Task, *, now_us: int) -> Task:
+    """
+    Plan what is still to be done for a task that is canceled.
+
+    What NanoBanana has of it is paid, and fetched for its owner all the same. While it is not known whether
+    NanoBanana has it, its price stays set aside until its deadline.
+    """
     is_coming = task.step is Step.FINISH and not task.takes_late
     if is_coming or (task.step is Step.ASK and task.task_id is not None):
         return replace(ended, step=task.step, due_at=task.due_at)
+    if task.submit_started_at is not None and task.task_id is None and not is_coming:
+        return replace(ended, step=Step.ASK, due_at=now_us)  # from where it is put off until then
     return ended

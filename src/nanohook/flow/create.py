@@ -129,7 +129,9 @@ def fresh_task(job: Job, index: int, *, now_us: int) -> Task:
         submit_started_at=None,
         accepted_at=None,
         finish_since=None,
-        result_url=None,
+        candidates=(),
+        suspect_deaths=None,
+        is_held=False,
         said=None,
         may_buy=False,
     )

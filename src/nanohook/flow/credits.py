@@ -55,19 +55,27 @@ async def settle(tx: Transaction, task: Task, *, now_us: int) -> None:
 
 async def stop(tx: Transaction, task: Task, *, now_us: int) -> None:
     """
-    Settle *task*, which its owner cancels: it is paid from the moment its submit has begun.
+    Settle *task*, which its owner cancels: it is paid if NanoBanana is known to have taken it.
 
-    Not so one that was to take a late result, or to ask whether there is any: what comes of it waits to be
-    accepted, and is paid then.
+    While that is not known, because its submit has begun and was not answered, the price stays set aside: until
+    ``charge``, or ``refund``. Nothing is paid for one that was to take a late result, or to ask whether there is
+    any: what comes of it waits to be accepted, and is paid then.
     """
     is_hoped_for = task.takes_late or (task.may_buy and task.step is Step.ASK)
-    is_bought = task.submit_started_at is not None and not is_hoped_for
-    kind = Kind.CHARGE if is_bought else Kind.RETURN
-    await _close(tx, task, kind, now_us=now_us)
+    if task.submit_started_at is None or is_hoped_for:
+        await _close(tx, task, Kind.RETURN, now_us=now_us)
+    elif task.is_known_bought:
+        await charge(tx, task, now_us=now_us)
+
+
+async def charge(tx: Transaction, task: Task, *, now_us: int) -> None:
+    """Spend what is still set aside for *task*, which was canceled: NanoBanana turned out to have taken it."""
+    await _close(tx, task, Kind.CHARGE, now_us=now_us)
 
 
 async def refund(tx: Transaction, task: Task, *, now_us: int) -> None:
-    """Give back what was spent on *task* when it was canceled: NanoBanana turned out not to have taken it."""
+    """Give back what *task* cost, or what is still set aside for it: it was canceled, and was not taken."""
+    await _close(tx, task, Kind.RETURN, now_us=now_us)
     written = await ledger.of_task(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
     if Kind.CHARGE in written and Kind.RETURN not in written:
         await _change(tx, task, Kind.RETURN, available=-written[Kind.RESERVE], reserved=0, now_us=now_us)

@@ -1,9 +1,10 @@
 """What a word of NanoBanana means for a task: planned here, written by ``receive``. Nothing is read or stored."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from nanohook.flow.terms import SECOND_US, Terms
-from nanohook.rules import addresses, callbacks
+from nanohook.flow.terms import NO_ANSWER_FOR_US, SECOND_US, UNREADABLE_FOR_US, Terms
+from nanohook.rules import addresses, callbacks, downloads
 from nanohook.rules import job as rules
 from nanohook.rules.callbacks import Reading
 from nanohook.rules.job import Fault, Step, Task
@@ -12,8 +13,6 @@ from nanohook.values import replace
 
 UNSEEN_US: Final = 120 * SECOND_US
 """So long after its submit a task may be one that NanoBanana does not find."""
-OUTAGE_US: Final = 3600 * SECOND_US
-"""A "server error" in place of a record is no answer about the task, for so long after its deadline."""
 
 
 class Plan(NamedTuple):
@@ -39,10 +38,12 @@ def of_callback(job_attempt: int, task: Task, reading: Reading, *, terms: Terms,
         moved = rules.advance(named, reading.stage, progress=reading.progress)
         reason = None if moved else f"already at {task.stage} {task.progress} %"
         return Plan(moved or adopted, reason, only_progress=adopted is None)
-    if named.step is Step.FINISH:
-        return Plan(adopted, "the first final word won: its result is being fetched")
-    if reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts):
-        return Plan(_finish(named, reading.urls[0], now_us=now_us))
+    believed = _believed(reading, terms)
+    if named.has_result or named.step is Step.FINISH:
+        plan = _another(named, believed, now_us=now_us)
+        return plan or Plan(adopted, "the first final word won: its result is being fetched")
+    if believed:
+        return Plan(_finish(named, believed, now_us=now_us))
     said = replace(named, said=reading.stage)
     if reading.stage is not Stage.COMPLETED:
         said = replace(said, fault=_fault(reading.stage, reading))
@@ -53,7 +54,7 @@ def of_callback(job_attempt: int, task: Task, reading: Reading, *, terms: Terms,
 
 def _without_id(said: Task, reading: Reading, *, now_us: int) -> Plan:
     """Tell what a final word means that record-info cannot confirm: no id of NanoBanana's is known."""
-    noted = replace(said, result_url=reading.urls[0] if reading.urls else None)
+    noted = replace(said, candidates=downloads.named((), reading.urls, now_us=now_us))
     if said.step is Step.SUBMIT and said.submit_started_at is not None:
         # The submit's answer is on its way, and brings the id.
         return Plan(noted, "noted until its submit is answered")
@@ -64,18 +65,20 @@ def by_signature(said: Task, *, now_us: int) -> tuple[Task | None, str | None]:
     """Take a final word that *said* has noted as it is: there is nothing to ask by, and the signature was good."""
     if said.said is not None and Stage(said.said) is not Stage.COMPLETED:
         return rules.advance(said, Stage(said.said), fault=said.fault), None
-    if said.result_url is None:
+    if not said.candidates:
         return None, "a success without address or task id"
-    return _finish(said, said.result_url, now_us=now_us), "nothing to ask by"
+    return _finish(said, [each.url for each in said.candidates], now_us=now_us), "nothing to ask by"
 
 
 def _adopted(task: Task, reading: Reading, *, terms: Terms, now_us: int) -> Task | None:
     """Take the id that NanoBanana calls *task* by, if none is known: from now on it can be asked after."""
     if task.task_id is not None or reading.task_id is None:
         return None
-    first_ask = now_us + terms.ask_interval_us(0)
-    sooner = first_ask if task.step is Step.ASK and (task.due_at or 0) > first_ask else task.due_at
-    return replace(task, task_id=reading.task_id, accepted_at=task.accepted_at or now_us, due_at=sooner)
+    taken = replace(task, task_id=reading.task_id, accepted_at=task.accepted_at or now_us)
+    if task.step is not Step.ASK:
+        return taken
+    first_ask = next_question(taken, now_us + terms.ask_interval_us(0), terms=terms, now_us=now_us)
+    return replace(taken, due_at=min(first_ask, task.due_at or first_ask))
 
 
 def _late(
@@ -88,14 +91,37 @@ def _late(
         ended = f"the task has ended: {task.stage}"
     if reading.stage is not Stage.COMPLETED:
         return Plan(adopted, ended)
-    if task.step is Step.FINISH:
-        return Plan(adopted, f"{ended}; its late result is being fetched")
-    is_believed = reading.is_success and addresses.is_listed(reading.urls[0], terms.believed_hosts)
-    if is_believed or (reading.is_success and task.task_id is None):  # without an id there is nothing to ask by
-        return Plan(_finish(task, reading.urls[0], now_us=now_us), f"{ended}; its late result is kept")
+    believed = _believed(reading, terms)
+    if not believed and task.task_id is None:  # there is nothing to ask by, and the signature was good
+        believed = list(reading.urls)
+    if task.has_result and task.step is not None:
+        return _another(task, believed, now_us=now_us) or Plan(
+            adopted, f"{ended}; its late result is being fetched"
+        )
+    if believed:
+        return Plan(_finish(task, believed, now_us=now_us), f"{ended}; its late result is kept")
     if task.task_id is None:
         return Plan(None, f"{ended}; a success without address or task id")
     return Plan(replace(task, step=Step.ASK, due_at=now_us), f"{ended}; asked record-info first")
+
+
+def _believed(reading: Reading, terms: Terms) -> list[str]:
+    """List the addresses of a success that a good signature is enough for; others ``record-info`` has to name."""
+    if not reading.is_success:
+        return []
+    return [url for url in reading.urls if addresses.is_listed(url, terms.believed_hosts)]
+
+
+def _another(task: Task, urls: Sequence[str], *, now_us: int) -> Plan | None:
+    """Add what *urls* name to the addresses of a result that is being fetched; ``None``: all are known."""
+    more = downloads.named(task.candidates, urls, now_us=now_us)
+    if more == task.candidates or not task.has_result:
+        return None
+    added = replace(task, candidates=more)
+    # Whoever is at it looks at the row again before it gives anything up.
+    if not task.is_held:
+        added = replace(added, step=Step.FINISH, due_at=now_us)
+    return Plan(added, "another address for its result")
 
 
 def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: Terms, now_us: int) -> Plan:
@@ -103,14 +129,13 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
     reading = record.reading
     if task.stage is Stage.COMPLETED:
         return Plan(None, "the task has ended")
-    if task.step is Step.FINISH:
-        return Plan(None, "its result is being fetched")
+    urls = reading.urls if reading is not None and reading.is_success else ()
+    of_result = _of_result(task, urls, now_us=now_us)
+    if of_result is not None:
+        return of_result
     has_failed = reading is not None and reading.stage in {Stage.FAILED, Stage.CANCELED}
     is_gone = record.is_gone and not _is_young(task, now_us=now_us)
-    if reading is not None and reading.is_success:
-        late = "the task has ended; its late result is kept" if task.is_ended else None
-        return Plan(_finish(task, reading.urls[0], now_us=now_us), late)
-    is_late = now_us >= deadline_of(task, terms) + (OUTAGE_US if record.is_fault else 0)
+    is_late = now_us >= deadline_of(task, terms) + (UNREADABLE_FOR_US if record.is_fault else 0)
     if task.is_ended:
         is_over = task.step is not None and (has_failed or is_gone or is_late)
         after = replace(task, step=None, due_at=None) if is_over else None
@@ -130,6 +155,69 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
     return Plan(None, "not found yet" if not record.found else "no news")
 
 
+def _of_result(task: Task, urls: Sequence[str], *, now_us: int) -> Plan | None:
+    """Tell what *urls*, where ``record-info`` says a result is, mean; ``None``: there is no result yet."""
+    if task.step is Step.FINISH:
+        return _another(task, urls, now_us=now_us) or Plan(None, "its result is being fetched")
+    if task.has_result and task.step is Step.ASK:
+        more = replace(task, candidates=downloads.named(task.candidates, urls, now_us=now_us))
+        return Plan(fetch_or_end(more, now_us=now_us), "asked because an address of its result failed")
+    if urls:
+        late = "the task has ended; its late result is kept" if task.is_ended else None
+        return Plan(_finish(task, urls, now_us=now_us), late)
+    return None
+
+
+def of_silence(task: Task, *, is_unreadable: bool, pause_us: int, terms: Terms, now_us: int) -> Task:
+    """
+    Tell what *task* is when ``record-info`` gave no answer that says anything about it.
+
+    Args:
+        is_unreadable: There was an answer, and no sense in it; else nobody answered.
+        pause_us: Back-off to the next question.
+    """
+    tried = replace(task, tries=task.tries + 1)
+    if task.has_result:
+        if task.next_candidate is not None:
+            return fetch_or_end(tried, now_us=now_us)
+        # Its last address is dead; an outage of NanoBanana is waited for, in case it knows another.
+        until = max(each.patient_until for each in task.candidates) + UNREADABLE_FOR_US
+    else:
+        until = deadline_of(task, terms) + (UNREADABLE_FOR_US if is_unreadable else NO_ANSWER_FOR_US)
+    # Not by the first silence: a laptop that wakes after a day has asked nobody meanwhile.
+    if now_us >= until and tried.tries >= downloads.MIN_TRIES:
+        return fetch_or_end(tried, now_us=now_us) if task.has_result else _end_by_deadline(tried)
+    due_at = next_question(tried, now_us + pause_us, terms=terms, now_us=now_us)
+    return replace(tried, due_at=min(due_at, until) if until > now_us else due_at)
+
+
+def next_question(task: Task, due_at: int, *, terms: Terms, now_us: int) -> int:
+    """Move *due_at*, when ``record-info`` is to be asked next, to the deadline if that comes before."""
+    deadline = deadline_of(task, terms)
+    return min(due_at, deadline) if deadline > now_us else due_at
+
+
+def fetch_or_end(task: Task, *, now_us: int) -> Task:
+    """Go on with the next address of a result that was told; without one that is alive, end *task*."""
+    candidate = task.next_candidate
+    if candidate is not None:
+        return replace(task, step=Step.FINISH, due_at=max(candidate.due_at, now_us), tries=0)
+    if task.is_ended:
+        return replace(task, step=None, due_at=None)
+    fault = task.fault or Fault(code="download_failed")
+    return rules.advance(task, Stage.FAILED, fault=fault) or task
+
+
+def _end_by_deadline(task: Task) -> Task:
+    """End *task* because its time is over; what a callback has said of it counts if that was a failure."""
+    if task.is_ended:
+        return replace(task, step=None, due_at=None)
+    if task.said in {Stage.FAILED, Stage.CANCELED}:
+        said = Stage(task.said)
+        return rules.advance(task, said, fault=task.fault or Fault(code=_ended_code(said))) or task
+    return rules.advance(task, Stage.FAILED, fault=Fault(code="deadline")) or task
+
+
 def _is_young(task: Task, *, now_us: int) -> bool:
     """NanoBanana may not see it yet: "not found" is no news."""
     return now_us < (task.submit_started_at or task.accepted_at or 0) + UNSEEN_US
@@ -141,9 +229,19 @@ def deadline_of(task: Task, terms: Terms) -> int:
     return started + terms.deadline_us
 
 
-def _finish(task: Task, url: str, *, now_us: int) -> Task:
+def _finish(task: Task, urls: Sequence[str], *, now_us: int) -> Task:
+    """Have the result fetched that is told to be at *urls*; what was tried before gets its patience again."""
     moved = rules.advance(task, Stage.DOWNLOADING) or task
-    return replace(moved, result_url=url, step=Step.FINISH, due_at=now_us, tries=0, finish_since=now_us, said=None)
+    return replace(
+        moved,
+        candidates=downloads.named((), urls, now_us=now_us),
+        fault=task.fault if task.is_ended else None,
+        step=Step.FINISH,
+        due_at=now_us,
+        tries=0,
+        finish_since=now_us,
+        said=None,
+    )
 
 
 def _buy(task: Task, *, now_us: int) -> Task:
@@ -157,6 +255,7 @@ def _buy(task: Task, *, now_us: int) -> Task:
         submit_started_at=None,
         accepted_at=None,
         said=None,
+        candidates=(),
         may_buy=False,
     )
 

@@ -9,12 +9,13 @@ from typing import Final
 
 from nanohook import errors
 from nanohook.database import Topic, Transaction
-from nanohook.flow import history, plans
+from nanohook.flow import credits, history, plans
 from nanohook.flow.plans import Plan
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import callbacks
 from nanohook.rules.callbacks import Reading
 from nanohook.rules.job import Job, Step, Task
+from nanohook.rules.status import Stage
 from nanohook.stores import deliveries, jobs, tasks, unclaimed
 from nanohook.stores.deliveries import Delivery, Effect
 from nanohook.stores.tasks import Standing
@@ -133,16 +134,22 @@ async def answer(
     if before.task_id != asked.task_id:
         # Bought anew meanwhile: what is said of the former is nothing about this one.
         return await _keep_answer(tx, delivery, asked, owner_id=job.owner_id)
-    task = replace(before, asks=before.asks + 1)
+    task = replace(before, asks=before.asks + 1, tries=0 if before.step is Step.ASK else before.tries)
     kept = await _kept_plan(tx, task)
     plan = kept or plans.of_record(job.attempt, task, record, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     is_new = await deliveries.insert(
-        tx, delivery, owner_id=job.owner_id, task_id=asked.task_id, effect=effect, reason=plan.reason
+        tx,
+        delivery,
+        owner_id=job.owner_id,
+        task_id=asked.task_id,
+        effect=effect,
+        reason=_noted(plan.reason, record.reading),
     )
     after = plan.task or task
     if after.step is Step.ASK and after.claim == asked.claim:
-        after = replace(after, due_at=now_us + terms.ask_interval_us(after.asks, chance=chance))
+        due_at = now_us + terms.ask_interval_us(after.asks, chance=chance)
+        after = replace(after, due_at=plans.next_question(after, due_at, terms=terms, now_us=now_us))
     await _write(tx, job, before, after, now_us=now_us)
     return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
 
@@ -156,6 +163,25 @@ async def _keep_answer(tx: Transaction, delivery: Delivery, asked: Task, *, owne
     return Receipt(
         delivery_id=delivery.id, is_new=is_new, job_id=asked.job_id, effect=Effect.NO_EFFECT, reason=reason
     )
+
+
+async def no_answer(
+    tx: Transaction, asked: Task, *, is_unreadable: bool, pause_us: int, terms: Terms, now_us: int
+) -> None:
+    """
+    Note that ``record-info`` gave no answer about *asked* that says anything, and plan what follows.
+
+    Args:
+        asked: The task as it was claimed for asking.
+        is_unreadable: There was an answer, and no sense in it; else nobody answered.
+        pause_us: Back-off to the next question.
+    """
+    task = await tasks.held(tx, asked, Step.ASK)
+    job = await jobs.load(tx, asked.job_id)
+    if task is None or job is None:
+        return
+    after = plans.of_silence(task, is_unreadable=is_unreadable, pause_us=pause_us, terms=terms, now_us=now_us)
+    await _write(tx, job, task, after, now_us=now_us)
 
 
 async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, due_at: int) -> Receipt:
@@ -198,7 +224,9 @@ async def apply_again(
         task = await _only_task(tx, reading.job_id)
     job = None if task is None else await jobs.load(tx, task.job_id)
     if job is None or task is None:
-        return await _judged(tx, delivery, Plan(None, "the job is gone"))
+        return await _judged(tx, delivery, Plan(None, "the job is gone"), reading)
+    if task.stage is Stage.CANCELED and not isinstance(said, callbacks.Record):
+        await credits.charge(tx, task, now_us=now_us)
     task = await _heir(tx, task, job.attempt, said_id=None if reading is None else reading.task_id)
     kept = await _kept_plan(tx, task)
     if kept is not None:
@@ -211,15 +239,14 @@ async def apply_again(
         plan = plans.of_callback(job.attempt, task, said, terms=terms, now_us=now_us)
     if plan.task is not None:
         await _write(tx, job, task, plan.task, now_us=now_us)
-    return await _judged(tx, delivery, plan)
+    return await _judged(tx, delivery, plan, reading)
 
 
-async def _judged(tx: Transaction, delivery: Delivery, plan: Plan) -> Receipt:
+async def _judged(tx: Transaction, delivery: Delivery, plan: Plan, reading: Reading | None) -> Receipt:
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
-    await deliveries.judge(tx, delivery.id, effect=effect, reason=plan.reason, due_at=None)
-    return Receipt(
-        delivery_id=delivery.id, is_new=False, job_id=delivery.job_id, effect=effect, reason=plan.reason
-    )
+    reason = _noted(plan.reason, reading)
+    await deliveries.judge(tx, delivery.id, effect=effect, reason=reason, due_at=None)
+    return Receipt(delivery_id=delivery.id, is_new=False, job_id=delivery.job_id, effect=effect, reason=reason)
 
 
 async def _take(
@@ -235,6 +262,9 @@ async def _take(
         task = await _heir(tx, task, standing.job_attempt, said_id=reading.task_id)
         kept = await _kept_plan(tx, task) if task.is_ended else None
         plan = kept or plans.of_callback(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
+    if standing.task.stage is Stage.CANCELED:
+        # Whatever it says, NanoBanana has taken the task.
+        await credits.charge(tx, standing.task, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
     receipt = await _keep(tx, delivery, reading, task, effect=effect, reason=plan.reason)
     counted = standing.task if plan.task is None or plan.task.attempt != standing.task.attempt else plan.task
@@ -332,16 +362,24 @@ async def _keep(
         owner_id=None if task is None else task.owner_id,
         task_id=reading.task_id,
         effect=effect,
-        reason=reason,
+        reason=_noted(reason, reading),
     )
     return Receipt(
         delivery_id=delivery.id if is_new else await _repeated(tx, delivery) or delivery.id,
         is_new=is_new,
         job_id=delivery.job_id,
         effect=effect,
-        reason=reason,
+        reason=_noted(reason, reading),
         word=reading.word,
     )
+
+
+def _noted(reason: str | None, reading: Reading | None) -> str | None:
+    """Add to *reason* what had to be mended before the body could be read."""
+    if reading is None or not reading.repairs:
+        return reason
+    mended = f"mended: {', '.join(reading.repairs)}"
+    return mended if reason is None else f"{reason}; {mended}"
 
 
 async def _repeated(tx: Transaction, delivery: Delivery) -> str | None:

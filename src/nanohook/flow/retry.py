@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.flow import accept, create, credits, history
-from nanohook.rules import credit
+from nanohook.rules import credit, downloads
 from nanohook.rules.job import Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import jobs, ledger, tasks, unclaimed
@@ -51,7 +51,7 @@ async def retry(
         raise errors.Conflict(
             "NanoBanana may have taken this; send buy_again to pay once more", code="may_be_paid"
         )
-    is_anew = any(not _may_have_result(task) and task.index not in late for task in unfinished)
+    is_anew = any(_is_bought(task, may_buy_again) and task.index not in late for task in unfinished)
     if is_anew and job.has_input and not can_fetch:
         raise errors.Conflict(create.NO_PUBLIC_URL, code="no_public_url")
     owed = await _owed(tx, job, unfinished, late=late)
@@ -106,27 +106,36 @@ def _outcome_is_unknown(task: Task) -> bool:
 
 
 def _may_have_result(task: Task) -> bool:
-    return task.task_id is not None or task.result_url is not None
+    return task.task_id is not None or bool(task.candidates)
+
+
+def _is_dead(task: Task) -> bool:
+    """Tell whether the result of *task* was told, and is at none of the addresses any more."""
+    return task.has_result and not any(each.may_be_there for each in task.candidates)
+
+
+def _is_bought(task: Task, may_buy_again: bool) -> bool:  # noqa: FBT001 - the two go together
+    """Tell whether *task* has to be submitted anew; only who accepts to pay twice does so beside a dead result."""
+    return not _may_have_result(task) or (may_buy_again and _is_dead(task))
 
 
 def _next(job: Job, task: Task, *, may_buy_again: bool, now_us: int) -> Task:
     """Build *task*'s successor in the attempt that *job* has come to."""
     if task.stage is Stage.COMPLETED:
         return replace(task, attempt=job.attempt)
-    fresh = create.fresh_task(job, task.index, now_us=now_us)
-    # An address that is gone, and no id to ask for another by: there is nothing left of it.
-    is_gone = task.task_id is None and task.fault is not None and task.fault.code == "download_failed"
-    if not _may_have_result(task) or (is_gone and may_buy_again):
-        return fresh
+    anew = create.fresh_task(job, task.index, now_us=now_us)
+    if _is_bought(task, may_buy_again):
+        return anew
     resumed = replace(
-        fresh,
+        anew,
         task_id=task.task_id,
         submit_started_at=task.submit_started_at,
         accepted_at=now_us,
         may_buy=True,
     )
-    kept = task.fault is not None and task.fault.code in {"storage_failed", "canceled"}
     is_told = task.said is None or task.task_id is None  # not merely noted, with an id to confirm it by
-    if task.result_url is not None and is_told and (kept or task.task_id is None):
-        return replace(resumed, step=Step.FINISH, result_url=task.result_url, finish_since=now_us)
+    if task.candidates and is_told and (task.task_id is None or not _is_dead(task)):
+        alive = [each for each in task.candidates if each.may_be_there] or task.candidates
+        again = downloads.fresh(alive, now_us=now_us)
+        return replace(resumed, step=Step.FINISH, candidates=again, finish_since=now_us)
     return replace(resumed, step=Step.ASK)

@@ -2,16 +2,22 @@
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from nanohook import errors
-from nanohook.database import Transaction
-from nanohook.flow import accept, credits, history
+from nanohook.database import Topic, Transaction
+from nanohook.flow import accept, credits, history, plans
 from nanohook.flow.terms import FINISH_FOR_US
+from nanohook.rules import downloads
 from nanohook.rules import job as rules
+from nanohook.rules.downloads import Outcome
 from nanohook.rules.job import Fault, Job, ResultPicture, Step, Stored, Task, Unclaimed
 from nanohook.rules.status import Stage
 from nanohook.stores import jobs, pictures, tasks, unclaimed
 from nanohook.values import replace
+
+MAX_DEATHS: Final = 3
+"""Deaths of the process while one task alone was decoded; then it is given up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +77,7 @@ async def finished(tx: Transaction, claimed: Task, stored: Stored, *, sha256: by
         return await _keep(tx, job, task, stored, sha256=sha256, now_us=now_us)
     picture = ResultPicture(index=claimed.index, attempt=claimed.attempt, stored=stored)
     await pictures.insert_result(tx, picture, job_id=job.id, owner_id=job.owner_id, sha256=sha256, now_us=now_us)
-    await history.move(tx, job, rules.completed(task), now_us=now_us)
+    await history.move(tx, job, replace(rules.completed(task), suspect_deaths=None), now_us=now_us)
     return Kept.RESULT
 
 
@@ -91,25 +97,73 @@ async def take(tx: Transaction, claimed: Task, *, now_us: int) -> None:
     await history.move(tx, job, rules.completed(task), now_us=now_us)
 
 
-async def failed(tx: Transaction, claimed: Task, fault: Fault, *, retry_at: int | None, now_us: int) -> bool:
+async def failed(
+    tx: Transaction,
+    claimed: Task,
+    url: str,
+    outcome: Outcome,
+    *,
+    detail: str,
+    pause_us: int,
+    can_ask: bool,
+    now_us: int,
+) -> bool:
     """
-    Try again at *retry_at* (µs), or end the task when that is ``None`` or its day is over.
+    Note what came of trying *url*, and plan what follows: another try, a question, or the task's end.
+
+    Args:
+        pause_us: Back-off before *url* is tried again.
+        can_ask: ``record-info`` can be asked for other addresses.
 
     Returns:
-        Whether it will be tried again.
+        Whether the task goes on.
 
     Raises:
         LeaseLost: It is no longer ours.
     """
     job, task = await _held(tx, claimed)
-    if retry_at is not None and now_us < (task.finish_since or now_us) + FINISH_FOR_US:
-        await tasks.update(tx, replace(task, tries=task.tries + 1, due_at=retry_at))
-        return True
+    known = tuple(
+        downloads.tried(each, outcome, pause_us=pause_us, now_us=now_us) if each.url == url else each
+        for each in task.candidates
+    )
+    last = next((each for each in known if each.url == url), None)
+    is_over = now_us >= (task.finish_since or now_us) + FINISH_FOR_US
+    if last is None or (is_over and last.outcome_tries >= downloads.MIN_TRIES):
+        known, last = tuple(replace(each, is_dead=True) for each in known), None
+    fault = task.fault if task.is_ended else Fault(code=downloads.PATIENCE[outcome].code, detail=detail)
+    after = replace(task, candidates=known, fault=fault)
+    is_asked = last is not None and (last.makes_reconcile_due or after.next_candidate is None)
+    if is_asked and can_ask and task.task_id is not None:
+        after = replace(after, step=Step.ASK, due_at=now_us, tries=0)
+        tx.wake(Topic.WORK)
+    else:
+        after = plans.fetch_or_end(after, now_us=now_us)
     if task.is_ended:
-        await tasks.update(tx, replace(task, step=None, due_at=None))
-        return False
-    await history.move(tx, job, rules.advance(task, Stage.FAILED, fault=fault) or task, now_us=now_us)
-    return False
+        await tasks.update(tx, after)
+    else:
+        await history.move(tx, job, after, now_us=now_us)
+    return after.step is not None
+
+
+async def suspect(tx: Transaction, *, job_id: str, attempt: int, index: int, now_us: int) -> None:
+    """
+    Note that the process died while it decoded a task's result.
+
+    From then on the task is decoded alone; dying ``MAX_DEATHS`` times at that, it ends.
+    """
+    task = await tasks.load(tx, job_id=job_id, attempt=attempt, index=index)
+    if task is None or task.step is not Step.FINISH:
+        return
+    deaths = 0 if task.suspect_deaths is None else task.suspect_deaths + 1
+    after = replace(task, suspect_deaths=deaths)
+    job = await jobs.load(tx, job_id)
+    if deaths >= MAX_DEATHS:
+        fault = Fault(code="internal", detail=f"decoding its result ended the process {deaths} times")
+        after = rules.advance(after, Stage.FAILED, fault=fault) or replace(after, step=None, due_at=None)
+    if task.is_ended or job is None:
+        await tasks.update(tx, after)
+    else:
+        await history.move(tx, job, after, now_us=now_us)
 
 
 async def _keep(tx: Transaction, job: Job, task: Task, stored: Stored, *, sha256: bytes, now_us: int) -> Kept:
@@ -123,7 +177,7 @@ async def _keep(tx: Transaction, job: Job, task: Task, stored: Stored, *, sha256
         sha256=sha256,
         created_at=now_us,
     )
-    await tasks.update(tx, replace(task, step=None, due_at=None))
+    await tasks.update(tx, replace(task, step=None, due_at=None, suspect_deaths=None))
     is_new = task.stage is not Stage.COMPLETED and await unclaimed.insert(tx, picture)
     return Kept.UNCLAIMED if is_new else Kept.SPARE
 

@@ -20,6 +20,8 @@ from nanohook.values import replace
 
 ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
 """After a clear "server error" that took nothing, one more try."""
+IN_FLIGHT_US: Final = 90 * SECOND_US
+"""So long a POST may be on its way, answer and all, in a process that was frozen: nobody else judges it before."""
 TUNNEL_PAUSE_US: Final = 3 * SECOND_US
 """While the tunnel is away, a picture that NanoBanana has to fetch waits this long, and again."""
 BLOCKED_FOR_US: Final = 3600 * SECOND_US
@@ -57,7 +59,11 @@ async def begin(
     job, task = await _held(tx, claimed)
     if task.submit_started_at is not None or task.task_id is not None:
         # Started and not answered; or a callback has named the task meanwhile. Either way it may be paid.
-        await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
+        judged_at = (task.submit_started_at or 0) + IN_FLIGHT_US
+        if task.task_id is None and task.said is None and now_us < judged_at <= now_us + IN_FLIGHT_US:
+            await tasks.update(tx, replace(task, due_at=judged_at))
+        else:
+            await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
         return None
     if await unclaimed.of_task(tx, job_id=job.id, index=task.index) is not None:
         await tasks.update(tx, accept.resumed(task, now_us=now_us))
@@ -88,7 +94,7 @@ async def _source(tx: Transaction, job: Job) -> Stored | None:
 
 async def accepted(
     tx: Transaction,
-    claimed: Task,
+    submitted: Task,
     task_id: str,
     *,
     terms: Terms,
@@ -103,23 +109,27 @@ async def accepted(
     Args:
         is_misled: Our address has changed since NanoBanana was told it: its callback will not find us.
     """
-    first_ask = now_us + (terms.ask_every_us if is_misled else _first_ask_us(terms))
-    task = await _as_stored(tx, claimed)
+    task = await _as_stored(tx, submitted)
     if task is None:
         return
     # Its own answer counts, whatever a callback may have called the task, or noted: now it can be asked.
-    known_url = task.result_url if task.said is None else None
-    taken = replace(task, task_id=task_id, accepted_at=now_us, tries=0, result_url=known_url)
-    job = await jobs.load(tx, claimed.job_id)
+    known = task.candidates if task.said is None else ()
+    taken = replace(task, task_id=task_id, accepted_at=now_us, tries=0, candidates=known)
+    after_us = terms.ask_every_us if is_misled else _first_ask_us(terms)
+    first_ask = plans.next_question(taken, now_us + after_us, terms=terms, now_us=now_us)
+    job = await jobs.load(tx, submitted.job_id)
     if job is None or job.attempt != task.attempt or task.is_ended:
         # Canceled, deleted or failed while the answer was on its way: what was bought stays known by its id.
-        if job is not None and task.stage is not Stage.COMPLETED and task.step is None:
+        if task.stage is Stage.CANCELED:
+            await credits.charge(tx, task, now_us=now_us)
+        if job is None:
+            taken = replace(taken, step=None, due_at=None)
+        elif task.stage is not Stage.COMPLETED and (task.step is None or _waits_for_answer(task)):
             taken = replace(taken, step=Step.ASK, due_at=first_ask)
         await tasks.update(tx, taken)
         await deliveries.match_parked(tx, taken, now_us=now_us)
         return
-    was_given_up = task.step is Step.ASK and task.task_id is None
-    if was_given_up or (task.step is Step.SUBMIT and task.claim == claimed.claim):
+    if _waits_for_answer(task) or _is_same_submit(task, submitted):
         # A final word that came before the answer is confirmed at once.
         due_at = first_ask if taken.said is None else now_us
         taken = replace(taken, step=Step.ASK, due_at=due_at)
@@ -129,13 +139,28 @@ async def accepted(
     tx.wake(Topic.WORK)
 
 
+def _waits_for_answer(task: Task) -> bool:
+    """Tell whether *task* was taken for one of unknown outcome before its submit was answered."""
+    return task.step is Step.ASK and task.task_id is None
+
+
+def _is_same_submit(task: Task, submitted: Task) -> bool:
+    """
+    Tell whether *task* still waits for the answer to the submit that *submitted* was sent with.
+
+    Whoever has claimed it meanwhile (a lease lapses while a laptop sleeps): its time stands for the submit.
+    """
+    started_at = submitted.submit_started_at
+    return task.step is Step.SUBMIT and started_at is not None and task.submit_started_at == started_at
+
+
 def _first_ask_us(terms: Terms) -> int:
     return terms.deadline_us if terms.ask_after_us is None else terms.ask_after_us
 
 
 async def again(
     tx: Transaction,
-    claimed: Task,
+    submitted: Task,
     *,
     due_at: int,
     tries: int | None = None,
@@ -143,9 +168,9 @@ async def again(
     now_us: int,
 ) -> None:
     """Nothing was taken: submit again at *due_at* (µs); *fault* is what it ends with if that goes on and on."""
-    found = await _in_submit(tx, claimed)
+    found = await _in_submit(tx, submitted)
     if found is None:
-        await _note(tx, claimed, task_id=None, now_us=now_us)
+        await _note(tx, submitted, task_id=None, now_us=now_us)
         return
     job, task = found
     if await _as_said(tx, job, task, now_us=now_us):
@@ -162,12 +187,12 @@ async def again(
     )
 
 
-async def once_more(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
+async def once_more(tx: Transaction, submitted: Task, fault: Fault, *, now_us: int) -> None:
     """NanoBanana failed before it took anything: submit again once, a while from now; the second time it fails."""
-    if await tasks.may_try_once_more(tx, claimed):
-        await again(tx, claimed, due_at=now_us + ONCE_MORE_AFTER_US, now_us=now_us)
+    if await tasks.may_try_once_more(tx, submitted):
+        await again(tx, submitted, due_at=now_us + ONCE_MORE_AFTER_US, now_us=now_us)
     else:
-        await refused(tx, claimed, fault, now_us=now_us)
+        await refused(tx, submitted, fault, now_us=now_us)
 
 
 async def recover(tx: Transaction, *, terms: Terms, now_us: int) -> int:
@@ -187,20 +212,20 @@ async def recover(tx: Transaction, *, terms: Terms, now_us: int) -> int:
     return taken
 
 
-async def blocked(tx: Transaction, claimed: Task, code: int, *, due_at: int, now_us: int) -> None:
+async def blocked(tx: Transaction, submitted: Task, code: int, *, due_at: int, now_us: int) -> None:
     """
-    NanoBanana refuses the account: nobody submits for now; *claimed* itself again at *due_at* (µs).
+    NanoBanana refuses the account: nobody submits for now; *submitted* itself again at *due_at* (µs).
 
     It keeps its place but lets others pass: what is left of the credit may do for them.
     """
     await gate.block(tx, code, now_us=now_us)
     fault = _refusal(code)
     # Tries that came to nothing for other reasons do not count.
-    before = claimed.tries if claimed.fault is not None and claimed.fault.code == fault.code else 0
+    before = submitted.tries if submitted.fault is not None and submitted.fault.code == fault.code else 0
     if before < BLOCKED_TRIES:
-        await again(tx, claimed, due_at=due_at, tries=before + 1, fault=fault, now_us=now_us)
+        await again(tx, submitted, due_at=due_at, tries=before + 1, fault=fault, now_us=now_us)
     else:
-        await refused(tx, claimed, fault, now_us=now_us)
+        await refused(tx, submitted, fault, now_us=now_us)
 
 
 def _refusal(code: int) -> Fault:
@@ -228,11 +253,11 @@ async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
     return len(waiting)
 
 
-async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) -> None:
+async def refused(tx: Transaction, submitted: Task, fault: Fault, *, now_us: int) -> None:
     """NanoBanana does not take it: the task fails."""
-    found = await _in_submit(tx, claimed)
+    found = await _in_submit(tx, submitted)
     if found is None:
-        await _note(tx, claimed, task_id=None, now_us=now_us)
+        await _note(tx, submitted, task_id=None, now_us=now_us)
         return
     job, task = found
     if await _as_said(tx, job, task, now_us=now_us):
@@ -242,14 +267,14 @@ async def refused(tx: Transaction, claimed: Task, fault: Fault, *, now_us: int) 
     await history.move(tx, job, rules.advance(free, Stage.FAILED, fault=fault) or free, now_us=now_us)
 
 
-async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms: Terms, now_us: int) -> None:
+async def unknown(tx: Transaction, submitted: Task, *, task_id: str | None, terms: Terms, now_us: int) -> None:
     """Nobody knows whether it was taken: it waits for its callback and is never sent again by itself."""
-    found = await _in_submit(tx, claimed)
+    found = await _in_submit(tx, submitted)
     if found is None:
         if task_id is not None:
-            await _note(tx, claimed, task_id=task_id, now_us=now_us)
+            await _note(tx, submitted, task_id=task_id, now_us=now_us)
         else:
-            await _fetch_noted(tx, claimed, now_us=now_us)
+            await _fetch_noted(tx, submitted, now_us=now_us)
         return
     job, task = found
     known = replace(task, task_id=task.task_id or task_id)
@@ -258,15 +283,31 @@ async def unknown(tx: Transaction, claimed: Task, *, task_id: str | None, terms:
 
 async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) -> None:
     """
-    Fail a task of unknown outcome: its deadline passed, and there is no id to ask by.
+    Fail a task of unknown outcome when its deadline has passed, for there is no id to ask by; before, put it off.
+
+    One that was canceled meanwhile is only given its price back.
 
     Raises:
         LeaseLost: It was settled meanwhile.
     """
     task = await tasks.held(tx, claimed, Step.ASK)
-    job = await jobs.load(tx, claimed.job_id)
-    if task is None or job is None or task.task_id is not None or now_us < plans.deadline_of(task, terms):
+    if task is None or task.task_id is not None:
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} has moved on")
+    deadline = plans.deadline_of(task, terms)
+    if now_us < deadline:
+        # A clock that has jumped back does not make it wait for longer than it ever would.
+        due_at = min(deadline, now_us + terms.deadline_us)
+        await tasks.update(tx, replace(task, due_at=due_at))
+        return
+    if task.is_ended:
+        await tasks.update(tx, replace(task, step=None, due_at=None))
+        await _fetch_noted(tx, task, now_us=now_us)
+        if not task.is_known_bought:
+            await credits.refund(tx, task, now_us=now_us)
+        return
+    job = await jobs.load(tx, claimed.job_id)
+    if job is None:
+        raise errors.LeaseLost(f"job {claimed.job_id} is gone")
     failed = rules.advance(task, Stage.FAILED, fault=Fault(code="unknown_outcome")) or task
     await history.move(tx, job, failed, now_us=now_us)
 
@@ -303,21 +344,22 @@ async def _as_said(tx: Transaction, job: Job, task: Task, *, now_us: int) -> boo
     return True
 
 
-async def _fetch_noted(tx: Transaction, claimed: Task, *, now_us: int) -> None:
+async def _fetch_noted(tx: Transaction, submitted: Task, *, now_us: int) -> None:
     """Fetch what a callback has told of a task that was canceled during its submit, whose answer brought no id."""
-    task = await _as_stored(tx, claimed)
-    if task is None or not task.is_ended or task.task_id is not None or task.result_url is None:
+    task = await _as_stored(tx, submitted)
+    if task is None or not task.is_ended or task.task_id is not None or not task.candidates:
         return
     if task.said == Stage.COMPLETED and await jobs.load(tx, task.job_id) is not None:
-        await tasks.update(tx, replace(task, step=Step.FINISH, due_at=now_us, tries=0, finish_since=now_us))
+        moved, _ = plans.by_signature(task, now_us=now_us)
+        await tasks.update(tx, moved or task)
         tx.wake(Topic.WORK)
 
 
-async def _as_stored(tx: Transaction, claimed: Task) -> Task | None:
-    return await tasks.load(tx, job_id=claimed.job_id, attempt=claimed.attempt, index=claimed.index)
+async def _as_stored(tx: Transaction, submitted: Task) -> Task | None:
+    return await tasks.load(tx, job_id=submitted.job_id, attempt=submitted.attempt, index=submitted.index)
 
 
-async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: int) -> None:
+async def _note(tx: Transaction, submitted: Task, *, task_id: str | None, now_us: int) -> None:
     """
     Note on a task that ended during its submit what came of that, and change nothing else.
 
@@ -326,36 +368,41 @@ async def _note(tx: Transaction, claimed: Task, *, task_id: str | None, now_us: 
     Args:
         task_id: What was bought, perhaps; ``None``: nothing was taken.
     """
-    task = await _as_stored(tx, claimed)
-    was_given_up = task is not None and task.step is Step.ASK and task.task_id is None
-    if task is None or not (task.is_ended or was_given_up):
+    task = await _as_stored(tx, submitted)
+    if task is None or not (task.is_ended or _waits_for_answer(task)):
         return  # a callback was faster, and knows more
     if task_id is not None:
         known = replace(task, task_id=task.task_id or task_id)
         is_missed = task.is_ended and task.step is None and task.stage is not Stage.COMPLETED
-        if was_given_up or (is_missed and await jobs.load(tx, task.job_id) is not None):
+        if _waits_for_answer(task) or (is_missed and await jobs.load(tx, task.job_id) is not None):
             known = replace(known, step=Step.ASK, due_at=now_us)
+        if task.stage is Stage.CANCELED:
+            await credits.charge(tx, task, now_us=now_us)
         await tasks.update(tx, known)
         await deliveries.match_parked(tx, known, now_us=now_us)
-    elif was_given_up:
-        await tasks.update(tx, replace(task, step=Step.SUBMIT, submit_started_at=None, due_at=now_us))
-    elif task.task_id is None and task.result_url is None:
+    elif task.is_known_bought:
+        return
+    elif task.is_ended:
         # A retry that came meanwhile had to pay for itself: the outcome was unknown to it.
-        await tasks.update(tx, replace(task, submit_started_at=None))
+        is_over = replace(task, step=None, due_at=None) if _waits_for_answer(task) else task
+        await tasks.update(tx, replace(is_over, submit_started_at=None))
         await credits.refund(tx, task, now_us=now_us)
+    else:
+        await tasks.update(tx, replace(task, step=Step.SUBMIT, submit_started_at=None, due_at=now_us))
 
 
-async def _in_submit(tx: Transaction, claimed: Task) -> tuple[Job, Task] | None:
-    """The task, if it still waits for this submit's answer: a callback may have settled it meanwhile."""
-    task = await tasks.held(tx, claimed, Step.SUBMIT)
-    job = None if task is None else await jobs.load(tx, claimed.job_id)
-    if job is None or task is None or job.attempt != task.attempt:
+async def _in_submit(tx: Transaction, submitted: Task) -> tuple[Job, Task] | None:
+    """Fetch the task, if it still waits for this submit's answer: a callback may have settled it meanwhile."""
+    task = await _as_stored(tx, submitted)
+    job = await jobs.load(tx, submitted.job_id)
+    if job is None or task is None or job.attempt != task.attempt or not _is_same_submit(task, submitted):
         return None
     return job, task
 
 
 async def _held(tx: Transaction, claimed: Task) -> tuple[Job, Task]:
-    found = await _in_submit(tx, claimed)
-    if found is None:
+    task = await tasks.held(tx, claimed, Step.SUBMIT)
+    job = None if task is None else await jobs.load(tx, claimed.job_id)
+    if job is None or task is None or job.attempt != task.attempt:
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} is not ours to submit")
-    return found
+    return job, task

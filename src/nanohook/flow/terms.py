@@ -9,6 +9,10 @@ from nanohook.settings import AUTO, Settings
 SECOND_US: Final = 1_000_000
 FINISH_FOR_US: Final = 24 * 3600 * SECOND_US
 """Finishing is tried for a day."""
+UNREADABLE_FOR_US: Final = 15 * 60 * SECOND_US
+"""Answers of ``record-info`` that say nothing count as answers so long after the deadline."""
+NO_ANSWER_FOR_US: Final = 24 * 3600 * SECOND_US
+"""No answer at all counts as one so long after the deadline."""
 CALLBACK_GRACE_S: Final = 7 * 24 * 3600
 """A callback's address is valid this long after the attempt's deadline."""
 

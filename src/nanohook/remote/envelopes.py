@@ -8,10 +8,9 @@ import dataclasses
 import decimal
 from typing import Any
 
-import orjson
+from nanohook.rules import callbacks, foreign_json
 
 _TASK_ID_FIELDS = ("taskId", "task_id", "recordId")
-_MAX_TASK_ID_CHARS = 512
 # Longer than any float's text; "1e999999999" is short and huge, so the exponent has its own limit.
 _MAX_NUMBER_CHARS = 32
 _MAX_EXPONENT = 18
@@ -30,10 +29,10 @@ class Envelope:
 
 
 def read(body: bytes) -> Envelope | None:
-    """Parse *body*; ``None`` for anything but a JSON object with a whole number as ``code``."""
+    """Parse *body* with patience; ``None`` for anything but a JSON object with a whole number as ``code``."""
     try:
-        top = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        top = foreign_json.parse(body).value
+    except ValueError:
         return None
     if not isinstance(top, dict) or (code := _integer(top.get("code"))) is None:
         return None
@@ -52,15 +51,8 @@ def number(data: object) -> decimal.Decimal | None:
 def _task_id(data: object) -> str | None:
     if not isinstance(data, dict):
         return None
-    for field in _TASK_ID_FIELDS:
-        value = data.get(field)
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            continue
-        text = str(value)
-        # Opaque, but it is going to be stored and put into addresses.
-        if 0 < len(text) <= _MAX_TASK_ID_CHARS and text.isprintable():
-            return text
-    return None
+    ids = (callbacks.task_id(data.get(field)) for field in _TASK_ID_FIELDS)
+    return next((text for text in ids if text is not None), None)
 
 
 def _integer(value: object) -> int | None:

@@ -21,7 +21,8 @@ import httpcore
 import httpx
 
 from nanohook import errors
-from nanohook.rules import addresses, backoff
+from nanohook.rules import addresses, backoff, downloads
+from nanohook.rules.downloads import Outcome
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to IP addresses as text; raises ``OSError`` where the name is not known."""
@@ -38,7 +39,6 @@ MOST_ADDRESSES = 8
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
-_CODE = "download_failed"
 
 _SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
@@ -106,7 +106,7 @@ class Fetcher:
             async with asyncio.timeout(self._timeout_s):
                 return await self._follow(self._checked(url))
         except TimeoutError as exc:
-            raise errors.Transient(f"the picture did not arrive within {self._timeout_s:g} s", code=_CODE) from exc
+            raise _failed(f"the picture did not arrive within {self._timeout_s:g} s", Outcome.AWAY) from exc
 
     async def _follow(self, place: addresses.Place) -> bytes:
         for _ in range(self._most_redirects + 1):
@@ -143,20 +143,20 @@ class Fetcher:
             finally:
                 await response.aclose()
         except httpx.TransportError as exc:
-            raise errors.Transient(
-                f"{place.shown} could not be downloaded: {type(exc).__name__}", code=_CODE
-            ) from exc
+            raise _failed(f"{place.shown} could not be downloaded: {type(exc).__name__}", Outcome.AWAY) from exc
 
     async def _answer(self, place: addresses.Place, response: httpx.Response) -> bytes | addresses.Place:
         status, headers = response.status_code, response.headers
         if status in _REDIRECTS and "location" in headers:
             return self._checked(_joined(place, headers["location"]))
         if status in _GONE:
-            raise _permanent(f"{place.shown} answered {status}: the picture is gone")
+            raise _failed(f"{place.shown} answered {status}: the picture is gone", Outcome.MISSING)
+        if status in (401, 403):
+            raise _failed(f"{place.shown} answered {status}", Outcome.FORBIDDEN)
         if status != httpx.codes.OK:
-            raise errors.Transient(
+            raise downloads.DownloadFailed(
                 f"{place.shown} answered {status}",
-                code=_CODE,
+                outcome=Outcome.AWAY,
                 retry_after_s=backoff.parse_retry_after(headers.get("retry-after"), now_s=time.time()),
             )
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
@@ -174,9 +174,9 @@ class Fetcher:
                 raise self._too_large(place)
         return bytes(body)
 
-    def _too_large(self, place: addresses.Place) -> errors.Permanent:
-        return errors.Permanent(
-            f"{place.shown} has more than the {self._limit_bytes:,} bytes that are taken", code="too_large"
+    def _too_large(self, place: addresses.Place) -> downloads.DownloadFailed:
+        return _failed(
+            f"{place.shown} has more than the {self._limit_bytes:,} bytes that are taken", Outcome.TOO_LARGE
         )
 
 
@@ -252,5 +252,9 @@ def _joined(place: addresses.Place, location: str) -> str:
         raise _permanent(f"{place.shown} redirects to what is no address") from None
 
 
-def _permanent(message: str) -> errors.Permanent:
-    return errors.Permanent(message, code=_CODE)
+def _permanent(message: str) -> downloads.DownloadFailed:
+    return _failed(message, Outcome.REFUSED)
+
+
+def _failed(message: str, outcome: Outcome) -> downloads.DownloadFailed:
+    return downloads.DownloadFailed(message, outcome=outcome)

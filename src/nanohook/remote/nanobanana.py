@@ -13,17 +13,22 @@ import dataclasses
 import decimal
 import ipaddress
 import time
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, Self
 
 import httpx
 import orjson
 
 from nanohook import errors
 from nanohook.remote import envelopes
-from nanohook.rules import backoff
+from nanohook.rules import backoff, inflate
+
+P = ParamSpec("P")
 
 MAX_ANSWER_BYTES = 1_048_576
+"""Of an answer, and of what comes out of one that is compressed."""
+UNREADABLE = "unreadable"
+"""Code of an answer that came from NanoBanana, as it seems, and cannot be understood."""
 
 _MAX_MESSAGE_CHARS = 500
 # A shorter prompt may be part of any sentence; cutting it out would only break the message.
@@ -217,9 +222,10 @@ class Client:
         Ask what became of a task. "Task not found" is an answer too.
 
         Raises:
-            errors.Transient: No envelope came (network, time-out, a gateway's page), it says 429 or 455
+            errors.Transient: No answer came (network, time-out, a gateway's page), it says 429 or 455
                 (``retry_after_s`` is set if it was told), or it is about the account: ``code`` is then
-                ``bad_key`` (401, 403) or ``no_credit`` (402).
+                ``bad_key`` (401, 403) or ``no_credit`` (402). ``UNREADABLE``: an answer that is no envelope, or
+                too long.
         """
         reply, _ = await self._ask("nanobanana/record-info", {"taskId": task_id})
         return Answer(reply.http_status, reply.body)
@@ -243,6 +249,8 @@ class Client:
         name = path.rpartition("/")[2]
         try:
             reply = await self._send("GET", path, params=params)
+        except _TooLargeError as exc:
+            raise errors.Transient(f"NanoBanana's {name} is longer than anybody reads", code=UNREADABLE) from exc
         except _TROUBLE as exc:
             raise errors.Transient(f"NanoBanana's {name} was not reached: {type(exc).__name__}") from exc
         envelope = envelopes.read(reply.body)
@@ -255,6 +263,8 @@ class Client:
         if envelope is None:
             raise errors.Transient(
                 f"NanoBanana's {name} gave HTTP {reply.http_status} without an envelope",
+                # A gateway that cannot reach it answers in its place: that is no answer of NanoBanana's.
+                code=None if httpx.codes.is_server_error(reply.http_status) else UNREADABLE,
                 retry_after_s=reply.retry_after_s,
             )
         return reply, envelope
@@ -269,6 +279,7 @@ class Client:
         params: dict[str, str] | None = None,
     ) -> _Reply:
         body = bytearray()
+        inflater = inflate.Inflater(max_bytes=MAX_ANSWER_BYTES)
         async with (
             asyncio.timeout(self._total_timeout_s),
             self._http.stream(
@@ -280,10 +291,10 @@ class Client:
                 extensions={"trace": watch} if watch is not None else None,
             ) as response,
         ):
+            # Whatever the label says: the bytes tell whether they are compressed.
             async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise _TooLargeError
+                body += _inflated(inflater.feed, chunk)
+        body += _inflated(inflater.finish)
         retry_after = backoff.parse_retry_after(response.headers.get("retry-after"), now_s=time.time())
         return _Reply(response.status_code, retry_after, bytes(body))
 
@@ -292,6 +303,16 @@ class Client:
             if len(ours) >= _MIN_CUT_CHARS:
                 message = message.replace(ours, "…")
         return message[:_MAX_MESSAGE_CHARS]
+
+
+def _inflated(step: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:
+    """Do one *step* of inflating; what is damaged is no envelope, and ends as what it is so far."""
+    try:
+        return step(*args, **kwargs)
+    except inflate.TooMuch:
+        raise _TooLargeError from None
+    except inflate.Damaged:
+        return b""
 
 
 class _Watch:

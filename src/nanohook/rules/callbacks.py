@@ -15,13 +15,12 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-import orjson
-
 from nanohook import errors
-from nanohook.rules import status
+from nanohook.rules import foreign_json, status
 from nanohook.values import frozen
 
-MAX_ID_CHARS: Final = 200
+MAX_ID_CHARS: Final = 512
+"""Of an id of NanoBanana's, wherever it comes from: one that is taken in one place is taken in all."""
 MAX_WORD_CHARS: Final = 64
 MAX_MESSAGE_CHARS: Final = 500
 MAX_URL_CHARS: Final = 4096
@@ -31,7 +30,8 @@ Shape = Literal["A", "B", "C"]
 
 # Characters that a terminal, a log or PostgreSQL's text would choke on.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
+_NOT_TEXT: Final = re.compile(r"[\x00\ud800-\udfff]")
+_INTEGER: Final = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?")
 _POLICY: Final = re.compile(r"sensitive|policy|flagged|prohibited|nsfw", re.IGNORECASE)
 
 _LIST_NAMES: Final = ("resultImageUrls", "resultUrls", "result_urls")
@@ -48,17 +48,20 @@ _FLAGS: Final = {
     3: status.Stage.FAILED,
 }
 
+# A longer number is no id, and takes long to write out.
+_MAX_INTEGER: Final = 2**64
+
 _Object = dict[str, object]
 
 
 class NotJson(errors.Rejected):
-    """The body is not JSON as RFC 8259 has it."""
+    """The body is not JSON, however patiently it is read."""
 
     code = "not_json"
 
 
 class Unreadable(errors.Invalid):
-    """JSON, but of no known shape, or its ids disagree or cannot be ids."""
+    """JSON, but of no known shape, or its ids disagree."""
 
     code = "unreadable_callback"
 
@@ -93,6 +96,9 @@ class Reading:
 
     error_message: str | None
     """The upstream's own, on one line, only with a failure; at most ``MAX_MESSAGE_CHARS``."""
+
+    repairs: tuple[str, ...] = ()
+    """What had to be mended before the body could be read as JSON, in words; see ``foreign_json``."""
 
     @property
     def is_success(self) -> bool:
@@ -135,10 +141,12 @@ def read(body: bytes) -> Reading:
         body: Raw request bytes; its size is the caller's to limit.
 
     Raises:
-        NotJson: Not JSON, not UTF-8, a lone surrogate, a number beyond a double, or nested too deep.
-        Unreadable: No known shape, or ids that disagree or cannot be ids.
+        NotJson: Not JSON however patiently it is read, or nested too deep.
+        TooLarge: It is compressed, and holds more than ``foreign_json.MAX_BYTES``.
+        Unreadable: No known shape, or ids that disagree.
     """
-    return _reading(_envelope(body))
+    top, repairs = _envelope(body)
+    return _reading(top, repairs)
 
 
 def read_record(body: bytes, *, http_status: int) -> Record:
@@ -154,13 +162,14 @@ def read_record(body: bytes, *, http_status: int) -> Record:
 
     Raises:
         NotJson: See ``read``.
+        TooLarge: See ``read``.
         Unreadable: Neither a record nor a known way to say that there is none.
     """
-    top = _envelope(body)
+    top, repairs = _envelope(body)
     code = _integer(top.get("code"))
     inner = _object(top.get("data"))
     if "successFlag" in inner or isinstance(inner.get("state"), str):
-        return Record(found=True, reading=_reading(top), code=http_status if code is None else code)
+        return Record(found=True, reading=_reading(top, repairs), code=http_status if code is None else code)
     if code in _WITHOUT_RECORD and http_status in _WITHOUT_RECORD and not top.get("data"):
         return Record(found=False, reading=None, code=code)
     raise Unreadable(f"record-info answered neither with a record nor that it has none: HTTP {http_status}")
@@ -172,18 +181,34 @@ def fault_code(reading: Reading) -> str:
     return "content_policy" if refused else "upstream_failed"
 
 
-def _envelope(body: bytes) -> _Object:
+def task_id(value: object) -> str | None:
+    """
+    Read an id of NanoBanana's: opaque, so only what can be kept and compared is asked of it.
+
+    Returns:
+        1 to ``MAX_ID_CHARS`` printable characters without blanks around them; ``None`` for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value).strip() if isinstance(value, str) or abs(value) < _MAX_INTEGER else ""
+    if not 0 < len(text) <= MAX_ID_CHARS or _UNPRINTABLE.search(text) is not None:
+        return None
+    return text
+
+
+def _envelope(body: bytes) -> tuple[_Object, tuple[str, ...]]:
     try:
-        top = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # Not chained: the error carries the whole body.
-        raise NotJson("the body is not JSON") from None
-    if not isinstance(top, dict):
+        parsed = foreign_json.parse(body)
+    except foreign_json.NotJson as exc:
+        raise NotJson(str(exc)) from None
+    except foreign_json.TooLarge as exc:
+        raise errors.TooLarge(str(exc)) from None
+    if not isinstance(parsed.value, dict):
         raise Unreadable("the body is JSON, but not an object")
-    return top
+    return parsed.value, parsed.repairs
 
 
-def _reading(top: _Object) -> Reading:
+def _reading(top: _Object, repairs: tuple[str, ...]) -> Reading:
     inner = _object(top.get("data"))
     shape, verdict, stage = _verdict(top, inner)
     failed = stage in {status.Stage.FAILED, status.Stage.CANCELED}
@@ -197,6 +222,7 @@ def _reading(top: _Object) -> Reading:
         urls=_urls(inner, shape) if stage is status.Stage.COMPLETED else (),
         error_code=_error_code(top, inner, shape) if failed else None,
         error_message=_error_message(top, inner, shape) if failed else None,
+        repairs=repairs,
     )
 
 
@@ -204,7 +230,7 @@ def _verdict(top: _Object, inner: _Object) -> tuple[Shape, object, status.Stage 
     # The flag goes first: with it the envelope's code is 200 even for a failed task.
     if "successFlag" in inner:
         flag = inner["successFlag"]
-        number = _integer(flag)
+        number = int(flag) if isinstance(flag, bool) else _integer(flag)
         return "B", flag, None if number is None else _FLAGS.get(number)
     word = top.get("status")
     if isinstance(word, str):
@@ -219,24 +245,11 @@ def _verdict(top: _Object, inner: _Object) -> tuple[Shape, object, status.Stage 
 
 
 def _one_id(what: str, *values: object) -> str | None:
-    found = None
-    for value in values:
-        if value is None or not (text := _id(what, value)):
-            continue
-        if found is not None and text != found:
-            raise Unreadable(f"the body names more than one {what} id")
-        found = text
-    return found
-
-
-def _id(what: str, value: object) -> str:
-    # Opaque: no form is asked of it, only that it can be kept and compared.
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Unreadable(f"the {what} id is neither text nor a whole number")
-    text = str(value).strip()
-    if len(text) > MAX_ID_CHARS or not (text.isprintable() or _UNPRINTABLE.search(text) is None):
-        raise Unreadable(f"the {what} id is longer than {MAX_ID_CHARS} characters or not printable")
-    return text
+    # What cannot be an id is no reason to lose a picture: the address says whose it is.
+    found = {text for value in values if (text := task_id(value)) is not None}
+    if len(found) > 1:
+        raise Unreadable(f"the body names more than one {what} id")
+    return found.pop() if found else None
 
 
 def _progress(inner: _Object) -> int | None:
@@ -283,8 +296,8 @@ def _parsed(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError:
+        return foreign_json.parse(value.encode(errors="replace")).value
+    except ValueError:
         return None
 
 
@@ -318,17 +331,20 @@ def _text(value: object, *, limit: int) -> str | None:
         return None
     if len(value) <= limit and value.isprintable():
         return value.strip()
-    line = " ".join(value[: limit * 4].split())
+    line = " ".join(_NOT_TEXT.sub("\ufffd", value[: limit * 4]).split())
     return _UNPRINTABLE.sub("", line).strip()[:limit]
 
 
 def _integer(value: object) -> int | None:
+    # Some languages have one type of number, and write 200 as 200.0.
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
         return value
-    if isinstance(value, str) and _INTEGER.fullmatch(text := value.strip()):
-        return int(text)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and (found := _INTEGER.fullmatch(value.strip())):
+        return int(found[1])
     return None
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from nanohook import errors
-from nanohook.values import frozen, replace
+from nanohook.values import frozen
 
 MAX_CANDIDATES: Final = 20
 """Addresses kept for one task; more that are named are left out."""
 MIN_TRIES: Final = 3
 """A candidate is not given up before so many failures of a kind: sleep uses up time, not tries."""
+ASK_AFTER_FAILURES: Final = 2
+"""An address that fails so often makes ``record-info`` due."""
 
 _MINUTE_US: Final = 60 * 1_000_000
 _AT_ONCE: Final = 0
@@ -100,21 +102,36 @@ class Candidate:
     is_dead: bool = False
     """Not to be tried any more."""
 
+    @property
+    def patient_until(self) -> int:
+        """When the patience with what it comes to is over, µs."""
+        return self.outcome_since + (0 if self.outcome is None else PATIENCE[self.outcome].for_us)
+
+    @property
+    def may_be_there(self) -> bool:
+        """Its host was not what failed for good: a retry may have it from there without paying."""
+        return not self.is_dead or self.outcome in {Outcome.NOT_STORED, Outcome.CRASHED}
+
+    @property
+    def makes_reconcile_due(self) -> bool:
+        """It has failed twice, four times, eight times …: NanoBanana may know another address by now."""
+        return self.failures >= ASK_AFTER_FAILURES and self.failures & (self.failures - 1) == 0
+
 
 def named(present: Sequence[Candidate], urls: Iterable[str], *, now_us: int) -> tuple[Candidate, ...]:
     """
     Add *urls* to the candidates, in the order in which they were named; what is there already stays as it is.
 
-    One that had died is alive again: whoever named it once more says that there is something now.
+    A dead one, too: who names it once more may know no better, and a task must come to an end.
     """
-    found = {candidate.url: candidate for candidate in present}
-    for url in urls:
-        known = found.get(url)
-        if known is None and len(found) < MAX_CANDIDATES:
-            found[url] = Candidate(url=url, due_at=now_us)
-        elif known is not None and known.is_dead:
-            found[url] = replace(known, due_at=now_us, outcome=None, outcome_tries=0, is_dead=False)
-    return tuple(found.values())
+    known = {candidate.url for candidate in present}
+    added = [Candidate(url=url, due_at=now_us) for url in dict.fromkeys(urls) if url not in known]
+    return (*present, *added)[:MAX_CANDIDATES]
+
+
+def fresh(candidates: Iterable[Candidate], *, now_us: int) -> tuple[Candidate, ...]:
+    """Give each of *candidates* its whole patience again, as the next attempt of a job does."""
+    return tuple(Candidate(url=candidate.url, due_at=now_us) for candidate in candidates)
 
 
 def tried(candidate: Candidate, outcome: Outcome, *, pause_us: int, now_us: int) -> Candidate:

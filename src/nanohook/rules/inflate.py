@@ -125,28 +125,32 @@ class Inflater:
         return bytes(out)
 
 
-def inflated(body: bytes, *, max_bytes: int, is_labelled_deflate: bool = False) -> bytes:
+def inflated(body: bytes, *, max_bytes: int) -> bytes:
     """
     Return what *body* holds: itself if it is not compressed, else what comes out of it, layer by layer.
-
-    Args:
-        is_labelled_deflate: Its label says ``deflate``, which some senders take for the bare stream without the
-            header that would show it; then that is tried too.
 
     Raises:
         TooMuch: That would be more than *max_bytes*.
         Damaged: It is cut off or broken.
     """
-    if is_compressed(body):
-        inflater = Inflater(max_bytes=max_bytes)
-        return inflater.feed(body) + inflater.finish()
-    if is_labelled_deflate:
-        stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            out = stream.decompress(body, max_bytes + 1)
-        except zlib.error:
-            return body
-        if len(out) > max_bytes:
-            raise TooMuch
-        return out if stream.eof else body
-    return body
+    if not is_compressed(body):
+        return body
+    inflater = Inflater(max_bytes=max_bytes)
+    return inflater.feed(body) + inflater.finish()
+
+
+def bare(body: bytes, *, max_bytes: int) -> bytes | None:
+    """
+    Inflate *body* as a stream without the header that would show it, which some senders take ``deflate`` for.
+
+    Nearly anything may begin such a stream: to be tried last, on what is nothing else.
+
+    Returns:
+        ``None`` if it is none, is cut off, or holds more than *max_bytes*.
+    """
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        out = stream.decompress(body, max_bytes + 1)
+    except zlib.error:
+        return None
+    return out if stream.eof and len(out) <= max_bytes else None

@@ -9,6 +9,8 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from nanohook.rules import downloads
+from nanohook.rules.downloads import Candidate
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.values import frozen, replace
 
@@ -58,7 +60,12 @@ class Task:
     accepted_at: int | None
     finish_since: int | None
     """When a result was first known, µs; finishing is given a day from here."""
-    result_url: str | None
+    candidates: tuple[Candidate, ...]
+    """Addresses of its result, in the order in which they were named."""
+    suspect_deaths: int | None
+    """How often the process died while this task alone was decoded; ``None``: nothing is suspected of it."""
+    is_held: bool
+    """Somebody is at its step now; changed by claims alone."""
     said: str | None
     """A final word of a callback that ``record-info`` has yet to confirm."""
     may_buy: bool
@@ -72,7 +79,22 @@ class Task:
     @property
     def takes_late(self) -> bool:
         """It is to take a result that is there already: nothing is bought or fetched for it."""
-        return self.step is Step.FINISH and self.result_url is None
+        return self.step is Step.FINISH and not self.candidates
+
+    @property
+    def has_result(self) -> bool:
+        """Its result was told, and believed: what counts from now on is the patience of finishing."""
+        return bool(self.candidates) and self.said is None
+
+    @property
+    def next_candidate(self) -> Candidate | None:
+        """The address to try next; ``None``: there is none that is alive."""
+        return downloads.next_of(self.candidates)
+
+    @property
+    def is_known_bought(self) -> bool:
+        """NanoBanana has shown that it took the task: by its id, or by a result."""
+        return self.task_id is not None or bool(self.candidates)
 
 
 @frozen

@@ -11,6 +11,7 @@ open, and a second task where the first has brought its picture.
 from typing import Final
 
 from nanohook.database import Transaction
+from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import events
 from nanohook.values import frozen
@@ -51,7 +52,8 @@ FROM (
 ) GROUP BY owner_id HAVING SUM(available) != 0 OR SUM(reserved) != 0
 """
 
-# A task that is open has its price set aside; one that has ended cost that, or nothing.
+# A task that is open has its price set aside; so has one that was canceled, while nobody knows whether NanoBanana
+# has it. Any other that has ended cost its price, or nothing.
 _RESERVED: Final = f"""
 SELECT {_TASK.format("entries")} || ' reserved ' || entries.reserved || ' spent ' || -entries.available AS example
 FROM (
@@ -60,7 +62,8 @@ FROM (
     FROM ledger WHERE job_id IS NOT NULL GROUP BY job_id, attempt, idx
 ) AS entries
 LEFT JOIN tasks ON tasks.job_id = entries.job_id AND tasks.attempt = entries.attempt AND tasks.idx = entries.idx
-WHERE CASE WHEN tasks.stage NOT IN ({_ENDED})
+WHERE CASE WHEN tasks.stage NOT IN ({_ENDED}) OR (tasks.stage = '{Stage.CANCELED}' AND tasks.step = '{Step.ASK}'
+        AND tasks.task_id IS NULL AND tasks.candidates IS NULL AND entries.reserved != 0)
     THEN entries.reserved != entries.price OR entries.available != -entries.price
     ELSE entries.reserved != 0 OR entries.available NOT IN (0, -entries.price) END
 """

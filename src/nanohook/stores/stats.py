@@ -9,6 +9,8 @@ _WAITING: Final = (
     "SELECT COUNT(*) AS waiting, MIN(queued_at) AS oldest FROM tasks WHERE step = 'submit' AND held = 0"
 )
 _ACCEPTED: Final = "SELECT COUNT(*) AS n FROM tasks WHERE step IN ('ask', 'finish')"
+# Those that NanoBanana has given no final word about: what is being fetched takes none of its places.
+_RUNNING: Final = "SELECT COUNT(*) AS n FROM tasks WHERE step = 'ask' AND (candidates IS NULL OR said IS NOT NULL)"
 # Whoever holds a submit has moved its due time to the end of the lease: few lines of an index, however many wait.
 _HELD: Final = "SELECT COUNT(*) AS n FROM tasks WHERE step = 'submit' AND due_at > :now AND held = 1"
 
@@ -27,6 +29,11 @@ class Load(NamedTuple):
 async def count_accepted(tx: Transaction, *, owner_id: str | None = None) -> int:
     """Count the tasks that NanoBanana has, or that are being finished; of one person, or everybody's."""
     return await _count(tx, _ACCEPTED, {}, owner_id)
+
+
+async def count_running(tx: Transaction) -> int:
+    """Count the tasks that NanoBanana has taken, or may have, and has given no final word about."""
+    return await _count(tx, _RUNNING, {}, None)
 
 
 async def count_submitting(tx: Transaction, *, owner_id: str | None = None, now_us: int) -> int:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import orjson
+
 from nanohook.database import Row, Transaction, Value
+from nanohook.rules.downloads import Candidate, Outcome
 from nanohook.rules.job import Fault, Step, Task
 from nanohook.rules.status import Stage
 from nanohook.stores import line
@@ -26,9 +29,11 @@ _COLUMNS: Final = [
     "submit_started_at",
     "accepted_at",
     "finish_since",
-    "result_url",
+    "candidates",
+    "suspect_deaths",
     "said",
     "may_buy",
+    "held",
 ]
 _LIST: Final = ", ".join(_COLUMNS)
 _SPOT: Final = len(line.Spot._fields)
@@ -54,13 +59,15 @@ _UPDATE: Final = (
     "UPDATE tasks SET task_id = :task_id, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, step = :step, due_at = :due_at, tries = :tries, asks = :asks, "
     "submit_started_at = :submit_started_at, accepted_at = :accepted_at, finish_since = :finish_since, "
-    "result_url = :result_url, held = CASE WHEN due_at = :due_at THEN held ELSE 0 END, "
+    "candidates = :candidates, suspect_deaths = :suspect_deaths, "
+    "held = CASE WHEN due_at = :due_at THEN held ELSE 0 END, "
     f"said = :said, may_buy = :may_buy WHERE {_KEY}"
 )
 _CLAIM: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
     "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END WHERE rowid IN ("
-    "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now ORDER BY due_at LIMIT :most) "
+    "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now "
+    "AND (suspect_deaths IS NOT NULL) = :is_suspect ORDER BY due_at LIMIT :most) "
     f"RETURNING {_LIST}"
 )
 # In line, whatever is due: one that is put off keeps its place and is passed by.
@@ -87,7 +94,7 @@ async def canceled(tx: Transaction, job_id: str) -> list[Task]:
     """List the tasks of a job that were canceled when NanoBanana had them, and of which there is no picture."""
     rows = await tx.all(
         f"SELECT {_LIST} FROM tasks WHERE job_id = ? AND stage = 'canceled' AND submit_started_at IS NOT NULL "
-        "AND (task_id IS NOT NULL OR result_url IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM tasks AS done "
+        "AND (task_id IS NOT NULL OR candidates IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM tasks AS done "
         "WHERE done.job_id = tasks.job_id AND done.task_id = tasks.task_id AND done.stage = 'completed') "
         "ORDER BY attempt, idx",
         (job_id,),
@@ -153,17 +160,29 @@ async def update(tx: Transaction, task: Task) -> None:
     await tx.run(_UPDATE, _values(task))
 
 
-async def next_due(tx: Transaction, step: Step) -> int | None:
-    """Tell when the next task is due for *step*, µs."""
-    row = await tx.one("SELECT MIN(due_at) AS due FROM tasks WHERE step = :step", {"step": step})
+async def next_due(tx: Transaction, step: Step, *, is_suspect: bool = False) -> int | None:
+    """Tell when the next task is due for *step*, µs; of suspects alone, or of all others."""
+    row = await tx.one(
+        "SELECT MIN(due_at) AS due FROM tasks WHERE step = ? AND (suspect_deaths IS NOT NULL) = ?",
+        (step.value, int(is_suspect)),
+    )
     return None if row is None else row["due"]
 
 
-async def claim(tx: Transaction, step: Step, *, now_us: int, lease_until_us: int, most: int) -> list[Task]:
-    """Take up to *most* due tasks, submits in the order of the line; nobody sees them before *lease_until_us*."""
+async def claim(
+    tx: Transaction, step: Step, *, is_suspect: bool = False, now_us: int, lease_until_us: int, most: int
+) -> list[Task]:
+    """
+    Take up to *most* due tasks, submits in the order of the line; nobody sees them before *lease_until_us*.
+
+    Args:
+        is_suspect: Those alone whose decoding may have killed the process; else those alone of which that is not
+            suspected.
+    """
     values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
     if step is not Step.SUBMIT:
-        return [_task(row) for row in await tx.all(_CLAIM, {**values, "step": step})]
+        found = await tx.all(_CLAIM, {**values, "step": step, "is_suspect": int(is_suspect)})
+        return [_task(row) for row in found]
     rows = await tx.all(_CLAIM_NEXT, values)
     rows.sort(key=lambda row: row[:_SPOT])
     await line.move_on(tx, [line.Spot(*row[:_SPOT]) for row in rows])
@@ -183,7 +202,8 @@ async def claim_to_ask(
     row = await tx.one(
         "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, asked_at = :now "
         f"WHERE {_KEY} AND step = 'ask' AND held = 0 AND task_id IS NOT NULL "
-        f"AND (asked_at IS NULL OR asked_at <= :asked_before) RETURNING {_LIST}",
+        # A time to come was written by a clock that has been set back.
+        f"AND (asked_at IS NULL OR asked_at <= :asked_before OR asked_at > :now) RETURNING {_LIST}",
         {
             "job_id": task.job_id,
             "attempt": task.attempt,
@@ -256,6 +276,25 @@ async def take_over(tx: Transaction, *, now_us: int) -> int:
     )
 
 
+async def is_further(tx: Transaction, *, after_us: int) -> bool:
+    """Tell whether any step is due only after *after_us*."""
+    row = await tx.one("SELECT 1 FROM tasks WHERE step IS NOT NULL AND due_at > ? LIMIT 1", (after_us,))
+    return row is not None
+
+
+async def pull_in(tx: Transaction, *, now_us: int, furthest_us: int) -> int:
+    """
+    Make due what would wait for longer than *furthest_us*: its time was written by a clock that has been set back.
+
+    Returns:
+        How many tasks that are.
+    """
+    return await tx.run(
+        "UPDATE tasks SET held = 0, due_at = :now WHERE step IS NOT NULL AND due_at > :furthest",
+        {"now": now_us, "furthest": now_us + furthest_us},
+    )
+
+
 async def ask_soon(tx: Transaction, *, now_us: int) -> int:
     """
     Make due at once every question that waits for its time: callbacks on their way may not find us any more.
@@ -270,8 +309,17 @@ async def ask_soon(tx: Transaction, *, now_us: int) -> int:
 
 
 async def let_go(tx: Transaction, job_id: str) -> None:
-    """Do nothing more for any task of a job, of whichever attempt."""
-    await tx.run("UPDATE tasks SET step = NULL, due_at = NULL WHERE job_id = ? AND step IS NOT NULL", (job_id,))
+    """
+    Do nothing more for any task of a job, of whichever attempt.
+
+    One that was canceled while nobody knew whether NanoBanana has it waits for its deadline all the same: until
+    then its price stays set aside.
+    """
+    await tx.run(
+        "UPDATE tasks SET step = NULL, due_at = NULL WHERE job_id = ? AND step IS NOT NULL "
+        "AND NOT (step = 'ask' AND stage = 'canceled' AND task_id IS NULL AND candidates IS NULL)",
+        (job_id,),
+    )
 
 
 async def may_try_once_more(tx: Transaction, task: Task) -> bool:
@@ -344,9 +392,11 @@ def _values(task: Task) -> dict[str, Value]:
         "submit_started_at": task.submit_started_at,
         "accepted_at": task.accepted_at,
         "finish_since": task.finish_since,
-        "result_url": task.result_url,
+        "candidates": _written(task.candidates),
+        "suspect_deaths": task.suspect_deaths,
         "said": task.said,
         "may_buy": int(task.may_buy),
+        "held": int(task.is_held),
     }
 
 
@@ -370,9 +420,11 @@ def _task(row: Row, *, start: int = 0) -> Task:
         submit_started_at,
         accepted_at,
         finish_since,
-        result_url,
+        candidates,
+        suspect_deaths,
         said,
         may_buy,
+        held,
     ) = row[start:]
     return Task(
         job_id=job_id,
@@ -391,7 +443,23 @@ def _task(row: Row, *, start: int = 0) -> Task:
         submit_started_at=submit_started_at,
         accepted_at=accepted_at,
         finish_since=finish_since,
-        result_url=result_url,
+        candidates=() if candidates is None else _read(candidates),
+        suspect_deaths=suspect_deaths,
+        is_held=bool(held),
         said=said,
         may_buy=bool(may_buy),
+    )
+
+
+def _written(candidates: Sequence[Candidate]) -> str | None:
+    if not candidates:
+        return None
+    names = Candidate.__dataclass_fields__
+    return orjson.dumps([{name: getattr(each, name) for name in names} for each in candidates]).decode()
+
+
+def _read(text: str) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(**{**each, "outcome": None if each["outcome"] is None else Outcome(each["outcome"])})
+        for each in orjson.loads(text)
     )

@@ -186,7 +186,7 @@ async def _wait_s(tx: Transaction, parts: Parts, place: int) -> float:
     rate = limits.parse(parts.settings.upstream_rate)
     return estimate.wait_s(
         place,
-        room=parts.settings.open_tasks - await stats.count_accepted(tx),
+        room=parts.settings.open_tasks - await stats.count_running(tx),
         open_tasks=parts.settings.open_tasks,
         rate=(rate.amount, rate.get_expiry()),
         run_s=estimate.RUN_S if typical_us is None else typical_us / SECOND_US,

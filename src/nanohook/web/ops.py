@@ -16,7 +16,9 @@ from nanohook.web.parts import Parts
 async def ready(_request: Request, parts: Parts) -> Response:
     """Answer 200 while this process can take callbacks; 503 with the reason otherwise."""
     await parts.readiness.check()
-    return json_answer({"status": "ready"})
+    jump_s = parts.readiness.clock_jump_s
+    told = {} if jump_s is None else {"clock_jumped_s": round(jump_s, 1)}
+    return json_answer({"status": "ready", **told})
 
 
 async def health(_request: Request, _parts: Parts) -> Response:

@@ -10,10 +10,10 @@ from nanohook.database import Database, Transaction
 from nanohook.faults import reach
 from nanohook.flow import receive, submit
 from nanohook.flow.terms import SECOND_US, Terms
+from nanohook.remote import nanobanana
 from nanohook.remote.nanobanana import Client
 from nanohook.rules import backoff, callbacks
-from nanohook.rules.job import Step, Task
-from nanohook.stores import tasks
+from nanohook.rules.job import Task
 from nanohook.stores.deliveries import Delivery, Source
 from nanohook.work.pace import Pace
 
@@ -54,8 +54,8 @@ class Asker:
         try:
             answer = await self.client.record_info(task_id)
             record = callbacks.read_record(answer.body, http_status=answer.http_status)
-        except (errors.Transient, callbacks.NotJson, callbacks.Unreadable) as exc:
-            await self._later(claimed, exc)
+        except (errors.Transient, errors.TooLarge, callbacks.NotJson, callbacks.Unreadable) as exc:
+            await self._no_answer(claimed, exc)
             return None
         reach("ask.answered")
         delivery = Delivery(
@@ -91,13 +91,28 @@ class Asker:
         )
         return record
 
-    async def _later(self, claimed: Task, exc: errors.NanohookError) -> None:
-        """No answer that means anything: ask again, with growing pauses."""
+    async def _no_answer(self, claimed: Task, exc: errors.NanohookError) -> None:
+        """Plan what follows an answer that says nothing, or none at all."""
+        is_unreadable = not isinstance(exc, errors.Transient) or exc.code == nanobanana.UNREADABLE
         logger.warning(
-            "upstream.no_answer", extra={"job_id": claimed.job_id, "reason": str(exc), "code": exc.code}
+            "upstream.no_answer",
+            extra={
+                "job_id": claimed.job_id,
+                "reason": str(exc),
+                "code": exc.code,
+                "is_unreadable": is_unreadable,
+            },
         )
         after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
         pause_s = backoff.delay_s(claimed.tries + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         pause_us = max(self.terms.ask_every_us, int(pause_s * SECOND_US))
-        due_at = clock.now_us() + pause_us
-        await self.database.write(lambda tx: tasks.again(tx, claimed, Step.ASK, due_at=due_at))
+        await self.database.write(
+            lambda tx: receive.no_answer(
+                tx,
+                claimed,
+                is_unreadable=is_unreadable,
+                pause_us=pause_us,
+                terms=self.terms,
+                now_us=clock.now_us(),
+            )
+        )

@@ -1,7 +1,6 @@
 """Finishing: download, verify, resize, store; then the row."""
 
 import asyncio
-import collections
 import hashlib
 import logging
 import random
@@ -16,15 +15,20 @@ from nanohook.flow import settle
 from nanohook.flow.settle import Finishing, Kept
 from nanohook.flow.terms import SECOND_US
 from nanohook.remote.fetch import Fetcher
-from nanohook.rules import backoff, imaging
-from nanohook.rules.job import Fault, Stored, Task
+from nanohook.rules import backoff, downloads, imaging
+from nanohook.rules.downloads import Candidate, Outcome
+from nanohook.rules.job import Stored, Task
 from nanohook.rules.status import Stage
 from nanohook.storage import Storage
+from nanohook.work.marks import Marks
 
 logger = logging.getLogger(__name__)
 
-MOST_BROKEN: Final = 3
-"""Downloads in a row of what is no picture; then the task fails; a retry asks NanoBanana anew."""
+GONE: Final = Candidate(url="")
+"""In place of an address where there is none that is alive."""
+_ALONE_PIXELS: Final = 2**62
+"""More than may be decoded at one time: such a one waits until nothing else is, and all others wait for it."""
+_TOO_MUCH: Final = frozenset({"too_many_pixels", "too_many_scans"})
 _FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
 _FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
 
@@ -37,56 +41,41 @@ class Finisher:
     fetcher: Fetcher
     decoder: Decoder
     storage: Storage
+    marks: Marks
     most_pixels: int
+    can_ask: bool
+    """NanoBanana can be asked for other addresses: there is a key."""
     _shown: set["asyncio.Future[None]"] = field(default_factory=set, init=False)
-    _broken: collections.Counter[tuple[str, int, int]] = field(default_factory=collections.Counter, init=False)
-    """Downloads in a row that were no picture, by task."""
 
     async def is_open(self, _tx: Transaction) -> int:
         """How many more may be finished now: the trade's own bound is the only one."""
         return 1_000
 
     async def do(self, claimed: Task) -> None:
-        """Make *claimed*'s result a picture of ours, or say why not and whether to try again."""
+        """Make *claimed*'s result a picture of ours, or say why not and what follows."""
         begun = await self.database.read(lambda tx: settle.begin(tx, claimed))
         reach("finish.claimed")
         if begun.is_there:
             await self.database.write(lambda tx: settle.take(tx, claimed, now_us=clock.now_us()))
             logger.info("image.taken", extra={"job_id": claimed.job_id, "index": claimed.index})
             return
-        name = (claimed.job_id, claimed.attempt, claimed.index)
+        candidate = begun.task.next_candidate or GONE
         try:
-            await self._finish(begun)
-        except errors.Permanent as exc:
-            await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=False)
-        except errors.Transient as exc:
-            await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=True)
-        except (errors.ImageRejected, errors.UnknownMediaType) as exc:
-            code = "too_large" if exc.code == "too_many_pixels" else "not_an_image"
-            # A host's own error page, or a half of the picture, may be the whole one a moment later.
-            self._broken[name] += 1
-            again = code == "not_an_image" and self._broken[name] < MOST_BROKEN
-            await self._failed(claimed, Fault(code=code, detail=str(exc)), exc=exc, again=again)
-            if again:
-                return
-        except errors.StorageFailed as exc:
-            await self._failed(claimed, Fault(code="storage_failed", detail=str(exc)), exc=exc, again=True)
+            await self._finish(begun, candidate)
         except (errors.LeaseLost, errors.Unavailable):
             raise
-        except Exception as exc:
-            # Nobody thought of this one: it counts as a try, so that it ends with the others after a day.
-            logger.exception("finish.crashed", extra={"job_id": claimed.job_id})
-            fault = Fault(code="internal", detail=type(exc).__name__)
-            await self._failed(claimed, fault, exc=exc, again=True)
-        # In a row: whatever else came of it begins anew.
-        self._broken.pop(name, None)
+        except Exception as exc:  # noqa: BLE001 - told apart by ``_outcome``, and logged if nobody thought of it
+            await self._failed(claimed, candidate, exc)
 
-    async def _finish(self, begun: Finishing) -> None:
+    async def _finish(self, begun: Finishing, candidate: Candidate) -> None:
         task, options = begun.task, begun.job.options
-        logger.debug("result.fetching", extra={"job_id": task.job_id, "index": task.index, "tries": task.tries})
-        if task.result_url is None:
-            raise errors.Permanent("the late result that was to be taken is gone", code="download_failed")
-        body = await self.fetcher.get(task.result_url)
+        logger.debug(
+            "result.fetching",
+            extra={"job_id": task.job_id, "index": task.index, "failures": candidate.failures},
+        )
+        if candidate is GONE:
+            raise downloads.DownloadFailed("there is no address left to fetch it from", outcome=Outcome.MISSING)
+        body = await self.fetcher.get(candidate.url)
         reach("finish.downloaded")
         # What a host delivers may have endless headers: not on the event loop.
         probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
@@ -101,8 +90,12 @@ class Finisher:
         )
         self._show(task, Stage.RESIZING)
         target = begun.size or (0, 0)
+        pixels = max(probe.pixels, target[0] * target[1])
         finished = await self.decoder.run(
-            max(probe.pixels, target[0] * target[1]),
+            # What may have ended the process is decoded while nothing else is.
+            pixels if task.suspect_deaths is None else _ALONE_PIXELS,
+            self.marks.guard,
+            task,
             imaging.finish,
             body,
             size=begun.size,
@@ -161,24 +154,50 @@ class Finisher:
         if not shown.cancelled() and (exc := shown.exception()) is not None:
             logger.info("work.progress_not_shown", extra={"reason": type(exc).__name__})
 
-    async def _failed(self, claimed: Task, fault: Fault, *, exc: Exception, again: bool) -> None:
-        after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
-        pause_s = backoff.delay_s(claimed.tries + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
-        now = clock.now_us()
-        retry_at = now + int(pause_s * SECOND_US) if again else None
-        will_retry = await self.database.write(
-            lambda tx: settle.failed(tx, claimed, fault, retry_at=retry_at, now_us=now)
+    async def _failed(self, claimed: Task, candidate: Candidate, exc: Exception) -> None:
+        outcome = _outcome(exc)
+        detail = str(exc) if isinstance(exc, errors.NanohookError) else type(exc).__name__
+        if outcome is Outcome.CRASHED:
+            # Nobody thought of this one: it counts as a try, so that it ends with the others.
+            logger.error("finish.crashed", extra={"job_id": claimed.job_id}, exc_info=exc)
+        after_s = getattr(exc, "retry_after_s", None)
+        pause_s = backoff.delay_s(candidate.failures + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
+        will_go_on = await self.database.write(
+            lambda tx: settle.failed(
+                tx,
+                claimed,
+                candidate.url,
+                outcome,
+                detail=detail,
+                pause_us=int(pause_s * SECOND_US),
+                can_ask=self.can_ask,
+                now_us=clock.now_us(),
+            )
         )
         logger.warning(
             "finish.failed",
             extra={
                 "job_id": claimed.job_id,
                 "index": claimed.index,
-                "code": fault.code,
-                "reason": fault.detail,
-                "will_retry": will_retry,
+                "outcome": outcome.value,
+                "reason": detail,
+                "failures": candidate.failures + 1,
+                "will_retry": will_go_on,
             },
         )
+
+
+def _outcome(exc: Exception) -> Outcome:
+    """Tell what became of a try that ended with *exc*."""
+    if isinstance(exc, downloads.DownloadFailed):
+        return exc.outcome
+    if isinstance(exc, errors.StorageFailed):
+        return Outcome.NOT_STORED
+    if isinstance(exc, errors.ImageRejected) and exc.code in _TOO_MUCH:
+        return Outcome.TOO_LARGE
+    if isinstance(exc, errors.ImageRejected | errors.UnknownMediaType):
+        return Outcome.BROKEN
+    return Outcome.CRASHED
 
 
 def _place(task: Task, finished: imaging.Finished) -> Stored:

@@ -28,6 +28,8 @@ LOOK_S: Final = 1.0
 """The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
 LEASE_US: Final = 30 * SECOND_US
 HEARTBEAT_S: Final = 10.0
+BACKOFF_US: Final = 60 * SECOND_US
+"""What waits of itself waits no longer than this, but for a host or NanoBanana that has asked for more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +43,35 @@ class Trade:
     """How many may be claimed now, seeing the tables; ``most`` is the bound in any case."""
     stop_s: float = 0.0
     """How long one under way is given at shutdown before it is canceled, seconds."""
+    is_suspect: bool = False
+    """For tasks alone whose decoding may have killed the process; others are never for these."""
 
 
 class Loop:
-    """Claims what is due and has it done; owns every task it starts."""
+    """
+    Claims what is due and has it done; owns every task it starts.
 
-    def __init__(self, database: Database, trades: list[Trade], *, pace: Pace | None = None) -> None:
+    Args:
+        furthest_us: No step can ask for a later time than this from now, µs: what is due later is due.
+        on_jump: Told when the wall clock was set, and by how many seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        trades: list[Trade],
+        *,
+        pace: Pace | None = None,
+        furthest_us: int,
+        on_jump: Callable[[float], None] = lambda _jump_s: None,
+    ) -> None:
         self._database = database
         self._trades = trades
+        self._furthest_us = furthest_us
+        self._on_jump = on_jump
+        self._clock = clock.JumpWatch()
+        self._beaten_at = clock.now_us()
+        """When the leases of what is under way were extended last, by the wall clock that they are written in."""
         self._pace = pace
         self._looking = asyncio.Lock()
         self._running: dict[asyncio.Task[None], tuple[Trade, Task]] = {}
@@ -66,6 +89,7 @@ class Loop:
             while not self._stopping.is_set():
                 try:
                     async with self._looking:
+                        await self._watch_clock()
                         await self._look()
                 except errors.Unavailable as exc:
                     logger.warning("work.database_away", extra={"reason": str(exc)})
@@ -97,10 +121,17 @@ class Loop:
 
         async def due(tx: Transaction) -> list[Trade]:
             now = clock.now_us()
-            found = {trade: await tasks.next_due(tx, trade.step) for trade, left in room.items() if left > 0}
+            found = {
+                trade: await tasks.next_due(tx, trade.step, is_suspect=trade.is_suspect)
+                for trade, left in room.items()
+                if left > 0
+            }
             return [trade for trade, due_at in found.items() if due_at is not None and due_at <= now]
 
         async def claim(tx: Transaction) -> list[tuple[Trade, Task]]:
+            if self._running and clock.now_us() - self._beaten_at > LEASE_US:
+                # This process was frozen for a while: what it has under way is its own still.
+                await self._extend(tx)
             return [(trade, task) for trade in ready for task in await self._claim(tx, trade, room[trade])]
 
         # Looked at first: most looks find nothing, and a read costs no commit.
@@ -121,7 +152,14 @@ class Loop:
         if most <= 0:
             return []
         now = clock.now_us()
-        return await tasks.claim(tx, trade.step, now_us=now, lease_until_us=now + LEASE_US, most=most)
+        return await tasks.claim(
+            tx,
+            trade.step,
+            is_suspect=trade.is_suspect,
+            now_us=now,
+            lease_until_us=now + LEASE_US,
+            most=most,
+        )
 
     def _start(self, trade: Trade, task: Task) -> None:
         running = asyncio.create_task(self._do(trade, task), name=f"{trade.step}-{task.job_id}-{task.index}")
@@ -164,16 +202,38 @@ class Loop:
         """Extend the leases of what is under way."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            held = list(self._running.values())
-            if not held:
-                continue
-            until = clock.now_us() + LEASE_US
-
-            async def extend(tx: Transaction) -> None:
-                for trade, task in held:  # noqa: B023 - awaited before the next round
-                    await tasks.extend(tx, task, trade.step, until_us=until)  # noqa: B023
-
             try:
-                await self._database.write(extend)
+                if self._running:
+                    await self._database.write(self._extend)
+                await self._pull_in(self._furthest_us)
             except errors.Unavailable as exc:
                 logger.warning("work.heartbeat_failed", extra={"reason": str(exc)})
+
+    async def _extend(self, tx: Transaction) -> None:
+        """Extend the leases of what is under way."""
+        now = clock.now_us()
+        for trade, task in self._running.values():
+            await tasks.extend(tx, task, trade.step, until_us=now + LEASE_US)
+        self._beaten_at = now
+
+    async def _watch_clock(self) -> None:
+        """Let nothing wait for the time of a wall clock that has been set back meanwhile."""
+        jump_s = self._clock.look()
+        if not jump_s:
+            return
+        logger.warning("clock.jumped", extra={"seconds": round(jump_s, 1)})
+        self._on_jump(jump_s)
+        if jump_s < 0:
+            await self._database.write(self._extend)
+            await self._pull_in(BACKOFF_US)
+
+    async def _pull_in(self, furthest_us: int) -> None:
+        """Make due what would wait for longer than *furthest_us*."""
+
+        async def pull_in(tx: Transaction) -> int:
+            return await tasks.pull_in(tx, now_us=clock.now_us(), furthest_us=furthest_us)
+
+        after_us = clock.now_us() + furthest_us
+        if await self._database.read(lambda tx: tasks.is_further(tx, after_us=after_us)):
+            await self._database.write(pull_in)
+            self._bell.ring()

@@ -54,7 +54,7 @@ class Submitter:
         state = await gate.read(tx)
         if state.paused_at is not None or (state.blocked_code is not None and not self.account.may_probe):
             return 0
-        left = self.open_tasks - await stats.count_accepted(tx)
+        left = self.open_tasks - await stats.count_running(tx)
         # The first after a refusal of the account goes alone: one more refusal is enough.
         if state.is_open:
             return left
@@ -78,7 +78,7 @@ class Submitter:
         except errors.ConfigError as exc:
             fault = Fault(code="internal", detail=str(exc))
             now = clock.now_us()
-            await self._store(claimed, lambda tx: submit.refused(tx, claimed, fault, now_us=now))
+            await self._store(claimed, lambda tx: submit.refused(tx, started.task, fault, now_us=now))
             return
         logger.info(
             "upstream.submitting",
@@ -95,23 +95,25 @@ class Submitter:
                 **_said(outcome),
             },
         )
-        await self._settle(claimed, outcome, public_url=started.public_url)
+        await self._settle(started.task, outcome, public_url=started.public_url)
         reach("submit.settled")
 
-    async def _settle(self, claimed: Task, outcome: nanobanana.Outcome, *, public_url: str | None) -> None:
+    async def _settle(self, submitted: Task, outcome: nanobanana.Outcome, *, public_url: str | None) -> None:
         now = clock.now_us()
         if isinstance(outcome, Blocked):
             # Refused for the account's sake: the same for every job, so all wait.
-            logger.error("upstream.blocked", extra={"code": outcome.code, "job_id": claimed.job_id})
+            logger.error("upstream.blocked", extra={"code": outcome.code, "job_id": submitted.job_id})
             self.account.was_refused()
         elif isinstance(outcome, Accepted):
             self.account.was_taken()
-        await self._store(claimed, lambda tx: self._apply(tx, claimed, outcome, public_url=public_url, now_us=now))
+        await self._store(
+            submitted, lambda tx: self._apply(tx, submitted, outcome, public_url=public_url, now_us=now)
+        )
 
     async def _apply(
         self,
         tx: Transaction,
-        claimed: Task,
+        submitted: Task,
         outcome: nanobanana.Outcome,
         *,
         public_url: str | None,
@@ -121,23 +123,25 @@ class Submitter:
         match outcome:
             case Accepted(task_id):
                 is_misled = public_url != self.terms.public_url
-                await submit.accepted(tx, claimed, task_id, terms=self.terms, is_misled=is_misled, now_us=now_us)
+                await submit.accepted(tx, submitted, task_id, terms=self.terms, is_misled=is_misled, now_us=now_us)
                 await gate.unblock(tx)
             case NotSent():
-                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, None), now_us=now_us)
+                await submit.again(tx, submitted, due_at=now_us + _delay_us(submitted, None), now_us=now_us)
             case Busy(_, retry_after_s):
-                await submit.again(tx, claimed, due_at=now_us + _delay_us(claimed, retry_after_s), now_us=now_us)
+                await submit.again(
+                    tx, submitted, due_at=now_us + _delay_us(submitted, retry_after_s), now_us=now_us
+                )
             case TryOnceMore(code):
                 fault = Fault(code="upstream_failed", detail=f"code {code}, twice")
-                await submit.once_more(tx, claimed, fault, now_us=now_us)
+                await submit.once_more(tx, submitted, fault, now_us=now_us)
             case Refused(code, message):
                 fault = Fault(code="upstream_rejected", detail=f"code {code}: {message}")
-                await submit.refused(tx, claimed, fault, now_us=now_us)
+                await submit.refused(tx, submitted, fault, now_us=now_us)
             case Blocked(code):
-                due_at = now_us + _delay_us(claimed, None)
-                await submit.blocked(tx, claimed, code, due_at=due_at, now_us=now_us)
+                due_at = now_us + _delay_us(submitted, None)
+                await submit.blocked(tx, submitted, code, due_at=due_at, now_us=now_us)
             case Unknown(_, task_id):
-                await submit.unknown(tx, claimed, task_id=task_id, terms=self.terms, now_us=now_us)
+                await submit.unknown(tx, submitted, task_id=task_id, terms=self.terms, now_us=now_us)
 
     async def _store(self, claimed: Task, settle: Unit[None]) -> None:
         """Store an outcome, however long the database is away: what was bought is known here alone."""

@@ -1,0 +1,65 @@
+"""
+Marks of what is being decoded, left behind by a process that dies at it.
+
+A decoder can end the process: by a fault in its C code, or because the kernel takes the memory back. Files tell
+the next process which task that was: they outlive the process without a commit, which would cost every picture a
+wait for the disk.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from nanohook.rules.job import Task
+from nanohook.values import frozen
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_LEFT: Final = 1_000
+"""Marks that are looked at; more were not left by threads of ours."""
+
+
+@frozen
+class Marked:
+    """A task whose result was being decoded."""
+
+    job_id: str
+    attempt: int
+    index: int
+
+
+class Marks:
+    """
+    A folder of empty files, one for each task that is being decoded now.
+
+    Args:
+        folder: Made if it is not there; nobody else may use it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def guard(self, task: Task, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do *work* in this thread with the mark of *task* set; whatever it raises takes the mark away too."""
+        mark = self._folder / f"{task.job_id}.{task.attempt}.{task.index}"
+        mark.touch()
+        try:
+            return work(*args, **kwargs)
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def take_left(self) -> list[Marked]:
+        """Tell what the former process died at, and forget it."""
+        left = []
+        for mark in sorted(self._folder.iterdir())[:MAX_LEFT]:
+            job_id, _, rest = mark.name.partition(".")
+            attempt, _, index = rest.partition(".")
+            if attempt.isdecimal() and index.isdecimal():
+                left.append(Marked(job_id=job_id, attempt=int(attempt), index=int(index)))
+            mark.unlink(missing_ok=True)
+        return left
