@@ -8,7 +8,7 @@ from nanohook import ids, units
 from nanohook.database import Transaction
 from nanohook.flow import accounts
 from nanohook.rules.job import Step, Task
-from nanohook.stores import jobs, line, tasks
+from nanohook.stores import claims, jobs, line, tasks
 from tests import books
 
 SECOND = 1_000_000
@@ -93,4 +93,4 @@ class Database:
 
     def claim(self, step: Step, *, most: int) -> list[Task]:
         lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
-        return self.do(lambda tx: tasks.claim(tx, step, **lease, most=most))
+        return self.do(lambda tx: claims.claim(tx, step, **lease, most=most))

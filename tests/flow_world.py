@@ -22,7 +22,7 @@ from nanohook.flow.terms import Terms
 from nanohook.rules import callbacks, credit
 from nanohook.rules.job import Fault, Step, Stored, Task
 from nanohook.rules.wishes import Wish
-from nanohook.stores import deliveries, tasks
+from nanohook.stores import claims, deliveries, tasks
 from nanohook.stores.deliveries import Delivery, Effect, Source
 from nanohook.work.submit import Submitter
 from tests import books, flow_rules
@@ -178,7 +178,7 @@ class World(Database):
             self.do(lambda tx: submit.again(tx, claimed, due_at=self.now, **now))
         elif outcome == "blocked":
             self.may_probe = False
-            self.do(lambda tx: submit.blocked(tx, claimed, 402, due_at=self.now, **now))
+            self.do(lambda tx: blocking.blocked(tx, claimed, 402, due_at=self.now, **now))
         elif outcome == "faulty":
             self.do(lambda tx: submit.once_more(tx, claimed, fault, **now))
         else:
@@ -189,7 +189,7 @@ class World(Database):
         self.may_probe = True
 
     def fail_blocked(self) -> int:
-        return self.do(lambda tx: submit.fail_blocked(tx, most=100, now_us=self.now))
+        return self.do(lambda tx: blocking.fail_blocked(tx, most=100, now_us=self.now))
 
     # What NanoBanana says.
 
@@ -246,7 +246,7 @@ class World(Database):
     def ask(self, task: Task) -> None:
         """Ask after a task that has an id."""
         lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
-        claimed = self.do(lambda tx: tasks.claim_to_ask(tx, task, asked_before_us=self.now, **lease))
+        claimed = self.do(lambda tx: claims.claim_to_ask(tx, task, asked_before_us=self.now, **lease))
         if claimed is not None:
             self.asking.append(claimed)
             self.hear(claimed)
@@ -279,7 +279,7 @@ class World(Database):
         before = self.seen(claimed.job_id)
         of_task = {"job_id": claimed.job_id, "attempt": claimed.attempt, "index": claimed.index}
         asked = self.do(lambda tx: tasks.load(tx, **of_task))
-        receipt = self.do(lambda tx: receive.answer(tx, told, record, claimed, terms=TERMS, now_us=self.now))
+        receipt = self.do(lambda tx: reconcile.answer(tx, told, record, claimed, terms=TERMS, now_us=self.now))
         if asked.is_ended:
             assert self.seen(claimed.job_id) == before, "a late answer changed the job"
         if receipt is not None and receipt.reason == "past its deadline":
@@ -362,7 +362,7 @@ class World(Database):
         held += [(claimed, Step.ASK) for claimed in self.asking]
         held += [(claimed, Step.FINISH) for claimed, _ in self.finishing]
         for claimed, step in held:
-            self.do(lambda tx: tasks.extend(tx, claimed, step, until_us=self.now + LEASE))  # noqa: B023
+            self.do(lambda tx: claims.extend(tx, claimed, step, until_us=self.now + LEASE))  # noqa: B023
 
     def address(self, post: Post, host: str = "cdn.example") -> str:
         return f"https://{host}/{post.task_id}.png"

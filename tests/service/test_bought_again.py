@@ -6,7 +6,7 @@ from nanohook.flow.plans import UNSEEN_US
 from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.settings import Settings
-from nanohook.stores import tasks
+from nanohook.stores import claims
 from tests.flow_database import SECOND
 from tests.flow_world import PRICE
 
@@ -24,7 +24,7 @@ def asked(world, job_id):
     """Ask for a job's task now, whenever that is due."""
     world.wait(1)
     task = world.task(job_id)
-    world.do(lambda tx: tasks.ask_soon(tx, now_us=world.now))
+    world.do(lambda tx: claims.ask_soon(tx, now_us=world.now))
     world.ask(task)
 
 

@@ -9,7 +9,7 @@ from nanohook.flow import receive, replay, submit
 from nanohook.rules import callbacks
 from nanohook.rules.job import Step
 from nanohook.rules.status import Stage
-from nanohook.stores import deliveries, tasks
+from nanohook.stores import claims, deliveries
 from nanohook.stores.deliveries import Effect, Source
 from tests.flow_world import PRICE, TERMS
 
@@ -23,7 +23,7 @@ def accepted(world, number=1):
 
 
 def ask_now(world):
-    world.do(lambda tx: tasks.ask_soon(tx, now_us=world.now))
+    world.do(lambda tx: claims.ask_soon(tx, now_us=world.now))
 
 
 def fetched(world):
@@ -166,11 +166,11 @@ def test_a_late_result_that_comes_at_the_second_try_changes_no_error(world):
 
 def test_one_that_was_busy_for_long_is_not_given_up_at_the_first_refusal_of_the_account(world):
     job_id = world.create()
-    for _ in range(submit.BLOCKED_TRIES):
+    for _ in range(blocking.BLOCKED_TRIES):
         world.answer(world.submit(), "busy")
     world.answer(world.submit(), "blocked")
     assert world.job(job_id).status.is_final is False
-    for _ in range(submit.BLOCKED_TRIES - 1):
+    for _ in range(blocking.BLOCKED_TRIES - 1):
         world.credit_comes()
         world.wait(61)
         world.answer(world.submit(), "blocked")

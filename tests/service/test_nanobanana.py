@@ -11,6 +11,7 @@ import pytest
 
 from nanohook import errors
 from nanohook.remote import nanobanana
+from nanohook.remote import orders as remote_orders
 from nanohook.sandbox import app as sandbox
 from nanohook.sandbox import options, orders
 from tests import live
@@ -21,8 +22,8 @@ PROMPT = "a very private prompt"
 CALLBACK = "http://callback.invalid/secret-token"
 
 
-def order(model="nano-banana", **more) -> nanobanana.Order:
-    return nanobanana.Order(**({"model": model, "prompt": PROMPT, "callback_url": CALLBACK} | more))
+def order(model="nano-banana", **more) -> remote_orders.Order:
+    return remote_orders.Order(**({"model": model, "prompt": PROMPT, "callback_url": CALLBACK} | more))
 
 
 def client(base_url, **more) -> nanobanana.Client:
@@ -131,7 +132,7 @@ async def test_a_task_is_accepted_and_asked_after(model):
     ],
 )
 def test_each_model_has_its_own_body_and_the_vendors_look_alike_takes_it(model, more, expected):
-    body = nanobanana.submit_body(order(model, **more))
+    body = remote_orders.body(order(model, **more))
     assert body == {"prompt": PROMPT, "callBackUrl": CALLBACK} | expected
     orders.parse(PATHS[model], orjson.dumps(body))
 

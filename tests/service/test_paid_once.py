@@ -7,11 +7,10 @@ import orjson
 import pytest
 
 from nanohook import clock, errors, ids
-from nanohook.flow import receive
 from nanohook.remote.fetch import Fetcher
 from nanohook.rules import callbacks
 from nanohook.sandbox.options import Options
-from nanohook.stores import tasks
+from nanohook.stores import claims, tasks
 from nanohook.stores.deliveries import Delivery, Source
 from tests import live, rig
 
@@ -55,7 +54,7 @@ async def test_an_answer_about_an_older_attempt_does_not_touch_the_present_one(t
             received_at=clock.now_us(),
         )
         record = callbacks.read_record(body, http_status=200)
-        await base.write(lambda tx: receive.answer(tx, late, record, asked, terms=terms, now_us=clock.now_us()))
+        await base.write(lambda tx: reconcile.answer(tx, late, record, asked, terms=terms, now_us=clock.now_us()))
         job = await service.job(job_id)
         assert (job["attempt"], job["status"] == "CANCELED") == (2, False)
         assert rows(tmp_path, "SELECT COUNT(*) FROM events WHERE is_last = 1") == [(1,)]
@@ -117,7 +116,7 @@ async def test_an_accepted_task_is_stored_however_long_the_database_is_away(tmp_
             go_on.set()
             # One refused commit is seen at the door; the outcome of the submit went the same way.
             with pytest.raises(errors.Unavailable):
-                await service.parts.database.write(lambda tx: tasks.next_due(tx, tasks.Step.ASK))
+                await service.parts.database.write(lambda tx: claims.next_due(tx, tasks.Step.ASK))
         finally:
             lock.close()
         stored = "SELECT 1 FROM tasks WHERE task_id = 'paid' AND step = 'ask'"

@@ -13,6 +13,7 @@ from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus
 from nanohook.stores import (
     accounts,
+    claims,
     counts,
     deliveries,
     delivery_log,
@@ -134,10 +135,10 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: events.of_jobs_after(tx, 5, owner_id="o", job_ids=("a", "b")),
         lambda tx: events.count_after(tx, 5, owner_id="o", most=1001),
         events.removed_to,
-        lambda tx: tasks.next_due(tx, Step.ASK),
-        lambda tx: tasks.claim(tx, Step.ASK, now_us=1, lease_until_us=2, most=3),
-        lambda tx: tasks.claim(tx, Step.SUBMIT, now_us=1, lease_until_us=2, most=3),
-        lambda tx: tasks.ask_soon(tx, now_us=1),
+        lambda tx: claims.next_due(tx, Step.ASK),
+        lambda tx: claims.claim(tx, Step.ASK, now_us=1, lease_until_us=2, most=3),
+        lambda tx: claims.claim(tx, Step.SUBMIT, now_us=1, lease_until_us=2, most=3),
+        lambda tx: claims.ask_soon(tx, now_us=1),
         lambda tx: stats.count_submitting(tx, now_us=1),
         lambda tx: tasks.waits_since(tx, before_us=1, most=3),
         lambda tx: tasks.let_go(tx, "j"),

@@ -107,83 +107,6 @@ async def signed(tx: Transaction, delivery: Delivery, reading: Reading, *, terms
     return await _take(tx, placed, reading, standing, terms=terms, now_us=now_us)
 
 
-async def answer(
-    tx: Transaction,
-    delivery: Delivery,
-    record: callbacks.Record,
-    asked: Task,
-    *,
-    terms: Terms,
-    chance: float = 0.0,
-    now_us: int,
-) -> Receipt | None:
-    """
-    Take an answer of ``record-info``, which is believed, as a synthetic delivery; then say when to ask again.
-
-    Args:
-        asked: The task as it was claimed for asking.
-        chance: The dice, 0 up to but not including 1: tasks of one moment are not all asked after at one moment.
-
-    Returns:
-        ``None`` if the job is gone.
-    """
-    job = await jobs.load(tx, asked.job_id)
-    before = await tasks.load(tx, job_id=asked.job_id, attempt=asked.attempt, index=asked.index)
-    if job is None or before is None:
-        return None
-    if before.task_id != asked.task_id:
-        # Bought anew meanwhile: what is said of the former is nothing about this one.
-        return await _keep_answer(tx, delivery, asked, owner_id=job.owner_id)
-    task = replace(before, asks=before.asks + 1, tries=0 if before.step is Step.ASK else before.tries)
-    kept = await _kept_plan(tx, task)
-    plan = kept or plans.of_record(job.attempt, task, record, terms=terms, now_us=now_us)
-    effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
-    is_new = await deliveries.insert(
-        tx,
-        delivery,
-        owner_id=job.owner_id,
-        task_id=asked.task_id,
-        effect=effect,
-        reason=_noted(plan.reason, record.reading),
-    )
-    after = plan.task or task
-    if after.step is Step.ASK and after.claim == asked.claim:
-        due_at = now_us + terms.ask_interval_us(after.asks, chance=chance)
-        after = replace(after, due_at=plans.next_question(after, due_at, terms=terms, now_us=now_us))
-    await _write(tx, job, before, after, now_us=now_us)
-    return Receipt(delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason)
-
-
-async def _keep_answer(tx: Transaction, delivery: Delivery, asked: Task, *, owner_id: str) -> Receipt:
-    """Keep an answer about a task that is no longer the one that is waited for."""
-    reason = "the task was bought anew since it was asked for"
-    is_new = await deliveries.insert(
-        tx, delivery, owner_id=owner_id, task_id=asked.task_id, effect=Effect.NO_EFFECT, reason=reason
-    )
-    return Receipt(
-        delivery_id=delivery.id, is_new=is_new, job_id=asked.job_id, effect=Effect.NO_EFFECT, reason=reason
-    )
-
-
-async def no_answer(
-    tx: Transaction, asked: Task, *, is_unreadable: bool, pause_us: int, terms: Terms, now_us: int
-) -> None:
-    """
-    Note that ``record-info`` gave no answer about *asked* that says anything, and plan what follows.
-
-    Args:
-        asked: The task as it was claimed for asking.
-        is_unreadable: There was an answer, and no sense in it; else nobody answered.
-        pause_us: Back-off to the next question.
-    """
-    task = await tasks.held(tx, asked, Step.ASK)
-    job = await jobs.load(tx, asked.job_id)
-    if task is None or job is None:
-        return
-    after = plans.of_silence(task, is_unreadable=is_unreadable, pause_us=pause_us, terms=terms, now_us=now_us)
-    await _write(tx, job, task, after, now_us=now_us)
-
-
 async def keep_unapplied(tx: Transaction, delivery: Delivery, *, reason: str, due_at: int) -> Receipt:
     """
     Store a delivery whose applying raised, to be tried again at *due_at* (µs).
@@ -228,7 +151,7 @@ async def apply_again(
     if task.stage is Stage.CANCELED and not isinstance(said, callbacks.Record):
         await credits.charge(tx, task, now_us=now_us)
     task = await _heir(tx, task, job.attempt, said_id=None if reading is None else reading.task_id)
-    kept = await _kept_plan(tx, task)
+    kept = await kept_plan(tx, task)
     if kept is not None:
         plan = kept
     elif isinstance(said, callbacks.Record) and (reading is None or reading.task_id not in {None, task.task_id}):
@@ -238,13 +161,13 @@ async def apply_again(
     else:
         plan = plans.of_callback(job.attempt, task, said, terms=terms, now_us=now_us)
     if plan.task is not None:
-        await _write(tx, job, task, plan.task, now_us=now_us)
+        await carry_out(tx, job, task, plan.task, now_us=now_us)
     return await _judged(tx, delivery, plan, reading)
 
 
 async def _judged(tx: Transaction, delivery: Delivery, plan: Plan, reading: Reading | None) -> Receipt:
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
-    reason = _noted(plan.reason, reading)
+    reason = noted(plan.reason, reading)
     await deliveries.judge(tx, delivery.id, effect=effect, reason=reason, due_at=None)
     return Receipt(delivery_id=delivery.id, is_new=False, job_id=delivery.job_id, effect=effect, reason=reason)
 
@@ -260,7 +183,7 @@ async def _take(
         plan = Plan(None, "the job was deleted")
     else:
         task = await _heir(tx, task, standing.job_attempt, said_id=reading.task_id)
-        kept = await _kept_plan(tx, task) if task.is_ended else None
+        kept = await kept_plan(tx, task) if task.is_ended else None
         plan = kept or plans.of_callback(standing.job_attempt, task, reading, terms=terms, now_us=now_us)
     if standing.task.stage is Stage.CANCELED:
         # Whatever it says, NanoBanana has taken the task.
@@ -276,11 +199,11 @@ async def _take(
     if job is None:
         raise errors.NotFound("the job is gone")
     # Stage and progress are stored with the count: often that is all.
-    await _write(tx, job, task, plan.task, is_stored=plan.only_progress and counted is plan.task, now_us=now_us)
+    await carry_out(tx, job, task, plan.task, is_stored=plan.only_progress and counted is plan.task, now_us=now_us)
     return receipt
 
 
-async def _kept_plan(tx: Transaction, task: Task) -> Plan | None:
+async def kept_plan(tx: Transaction, task: Task) -> Plan | None:
     """Plan nothing more for a task whose late result is kept; ``None``: there is none."""
     if not task.is_ended or not await unclaimed.is_kept(tx, task):
         return None
@@ -362,19 +285,19 @@ async def _keep(
         owner_id=None if task is None else task.owner_id,
         task_id=reading.task_id,
         effect=effect,
-        reason=_noted(reason, reading),
+        reason=noted(reason, reading),
     )
     return Receipt(
         delivery_id=delivery.id if is_new else await _repeated(tx, delivery) or delivery.id,
         is_new=is_new,
         job_id=delivery.job_id,
         effect=effect,
-        reason=_noted(reason, reading),
+        reason=noted(reason, reading),
         word=reading.word,
     )
 
 
-def _noted(reason: str | None, reading: Reading | None) -> str | None:
+def noted(reason: str | None, reading: Reading | None) -> str | None:
     """Add to *reason* what had to be mended before the body could be read."""
     if reading is None or not reading.repairs:
         return reason
@@ -390,7 +313,7 @@ async def _repeated(tx: Transaction, delivery: Delivery) -> str | None:
     return first
 
 
-async def _write(
+async def carry_out(
     tx: Transaction, job: Job, before: Task, after: Task, *, is_stored: bool = False, now_us: int
 ) -> None:
     """Store what a plan came to; the task's *job* follows, unless the task had ended for it already."""

@@ -13,7 +13,7 @@ from nanohook.rules import job as rules
 from nanohook.rules.downloads import Outcome
 from nanohook.rules.job import Fault, Job, ResultPicture, Step, Stored, Task, Unclaimed
 from nanohook.rules.status import Stage
-from nanohook.stores import jobs, pictures, tasks, unclaimed
+from nanohook.stores import claims, jobs, pictures, tasks, unclaimed
 from nanohook.values import replace
 
 MAX_DEATHS: Final = 3
@@ -58,7 +58,7 @@ async def begin(tx: Transaction, claimed: Task) -> Finishing:
 
 async def progress(tx: Transaction, claimed: Task, stage: Stage, *, now_us: int) -> None:
     """Show that finishing has come to *stage*; nothing if the claim is no longer ours."""
-    task = await tasks.held(tx, claimed, Step.FINISH)
+    task = await claims.held(tx, claimed, Step.FINISH)
     job = await jobs.load(tx, claimed.job_id)
     moved = None if task is None else rules.advance(task, stage)
     if moved is not None and job is not None:
@@ -184,7 +184,7 @@ async def _keep(tx: Transaction, job: Job, task: Task, stored: Stored, *, sha256
 
 async def _held(tx: Transaction, claimed: Task) -> tuple[Job, Task]:
     job = await jobs.load(tx, claimed.job_id)
-    task = await tasks.held(tx, claimed, Step.FINISH)
+    task = await claims.held(tx, claimed, Step.FINISH)
     if job is None or task is None:
         raise _lost(claimed)
     return job, task

@@ -15,7 +15,7 @@ from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import job as rules
 from nanohook.rules.job import Fault, Job, Step, Stored, Task
 from nanohook.rules.status import Stage
-from nanohook.stores import deliveries, jobs, pictures, tasks, unclaimed
+from nanohook.stores import claims, deliveries, jobs, pictures, tasks, unclaimed
 from nanohook.values import replace
 
 ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
@@ -24,10 +24,6 @@ IN_FLIGHT_US: Final = 90 * SECOND_US
 """So long a POST may be on its way, answer and all, in a process that was frozen: nobody else judges it before."""
 TUNNEL_PAUSE_US: Final = 3 * SECOND_US
 """While the tunnel is away, a picture that NanoBanana has to fetch waits this long, and again."""
-BLOCKED_FOR_US: Final = 3600 * SECOND_US
-"""How long a job waits while NanoBanana refuses the account; then it fails."""
-BLOCKED_TRIES: Final = 120
-"""The same for one that is refused again and again while others are taken: about an hour of pauses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,53 +200,12 @@ async def recover(tx: Transaction, *, terms: Terms, now_us: int) -> int:
     Returns:
         How many tasks were taken over.
     """
-    taken = await tasks.take_over(tx, now_us=now_us)
+    taken = await claims.take_over(tx, now_us=now_us)
     for task in await tasks.cut_off(tx):
         job = await jobs.load(tx, task.job_id)
         if job is not None:
             await _outcome_unknown(tx, job, task, terms=terms, now_us=now_us)
     return taken
-
-
-async def blocked(tx: Transaction, submitted: Task, code: int, *, due_at: int, now_us: int) -> None:
-    """
-    NanoBanana refuses the account: nobody submits for now; *submitted* itself again at *due_at* (µs).
-
-    It keeps its place but lets others pass: what is left of the credit may do for them.
-    """
-    await gate.block(tx, code, now_us=now_us)
-    fault = _refusal(code)
-    # Tries that came to nothing for other reasons do not count.
-    before = submitted.tries if submitted.fault is not None and submitted.fault.code == fault.code else 0
-    if before < BLOCKED_TRIES:
-        await again(tx, submitted, due_at=due_at, tries=before + 1, fault=fault, now_us=now_us)
-    else:
-        await refused(tx, submitted, fault, now_us=now_us)
-
-
-def _refusal(code: int) -> Fault:
-    return Fault(code=gate.fault_code(code), detail=f"code {code}")
-
-
-async def fail_blocked(tx: Transaction, *, most: int, now_us: int) -> int:
-    """
-    Fail what has waited for ``BLOCKED_FOR_US`` while NanoBanana refused the account.
-
-    Returns:
-        How many tasks; at most *most*, so that nobody waits for one long transaction.
-    """
-    state = await gate.read(tx)
-    if state.paused_at is not None or state.blocked_code is None:
-        return 0
-    if state.blocked_since is None or state.blocked_since > now_us - BLOCKED_FOR_US:
-        return 0
-    fault = _refusal(state.blocked_code)
-    waiting = await tasks.waits_since(tx, before_us=now_us - BLOCKED_FOR_US, most=most)
-    for task in waiting:
-        job = await jobs.load(tx, task.job_id)
-        if job is not None and job.attempt == task.attempt:
-            await history.move(tx, job, rules.advance(task, Stage.FAILED, fault=fault) or task, now_us=now_us)
-    return len(waiting)
 
 
 async def refused(tx: Transaction, submitted: Task, fault: Fault, *, now_us: int) -> None:
@@ -290,7 +245,7 @@ async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) 
     Raises:
         LeaseLost: It was settled meanwhile.
     """
-    task = await tasks.held(tx, claimed, Step.ASK)
+    task = await claims.held(tx, claimed, Step.ASK)
     if task is None or task.task_id is not None:
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} has moved on")
     deadline = plans.deadline_of(task, terms)
@@ -401,7 +356,7 @@ async def _in_submit(tx: Transaction, submitted: Task) -> tuple[Job, Task] | Non
 
 
 async def _held(tx: Transaction, claimed: Task) -> tuple[Job, Task]:
-    task = await tasks.held(tx, claimed, Step.SUBMIT)
+    task = await claims.held(tx, claimed, Step.SUBMIT)
     job = None if task is None else await jobs.load(tx, claimed.job_id)
     if job is None or task is None or job.attempt != task.attempt:
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} is not ours to submit")

@@ -20,7 +20,7 @@ import httpx
 import orjson
 
 from nanohook import errors
-from nanohook.remote import envelopes
+from nanohook.remote import envelopes, orders
 from nanohook.rules import backoff, inflate
 
 P = ParamSpec("P")
@@ -41,27 +41,6 @@ _SERVER_FAULT = 500
 _BUSY = frozenset({429, 455})
 _NO_CREDIT = 402
 _BLOCKED = frozenset({401, _NO_CREDIT, 403})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
-    """What one task shall make, always one image; checked against the model where orders are made."""
-
-    model: str
-    """``nano-banana``, ``nano-banana-pro`` or ``nano-banana-2``."""
-
-    prompt: str = dataclasses.field(repr=False)
-    image_urls: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    """Absolute addresses of the inputs; with none, the picture is made from text alone."""
-
-    aspect_ratio: str | None = None
-    resolution: str | None = None
-    """``1K``, ``2K`` or ``4K``; not sent to ``nano-banana``."""
-
-    output_format: str | None = None
-    """``png`` or ``jpg``, sent to ``nano-banana-2`` only; anything else is our own business."""
-
-    callback_url: str = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +172,7 @@ class Client:
     async def __aexit__(self, *_exc_info: object) -> None:
         await self._http.aclose()
 
-    async def submit(self, order: Order) -> Outcome:
+    async def submit(self, order: orders.Order) -> Outcome:
         """
         Ask for one task; may cost money, so call it once for each decision to buy.
 
@@ -206,7 +185,7 @@ class Client:
         watch = _Watch()
         try:
             reply = await self._send(
-                "POST", f"nanobanana/{path}", watch=watch, json=orjson.dumps(submit_body(order))
+                "POST", f"nanobanana/{path}", watch=watch, json=orjson.dumps(orders.body(order))
             )
         except _TROUBLE as exc:
             reason = type(exc).__name__
@@ -298,7 +277,7 @@ class Client:
         retry_after = backoff.parse_retry_after(response.headers.get("retry-after"), now_s=time.time())
         return _Reply(response.status_code, retry_after, bytes(body))
 
-    def _cut(self, message: str, order: Order) -> str:
+    def _cut(self, message: str, order: orders.Order) -> str:
         for ours in (self._api_key, order.callback_url, *order.image_urls, order.prompt):
             if len(ours) >= _MIN_CUT_CHARS:
                 message = message.replace(ours, "…")
@@ -325,35 +304,6 @@ class _Watch:
         # Source: httpcore's extensions page, "trace".
         if event.endswith("send_request_headers.started"):
             self.sent = True
-
-
-def submit_body(order: Order) -> dict[str, Any]:
-    """
-    Write *order* in the words of its model's endpoint; what is not set is not sent.
-
-    Source: NanoBanana's API pages (generate, generate-pro, generate-2).
-    """
-    images = list(order.image_urls)
-    if order.model == "nano-banana":
-        body: dict[str, Any] = {
-            "prompt": order.prompt,
-            # Misspelt by the vendor.
-            "type": "IMAGETOIAMGE" if images else "TEXTTOIAMGE",
-            "numImages": 1,
-            "imageUrls": images or None,
-            "image_size": order.aspect_ratio if order.aspect_ratio != "auto" else None,
-        }
-    else:
-        takes_format = order.model == "nano-banana-2" and order.output_format in ("png", "jpg")
-        body = {
-            "prompt": order.prompt,
-            "imageUrls": images or None,
-            "resolution": order.resolution,
-            "aspectRatio": order.aspect_ratio,
-            "outputFormat": order.output_format if takes_format else None,
-        }
-    body["callBackUrl"] = order.callback_url
-    return {name: value for name, value in body.items() if value is not None}
 
 
 def _outcome(reply: _Reply) -> Outcome:

@@ -16,7 +16,7 @@ from nanohook.database import Transaction
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules.job import Job, Step, Task
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import jobs, pictures, tasks
+from nanohook.stores import claims, jobs, pictures, tasks
 from nanohook.web import wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, signed_address
@@ -75,7 +75,7 @@ async def _knows(call: Call, task: Task, wait_s: float) -> bool:
     if ask is None:
         return True
     claimed = await call.parts.database.write(
-        lambda tx: tasks.claim_to_ask(
+        lambda tx: claims.claim_to_ask(
             tx,
             task,
             asked_before_us=now - AGAIN_AFTER_S * SECOND_US,
@@ -91,12 +91,12 @@ async def _knows(call: Call, task: Task, wait_s: float) -> bool:
     except TimeoutError:
         logger.warning("check.no_answer", extra={"job_id": task.job_id, "waited_s": wait_s})
         await call.parts.database.write(
-            lambda tx: tasks.release(tx, claimed, Step.ASK, due_at=clock.now_us() + SECOND_US)
+            lambda tx: claims.release(tx, claimed, Step.ASK, due_at=clock.now_us() + SECOND_US)
         )
         return True
     finally:
         # A person's question comes on top of the service's own: those keep their time.
-        await call.parts.database.write(lambda tx: tasks.put_off(tx, claimed, until_us=task.due_at or 0))
+        await call.parts.database.write(lambda tx: claims.put_off(tx, claimed, until_us=task.due_at or 0))
     return record is None or not record.is_gone
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database
-from nanohook.flow import gate, submit
+from nanohook.flow import blocking, gate
 from nanohook.remote.nanobanana import Client
 from nanohook.rules import backoff
 from nanohook.work.pace import Pace
@@ -73,7 +73,9 @@ class Account:
 
     async def _fail_overdue(self) -> None:
         """Fail who has waited too long for an account that is refused still."""
-        while await self._database.write(lambda tx: submit.fail_blocked(tx, most=_AT_ONCE, now_us=clock.now_us())):
+        while await self._database.write(
+            lambda tx: blocking.fail_blocked(tx, most=_AT_ONCE, now_us=clock.now_us())
+        ):
             pass
 
     async def _look(self) -> None:

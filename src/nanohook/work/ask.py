@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nanohook import clock, errors, ids
 from nanohook.database import Database, Transaction
 from nanohook.faults import reach
-from nanohook.flow import receive, submit
+from nanohook.flow import reconcile, submit
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.remote import nanobanana
 from nanohook.remote.nanobanana import Client
@@ -73,7 +73,7 @@ class Asker:
         )
         chance = random.random()  # noqa: S311 - spreads load
         receipt = await self.database.write(
-            lambda tx: receive.answer(
+            lambda tx: reconcile.answer(
                 tx, delivery, record, claimed, terms=self.terms, chance=chance, now_us=delivery.received_at
             )
         )
@@ -107,7 +107,7 @@ class Asker:
         pause_s = backoff.delay_s(claimed.tries + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         pause_us = max(self.terms.ask_every_us, int(pause_s * SECOND_US))
         await self.database.write(
-            lambda tx: receive.no_answer(
+            lambda tx: reconcile.no_answer(
                 tx,
                 claimed,
                 is_unreadable=is_unreadable,

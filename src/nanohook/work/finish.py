@@ -68,7 +68,7 @@ class Finisher:
             await self._failed(claimed, candidate, exc)
 
     async def _finish(self, begun: Finishing, candidate: Candidate) -> None:
-        task, options = begun.task, begun.job.options
+        task = begun.task
         logger.debug(
             "result.fetching",
             extra={"job_id": task.job_id, "index": task.index, "failures": candidate.failures},
@@ -77,6 +77,27 @@ class Finisher:
             raise downloads.DownloadFailed("there is no address left to fetch it from", outcome=Outcome.MISSING)
         body = await self.fetcher.get(candidate.url)
         reach("finish.downloaded")
+        finished = await self._decode(begun, body)
+        reach("finish.resized")
+        self._show(task, Stage.STORING)
+        stored, kept = await self._store(task, finished)
+        reach("finish.settled")
+        if kept is Kept.SPARE:
+            await self._remove(stored)
+        logger.info(
+            "image.stored",
+            extra={
+                "job_id": task.job_id,
+                "index": task.index,
+                "kept": kept.value,
+                "stored": f"{stored.width_px}x{stored.height_px}",
+                "bytes": stored.size_bytes,
+            },
+        )
+
+    async def _decode(self, begun: Finishing, body: bytes) -> imaging.Finished:
+        """Make of *body* what is stored, within the bounds of what may be decoded at one time."""
+        task, options = begun.task, begun.job.options
         # What a host delivers may have endless headers: not on the event loop.
         probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
         logger.debug(
@@ -91,7 +112,7 @@ class Finisher:
         self._show(task, Stage.RESIZING)
         target = begun.size or (0, 0)
         pixels = max(probe.pixels, target[0] * target[1])
-        finished = await self.decoder.run(
+        return await self.decoder.run(
             # What may have ended the process is decoded while nothing else is.
             pixels if task.suspect_deaths is None else _ALONE_PIXELS,
             self.marks.guard,
@@ -103,8 +124,9 @@ class Finisher:
             output_format=_FORMATS.get(options.get("output_format")),
             most_pixels=self.most_pixels,
         )
-        reach("finish.resized")
-        self._show(task, Stage.STORING)
+
+    async def _store(self, task: Task, finished: imaging.Finished) -> tuple[Stored, Kept]:
+        """Store the files, then the row that says that they are there."""
         stored = _place(task, finished)
         try:
             await self.storage.put(stored.thumbnail_key, finished.thumbnail.body)
@@ -120,20 +142,7 @@ class Finisher:
         except errors.LeaseLost:
             await self._remove(stored)
             raise
-        reach("finish.settled")
-        if kept is Kept.SPARE:
-            await self._remove(stored)
-        logger.info(
-            "image.stored",
-            extra={
-                "job_id": task.job_id,
-                "index": task.index,
-                "kept": kept.value,
-                "fetched": f"{probe.width_px}x{probe.height_px}",
-                "stored": f"{stored.width_px}x{stored.height_px}",
-                "bytes": stored.size_bytes,
-            },
-        )
+        return stored, kept
 
     async def _remove(self, stored: Stored) -> None:
         """Another picture counts: remove our own, whose key nobody else has."""

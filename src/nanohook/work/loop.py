@@ -19,7 +19,7 @@ from nanohook.database import Database, Transaction
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import backoff
 from nanohook.rules.job import Step, Task
-from nanohook.stores import tasks
+from nanohook.stores import claims
 from nanohook.work.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Loop:
         async def due(tx: Transaction) -> list[Trade]:
             now = clock.now_us()
             found = {
-                trade: await tasks.next_due(tx, trade.step, is_suspect=trade.is_suspect)
+                trade: await claims.next_due(tx, trade.step, is_suspect=trade.is_suspect)
                 for trade, left in room.items()
                 if left > 0
             }
@@ -152,7 +152,7 @@ class Loop:
         if most <= 0:
             return []
         now = clock.now_us()
-        return await tasks.claim(
+        return await claims.claim(
             tx,
             trade.step,
             is_suspect=trade.is_suspect,
@@ -193,7 +193,7 @@ class Loop:
         due_at = clock.now_us() + after_us
         try:
             await asyncio.shield(
-                self._database.write(lambda tx: tasks.release(tx, task, trade.step, due_at=due_at))
+                self._database.write(lambda tx: claims.release(tx, task, trade.step, due_at=due_at))
             )
         except errors.Unavailable:
             logger.warning("work.lease_not_released", extra={"job_id": task.job_id})
@@ -213,7 +213,7 @@ class Loop:
         """Extend the leases of what is under way."""
         now = clock.now_us()
         for trade, task in self._running.values():
-            await tasks.extend(tx, task, trade.step, until_us=now + LEASE_US)
+            await claims.extend(tx, task, trade.step, until_us=now + LEASE_US)
         self._beaten_at = now
 
     async def _watch_clock(self) -> None:
@@ -231,9 +231,9 @@ class Loop:
         """Make due what would wait for longer than *furthest_us*."""
 
         async def pull_in(tx: Transaction) -> int:
-            return await tasks.pull_in(tx, now_us=clock.now_us(), furthest_us=furthest_us)
+            return await claims.pull_in(tx, now_us=clock.now_us(), furthest_us=furthest_us)
 
         after_us = clock.now_us() + furthest_us
-        if await self._database.read(lambda tx: tasks.is_further(tx, after_us=after_us)):
+        if await self._database.read(lambda tx: claims.is_further(tx, after_us=after_us)):
             await self._database.write(pull_in)
             self._bell.ring()

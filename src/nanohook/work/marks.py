@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
+from nanohook.faults import reach
 from nanohook.rules.job import Task
 from nanohook.values import frozen
 
@@ -49,6 +50,7 @@ class Marks:
         mark = self._folder / f"{task.job_id}.{task.attempt}.{task.index}"
         mark.touch()
         try:
+            reach("finish.decoding")
             return work(*args, **kwargs)
         finally:
             mark.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nanohook import clock, errors
 from nanohook.database import Database, Transaction, Unit
 from nanohook.faults import reach
-from nanohook.flow import gate, submit
+from nanohook.flow import blocking, gate, submit
 from nanohook.flow.submit import Submission
 from nanohook.flow.terms import CALLBACK_GRACE_S, FINISH_FOR_US, SECOND_US, Terms
 from nanohook.remote import nanobanana
@@ -20,11 +20,11 @@ from nanohook.remote.nanobanana import (
     Busy,
     Client,
     NotSent,
-    Order,
     Refused,
     TryOnceMore,
     Unknown,
 )
+from nanohook.remote.orders import Order
 from nanohook.rules import backoff, signing, wishes
 from nanohook.rules.job import Fault, Task
 from nanohook.stores import stats
@@ -139,7 +139,7 @@ class Submitter:
                 await submit.refused(tx, submitted, fault, now_us=now_us)
             case Blocked(code):
                 due_at = now_us + _delay_us(submitted, None)
-                await submit.blocked(tx, submitted, code, due_at=due_at, now_us=now_us)
+                await blocking.blocked(tx, submitted, code, due_at=due_at, now_us=now_us)
             case Unknown(_, task_id):
                 await submit.unknown(tx, submitted, task_id=task_id, terms=self.terms, now_us=now_us)
 

@@ -8,7 +8,7 @@ from nanohook import clock, errors
 from nanohook.address import PublicAddress
 from nanohook.database import Database, Topic, Transaction
 from nanohook.remote.ngrok import Agent, Missing
-from nanohook.stores import tasks
+from nanohook.stores import claims
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Tunnel:
 
     async def _ask_soon(self) -> None:
         async def write(tx: Transaction) -> int:
-            due = await tasks.ask_soon(tx, now_us=clock.now_us())
+            due = await claims.ask_soon(tx, now_us=clock.now_us())
             tx.wake(Topic.WORK)
             return due
 

@@ -1,0 +1,175 @@
+"""Tasks in SQL as the rows of a queue: which step is due, who has claimed it and until when."""
+
+from typing import Final
+
+from nanohook.database import Transaction, Value
+from nanohook.rules.job import Step, Task
+from nanohook.stores import line, tasks
+
+_SPOT: Final = len(line.Spot._fields)
+_CLAIM: Final = (
+    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
+    "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END WHERE rowid IN ("
+    "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now "
+    "AND (suspect_deaths IS NOT NULL) = :is_suspect ORDER BY due_at LIMIT :most) "
+    f"RETURNING {tasks.COLUMNS}"
+)
+# In line, whatever is due: one that is put off keeps its place and is passed by.
+_CLAIM_NEXT: Final = (
+    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
+    "SELECT rowid FROM tasks INDEXED BY ix_tasks_line WHERE step = 'submit' AND due_at <= :now "
+    f"ORDER BY turn, priority, queued_at LIMIT :most) RETURNING turn, priority, queued_at, {tasks.COLUMNS}"
+)
+_HOLDS: Final = f"{tasks.KEY} AND claim = :claim AND step = :step"
+
+
+async def next_due(tx: Transaction, step: Step, *, is_suspect: bool = False) -> int | None:
+    """Tell when the next task is due for *step*, µs; of suspects alone, or of all others."""
+    row = await tx.one(
+        "SELECT MIN(due_at) AS due FROM tasks WHERE step = ? AND (suspect_deaths IS NOT NULL) = ?",
+        (step.value, int(is_suspect)),
+    )
+    return None if row is None else row["due"]
+
+
+async def claim(
+    tx: Transaction, step: Step, *, is_suspect: bool = False, now_us: int, lease_until_us: int, most: int
+) -> list[Task]:
+    """
+    Take up to *most* due tasks, submits in the order of the line; nobody sees them before *lease_until_us*.
+
+    Args:
+        is_suspect: Those alone whose decoding may have killed the process; else those alone of which that is not
+            suspected.
+    """
+    values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
+    if step is not Step.SUBMIT:
+        found = await tx.all(_CLAIM, {**values, "step": step, "is_suspect": int(is_suspect)})
+        return [tasks.read(row) for row in found]
+    rows = await tx.all(_CLAIM_NEXT, values)
+    rows.sort(key=lambda row: row[:_SPOT])
+    await line.move_on(tx, [line.Spot(*row[:_SPOT]) for row in rows])
+    return [tasks.read(row, start=_SPOT) for row in rows]
+
+
+async def claim_to_ask(
+    tx: Transaction, task: Task, *, asked_before_us: int, now_us: int, lease_until_us: int
+) -> Task | None:
+    """
+    Take *task*, to ask for it because a person wants to know.
+
+    Returns:
+        ``None`` if it is being worked on, if there is nothing to ask, or if it was asked for since
+        *asked_before_us*.
+    """
+    row = await tx.one(
+        "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, asked_at = :now "
+        f"WHERE {tasks.KEY} AND step = 'ask' AND held = 0 AND task_id IS NOT NULL "
+        # A time to come was written by a clock that has been set back.
+        f"AND (asked_at IS NULL OR asked_at <= :asked_before OR asked_at > :now) RETURNING {tasks.COLUMNS}",
+        {
+            "job_id": task.job_id,
+            "attempt": task.attempt,
+            "idx": task.index,
+            "asked_before": asked_before_us,
+            "now": now_us,
+            "lease_until": lease_until_us,
+        },
+    )
+    return None if row is None else tasks.read(row)
+
+
+async def put_off(tx: Transaction, claimed: Task, *, until_us: int) -> None:
+    """Let the next question wait until *until_us* at least, if nothing came of the one that *claimed* was for."""
+    await tx.run(
+        f"UPDATE tasks SET due_at = :until WHERE {tasks.KEY} AND claim = :claim AND step = 'ask' AND held = 0 "
+        "AND due_at < :until",
+        {
+            "job_id": claimed.job_id,
+            "attempt": claimed.attempt,
+            "idx": claimed.index,
+            "claim": claimed.claim,
+            "until": until_us,
+        },
+    )
+
+
+async def held(tx: Transaction, task: Task, step: Step) -> Task | None:
+    """Fetch *task* as it is now, if the claim it was taken with still holds."""
+    row = await tx.one(f"SELECT {tasks.COLUMNS} FROM tasks WHERE {_HOLDS}", _holding(task, step))
+    return None if row is None else tasks.read(row)
+
+
+async def extend(tx: Transaction, task: Task, step: Step, *, until_us: int) -> bool:
+    """Move the end of a lease; ``False`` if it is no longer ours."""
+    return bool(
+        await tx.run(
+            f"UPDATE tasks SET due_at = :until WHERE {_HOLDS}", {**_holding(task, step), "until": until_us}
+        )
+    )
+
+
+async def release(tx: Transaction, task: Task, step: Step, *, due_at: int) -> None:
+    """Give a claim back; the step is due at *due_at* (µs)."""
+    await tx.run(
+        f"UPDATE tasks SET held = 0, due_at = :due_at WHERE {_HOLDS}",
+        {**_holding(task, step), "due_at": due_at},
+    )
+
+
+async def take_over(tx: Transaction, *, now_us: int) -> int:
+    """
+    Make due what a former process held, and what NanoBanana may have answered meanwhile.
+
+    Only for a process that knows it works alone: then every claim in the table is of one that is gone.
+
+    Returns:
+        How many tasks that are.
+    """
+    return await tx.run(
+        "UPDATE tasks SET held = 0, due_at = :now WHERE step IS NOT NULL "
+        "AND (held = 1 OR (due_at > :now AND step = 'ask' AND task_id IS NOT NULL))",
+        {"now": now_us},
+    )
+
+
+async def is_further(tx: Transaction, *, after_us: int) -> bool:
+    """Tell whether any step is due only after *after_us*."""
+    row = await tx.one("SELECT 1 FROM tasks WHERE step IS NOT NULL AND due_at > ? LIMIT 1", (after_us,))
+    return row is not None
+
+
+async def pull_in(tx: Transaction, *, now_us: int, furthest_us: int) -> int:
+    """
+    Make due what would wait for longer than *furthest_us*: its time was written by a clock that has been set back.
+
+    Returns:
+        How many tasks that are.
+    """
+    return await tx.run(
+        "UPDATE tasks SET held = 0, due_at = :now WHERE step IS NOT NULL AND due_at > :furthest",
+        {"now": now_us, "furthest": now_us + furthest_us},
+    )
+
+
+async def ask_soon(tx: Transaction, *, now_us: int) -> int:
+    """
+    Make due at once every question that waits for its time: callbacks on their way may not find us any more.
+
+    Returns:
+        How many tasks that are.
+    """
+    return await tx.run(
+        "UPDATE tasks SET due_at = :now WHERE step = 'ask' AND held = 0 AND due_at > :now AND task_id IS NOT NULL",
+        {"now": now_us},
+    )
+
+
+def _holding(task: Task, step: Step) -> dict[str, Value]:
+    return {
+        "job_id": task.job_id,
+        "attempt": task.attempt,
+        "idx": task.index,
+        "claim": task.claim,
+        "step": step,
+    }
