@@ -1,6 +1,7 @@
 """The books of a data folder: what `doctor --audit` checks in the rows, and the ledger's entries one by one."""
 
 import collections
+import json
 import pathlib
 import sqlite3
 from typing import Any
@@ -24,6 +25,21 @@ def of(connection: sqlite3.Connection, sql: str, *values: object) -> list[dict[s
     found = connection.execute(sql, values)
     names = [column[0] for column in found.description or ()]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def pass_time(data_dir: pathlib.Path, *, seconds: int) -> None:
+    """Let *seconds* have passed for every result that waits to be fetched again."""
+    with sqlite3.connect(data_dir / "nanohook.db", isolation_level=None, timeout=30) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for task in of(connection, "SELECT * FROM tasks WHERE step = 'finish' AND held = 0 AND due_at > 1"):
+            candidates = json.loads(task["candidates"] or "[]")
+            for each in candidates:
+                each["outcome_since"] -= seconds * 1_000_000
+            connection.execute(
+                "UPDATE tasks SET due_at = 1, candidates = ? WHERE job_id = ? AND attempt = ? AND idx = ?",
+                (json.dumps(candidates) if candidates else None, *_key(task)),
+            )
+        connection.execute("COMMIT")
 
 
 def check(data_dir: pathlib.Path) -> None:

@@ -78,17 +78,21 @@ class Database:
         found = "SELECT SUM(available + reserved) AS n FROM ledger WHERE owner_id = ? AND kind != 'grant'"
         return -(self.all(found, self.owner["owner_id"])[0]["n"] or 0)
 
+    def reserved(self) -> int:
+        found = self.all("SELECT reserved FROM balances WHERE owner_id = ?", self.owner["owner_id"])
+        return found[0]["reserved"]
+
     def late(self, job_id: str) -> list[tuple[int, int]]:
         """Attempt and index of the unclaimed results of a job."""
         found = self.all("SELECT attempt, idx FROM unclaimed WHERE job_id = ? ORDER BY 1, 2", job_id)
         return [(late["attempt"], late["idx"]) for late in found]
 
     def seen(self, job_id: str) -> object:
+        """What its owner sees of a job; what it costs is another matter."""
         return (
             self.all("SELECT * FROM jobs WHERE id = ?", job_id),
             self.all("SELECT * FROM attempts WHERE job_id = ?", job_id),
             self.all("SELECT COUNT(*) AS n FROM events"),
-            self.all("SELECT * FROM balances"),
         )
 
     def claim(self, step: Step, *, most: int) -> list[Task]:

@@ -16,10 +16,23 @@ import orjson
 
 from nanohook import errors, ids
 from nanohook.address import PublicAddress
-from nanohook.flow import accept, cancel, create, gate, receive, replay, retry, settle, submit
+from nanohook.flow import (
+    accept,
+    blocking,
+    cancel,
+    create,
+    gate,
+    receive,
+    reconcile,
+    replay,
+    retry,
+    settle,
+    submit,
+)
 from nanohook.flow.settle import Kept
 from nanohook.flow.terms import Terms
 from nanohook.rules import callbacks, credit
+from nanohook.rules.downloads import Outcome
 from nanohook.rules.job import Fault, Step, Stored, Task
 from nanohook.rules.wishes import Wish
 from nanohook.stores import claims, deliveries, tasks
@@ -29,6 +42,8 @@ from tests import books, flow_rules
 from tests.flow_database import LEASE, SECOND, Database
 
 PRICE = 4
+HOSTS = ("cdn.example", "elsewhere.example", "mirror.example")
+"""The first is believed without a question."""
 TERMS = Terms(
     believed_hosts=frozenset({"cdn.example"}),
     deadline_us=900 * SECOND,
@@ -56,6 +71,7 @@ class Post:
     """A submit that was sent."""
 
     claimed: Task
+    """As it was when the submit began."""
     task_id: str | None = None
     """NanoBanana has taken it."""
     fate: str | None = None
@@ -116,9 +132,10 @@ class World(Database):
     def retry(self, job_id: str, *, buy_again: bool = False) -> None:
         asked = {"job_id": job_id, "may_buy_again": buy_again, "prices": credit.Prices()}
         known = {row["task_id"] for row in self.all("SELECT task_id FROM tasks WHERE task_id IS NOT NULL")}
+        dead = self.dead_results(job_id) if buy_again else set()
         self.do(lambda tx: retry.retry(tx, **self.owner, **asked, now_us=self.now))
         for post in self.posts:
-            if buy_again and post.place[0] == job_id and post.task_id not in known:
+            if buy_again and post.place[0] == job_id and (post.task_id not in known or post.place[1] in dead):
                 post.may_be_repeated = True
 
     def accept_late(self, job_id: str) -> None:
@@ -146,7 +163,7 @@ class World(Database):
             return None
         if begun is None:
             return None
-        post = Post(found[0])
+        post = Post(begun.task)
         for former in self.posts:
             assert former.place != post.place or former.is_refused or former.may_be_repeated, "bought twice"
         self.posts.append(post)
@@ -262,18 +279,16 @@ class World(Database):
         self.asking += claimed
         return claimed
 
-    def hear(self, claimed: Task, *, code: int | None = None) -> None:
+    def hear(self, claimed: Task, *, code: int | None = None, host: str = "cdn.example") -> None:
         """The answer of a question arrives; with a *code* it has no record."""
         self.asking.remove(claimed)
         if claimed.task_id is None:
-            self.forgiven.add((claimed.job_id, claimed.index))
-            with contextlib.suppress(errors.LeaseLost):
-                self.do(lambda tx: submit.give_up(tx, claimed, terms=TERMS, now_us=self.now))
+            self.give_up(claimed)
             return
         [post] = [post for post in self.posts if post.task_id == claimed.task_id]
         post.may_be_repeated = post.may_be_repeated or post.is_forgotten or post.fate == "failed"
         code = 404 if post.is_forgotten else code
-        body = orjson.dumps(self._record(post) if code is None else {"code": code, "data": None})
+        body = orjson.dumps(self._record(post, host=host) if code is None else {"code": code, "data": None})
         record = callbacks.read_record(body, http_status=200)
         told = self._delivery(claimed, Source.RECORD, body + ids.new_id().encode())
         before = self.seen(claimed.job_id)
@@ -284,6 +299,24 @@ class World(Database):
             assert self.seen(claimed.job_id) == before, "a late answer changed the job"
         if receipt is not None and receipt.reason == "past its deadline":
             self.forgiven.add((claimed.job_id, claimed.index))
+        self._see_whether_it_is_gone(claimed)
+
+    def give_up(self, claimed: Task) -> None:
+        """There is nothing to ask by: what is known by its deadline decides."""
+        self.forgiven.add((claimed.job_id, claimed.index))
+        with contextlib.suppress(errors.LeaseLost):
+            self.do(lambda tx: submit.give_up(tx, claimed, terms=TERMS, now_us=self.now))
+
+    def hear_nothing(self, claimed: Task, *, is_unreadable: bool = False, pause_s: int = 60) -> None:
+        """No answer of a question arrives, or one without sense."""
+        self.asking.remove(claimed)
+        if claimed.task_id is None:
+            self.give_up(claimed)
+            return
+        silence = {"is_unreadable": is_unreadable, "pause_us": pause_s * SECOND, "terms": TERMS}
+        self.do(lambda tx: reconcile.no_answer(tx, claimed, **silence, now_us=self.now))
+        self.forgiven.add((claimed.job_id, claimed.index))
+        self._see_whether_it_is_gone(claimed)
 
     def forget(self, post: Post) -> None:
         """NanoBanana does not know a task any more."""
@@ -299,14 +332,15 @@ class World(Database):
                 begun = self.do(lambda tx: settle.begin(tx, claimed))  # noqa: B023
                 self.finishing.append((claimed, begun.is_there))
 
-    def finish(self, which: int = 0, *, comes: str = "whole") -> Kept | None:
-        """A result was fetched, is ``gone`` from its host, or is to be fetched ``later``."""
+    def finish(self, which: int = 0, *, comes: str = "whole", pause_s: int = 60) -> Kept | None:
+        """A result was fetched ``whole``, or an ``Outcome`` of that name came of it."""
         claimed, is_there = self.finishing.pop(which)
+        url = None if claimed.next_candidate is None else claimed.next_candidate.url
         name = f"results/{claimed.job_id}/{claimed.attempt}-{claimed.index}-{claimed.claim}"
         stored = Stored(
             key=name, thumbnail_key=f"{name}-s", content_type="image/png", width_px=1, height_px=1, size_bytes=1
         )
-        now, fault = {"now_us": self.now}, Fault(code="download_failed")
+        now = {"now_us": self.now}
         with contextlib.suppress(errors.LeaseLost):
             if is_there:
                 self.do(lambda tx: settle.take(tx, claimed, **now))
@@ -315,19 +349,30 @@ class World(Database):
                 kept = self.do(lambda tx: settle.finished(tx, claimed, stored, sha256=b"x", **now))
                 if kept is not Kept.SPARE:
                     assert name not in self.files
-                    self.files[name] = claimed.result_url
+                    self.files[name] = url
                 assert kept is Kept.RESULT or self.seen(claimed.job_id) == before, "a late result changed the job"
                 return kept
             else:
-                retry_at = self.now if comes == "later" else None
-                if not self.do(lambda tx: settle.failed(tx, claimed, fault, retry_at=retry_at, **now)):
-                    self._is_gone(claimed)
+                came = {"detail": comes, "pause_us": pause_s * SECOND, "can_ask": True}
+                self.do(lambda tx: settle.failed(tx, claimed, url or "", Outcome(comes), **came, **now))
+                self._see_whether_it_is_gone(claimed)
         return None
 
-    def _is_gone(self, claimed: Task) -> None:
+    def dead_results(self, job_id: str) -> set[int]:
+        """Indexes of the tasks whose result was told, and is at none of its addresses any more."""
+        group = self.do(lambda tx: tasks.of_jobs(tx, [job_id]))[job_id]
+        return {task.index for task in group if task.has_result and task.next_candidate is None}
+
+    def _see_whether_it_is_gone(self, claimed: Task) -> None:
+        """Forgive that a result is not there whose addresses are all dead."""
+        of_task = {"job_id": claimed.job_id, "attempt": claimed.attempt, "index": claimed.index}
+        task = self.do(lambda tx: tasks.load(tx, **of_task))
+        if task is None or task.step is not None or not task.candidates or task.next_candidate is not None:
+            return
         self.forgiven.add((claimed.job_id, claimed.index))
+        known = {each.url for each in task.candidates}
         for post in self.posts:
-            if self.address(post) == claimed.result_url:
+            if known & self.addresses(post):
                 post.is_lost = post.is_lost or "it is gone from its host"
 
     # What goes wrong.
@@ -363,6 +408,43 @@ class World(Database):
         held += [(claimed, Step.FINISH) for claimed, _ in self.finishing]
         for claimed, step in held:
             self.do(lambda tx: claims.extend(tx, claimed, step, until_us=self.now + LEASE))  # noqa: B023
+
+    def jump(self, seconds: int) -> None:
+        """The wall clock is set; whoever works sees that, and what it has under way stays its own."""
+        self.now += seconds * SECOND
+        if seconds < 0:
+            self.wait(0)
+            far = {"now_us": self.now, "furthest_us": 60 * SECOND}
+            self.do(lambda tx: claims.pull_in(tx, **far))
+
+    def run_out(self) -> None:
+        """
+        Nobody answers any more, and no host gives anything: whatever is open must come to its end by the clock.
+
+        Submits are refused, for what waits for its submit has no deadline.
+        """
+        self.resume()
+        for _ in range(2_000):
+            found = self.all("SELECT MIN(due_at) AS due FROM tasks WHERE step IS NOT NULL")
+            if found[0]["due"] is None and not (self.in_flight or self.asking or self.finishing):
+                break
+            self.now = max(self.now, found[0]["due"] or 0)
+            for post in list(self.in_flight):
+                self.answer(post, "lost" if post.task_id else "refused")
+            for claimed in list(self.asking):
+                self.hear_nothing(claimed, is_unreadable=claimed.index == 0, pause_s=3_600)
+            while self.finishing:
+                self.finish(comes="away", pause_s=3_600)
+            self.may_probe = True
+            self.submit()
+            self.fetch()
+            self.begin_asking()
+        assert self.jobs_that("completed_at IS NULL AND stage != 'uploaded' AND deleted_at IS NULL") == []
+        assert self.reserved() == 0, "set aside for ever"
+
+    def addresses(self, post: Post) -> set[str]:
+        """Where its result may be told to be."""
+        return {self.address(post, host) for host in HOSTS}
 
     def address(self, post: Post, host: str = "cdn.example") -> str:
         return f"https://{host}/{post.task_id}.png"

@@ -16,9 +16,9 @@ import orjson
 import pytest
 
 from nanohook.sandbox.options import Options
-from nanohook.work.finish import MOST_BROKEN
-from tests import rig
-from tests.process.upstream import Meeting, Odd, cut, refused, said, silent
+from tests import books, live, rig
+from tests.process.play import END_S, is_quiet
+from tests.process.upstream import Always, Meeting, Odd, cut, refused, said, silent
 from tests.process.world import World, make_ready, world
 
 DEADLINE_S = 4.0
@@ -59,9 +59,9 @@ def unknown(name: str, *meetings: Meeting) -> Fault:
     return Fault(name=name, submit=meetings, error="unknown_outcome", bought=0)
 
 
-def broken(name: str, error: str, *meetings: Meeting, fetches: int = 1) -> Fault:
+def broken(name: str, error: str, meeting: Meeting, *, fetches: int | None = None) -> Fault:
     """The picture will never be one."""
-    return Fault(name=name, picture=meetings, error=error, fetches=fetches)
+    return Fault(name=name, picture=[Always(meeting)], error=error, fetches=fetches)
 
 
 FAULTS = [
@@ -96,13 +96,18 @@ FAULTS = [
     Fault(name="away for a while", picture=[said(503, b"", retry_after="1")], fetches=2, pause_s=1),
     Fault(name="silent", picture=[silent], fetches=2),
     Fault(name="elsewhere", picture=[said(302, b"", location="?again")], fetches=2),
-    broken("in a circle", "download_failed", *[said(302, b"", location="?again")] * 4, fetches=4),
-    broken("at a private address", "download_failed", said(302, b"", location="http://127.0.0.1:1/x")),
+    Fault(name="in a circle once", picture=[said(302, b"", location="?again")] * 4, fetches=5),
+    broken("in a circle for ever", "download_failed", said(302, b"", location="?again")),
+    broken("at a private address", "download_failed", said(302, b"", location="http://127.0.0.1:1/x"), fetches=1),
+    Fault(name="not there yet", picture=[said(404, b"")] * 3, fetches=4),
     broken("gone", "download_failed", said(404, b"")),
+    Fault(name="nothing in it yet", picture=[said(200, b"")], fetches=2),
+    Fault(name="forbidden for a while", picture=[said(403, b"")] * 2, fetches=3),
+    broken("forbidden", "download_failed", said(403, b"")),
     Fault(name="half a picture", picture=[said(200, PICTURE[: len(PICTURE) // 2])], fetches=2),
     Fault(name="a page once", picture=[said(200, b"<html>sorry</html>", content_type="image/png")], fetches=2),
-    broken("never a picture", "not_an_image", *[said(200, b"sorry")] * MOST_BROKEN, fetches=MOST_BROKEN),
-    broken("huge", "too_large", said(200, b"x", content_length=HUGE)),
+    broken("never a picture", "not_an_image", said(200, b"sorry")),
+    broken("huge", "too_large", said(200, b"x", content_length=HUGE), fetches=1),
 ]
 
 
@@ -134,9 +139,20 @@ async def play(folder: pathlib.Path) -> dict[str, Outcome]:
     ready = await make_ready(folder / "ready")
     async with world(ready, folder / "data", upstream, job_deadline_s=DEADLINE_S, finish_concurrency=8) as it:
         job_ids = {fault.name: await it.generate(fault.prompt) for fault in FAULTS}
-        await it.quiet()
+        passing = [job_ids[fault.name] for fault in FAULTS if fault.error is None]
+        await live.until(lambda: ended(it, passing), timeout_s=2 * END_S)
+        # For those that will never be a picture an hour is over.
+        await live.until(
+            lambda: books.pass_time(it.data_dir, seconds=3_600) or is_quiet(it.data_dir, upstream.tasks),
+            timeout_s=END_S,
+        )
         await tell_progress(it, "called back in the wrong order")
         return {fault.name: outcome(it, fault, job_ids[fault.name]) for fault in FAULTS}
+
+
+def ended(it: World, job_ids: list[str]) -> bool:
+    done = {row["id"] for row in it.rows("SELECT id FROM jobs WHERE completed_at IS NOT NULL")}
+    return done.issuperset(job_ids)
 
 
 async def tell_progress(it: World, name: str) -> None:

@@ -85,7 +85,9 @@ class Odd:
         self.asked[kind, prompt].append(time.monotonic())
         written = self._written.get(kind, {})
         word = next((word for word in written if word in prompt), None)
-        meeting = written[word].pop(0) if word is not None and written[word] else straight
+        meeting = written[word][0] if word is not None and written[word] else straight
+        if meeting is not straight and not isinstance(meeting, Always):
+            written[word].pop(0)
         await meeting(self._sandbox, scope, _again(body, receive), send)
 
     def _kind(self, scope: Any, body: bytes) -> tuple[str, str]:
@@ -101,6 +103,16 @@ class Odd:
     def _prompt(self, task_id: str) -> str:
         task = self.tasks.by_id.get(task_id)
         return "" if task is None else task.order.prompt
+
+
+class Always:
+    """Meets each request from now on in the same way."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        self._meeting = meeting
+
+    async def __call__(self, sandbox: Any, scope: Any, receive: Any, send: Any) -> None:
+        await self._meeting(sandbox, scope, receive, send)
 
 
 class Hold:

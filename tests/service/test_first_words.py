@@ -149,7 +149,7 @@ def test_an_address_that_was_noted_is_not_fetched_from_by_a_retry_that_can_ask(w
     world.answer(post, "accepted")
     world.cancel(job_id)
     world.retry(job_id)
-    assert (world.task(job_id).step, world.task(job_id).result_url) == (Step.ASK, None)
+    assert (world.task(job_id).step, world.task(job_id).candidates) == (Step.ASK, ())
 
 
 def test_a_failure_during_the_post_that_record_info_confirms_fails_the_job(world):

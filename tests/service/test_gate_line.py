@@ -1,7 +1,7 @@
 """The line before a closed gate: who stands at its head holds up nobody, and what was claimed already stays."""
 
 from nanohook.flow import gate, submit
-from nanohook.flow.submit import BLOCKED_TRIES
+from nanohook.flow.blocking import BLOCKED_TRIES
 from nanohook.remote.nanobanana import Blocked
 from nanohook.rules.job import Step
 from nanohook.rules.status import ImageJobStatus, Stage

@@ -5,7 +5,7 @@ import dataclasses
 import orjson
 import pytest
 
-from nanohook.flow import receive, replay, submit
+from nanohook.flow import blocking, receive, replay, submit
 from nanohook.rules import callbacks
 from nanohook.rules.job import Step
 from nanohook.rules.status import Stage
@@ -158,7 +158,7 @@ def test_a_late_result_that_comes_at_the_second_try_changes_no_error(world):
     world.end(post, "ok")
     world.call_back(post)
     world.fetch()
-    world.finish(comes="later")
+    world.finish(comes="away")
     world.wait(60)
     fetched(world)
     assert (world.task(job_id).fault.code, world.late(job_id)) == ("deadline", [(1, 0)])

@@ -6,9 +6,8 @@ import logging
 import pytest
 
 from nanohook.sandbox.options import Options
-from nanohook.work.finish import MOST_BROKEN
 from tests import books, live, rig
-from tests.process.upstream import Odd, said
+from tests.process.upstream import Always, Odd, said
 
 BUSY, PAGE = said(503, b"busy"), said(200, b"<html>soon</html>")
 
@@ -24,13 +23,12 @@ async def running(tmp_path, **met):
             books.check(tmp_path)
 
 
-async def hurried(service, tmp_path, job_id):
-    """Let every pause between two downloads of a job be over at once; return the job when it has ended."""
-    waits = "UPDATE tasks SET due_at = 1 WHERE job_id = ? AND step = 'finish' AND held = 0 AND due_at > 1"
+async def hurried(service, tmp_path, job_id, *, seconds=0):
+    """Let every pause between two downloads of a job be over, *seconds* later; return the job when it has ended."""
     over = "SELECT 1 FROM jobs WHERE id = ? AND completed_at IS NOT NULL"
 
     def is_over():
-        books.rows(tmp_path, waits, job_id)
+        books.pass_time(tmp_path, seconds=seconds)
         service.service.state.running.loop.wake()
         return books.rows(tmp_path, over, job_id)
 
@@ -42,21 +40,41 @@ def fetches(door):
     return sum(len(moments) for (kind, _), moments in door.asked.items() if kind == "picture")
 
 
-@pytest.mark.parametrize(
-    ("met", "error"),
-    [
-        ([BUSY, BUSY, PAGE, PAGE, BUSY, PAGE, PAGE], None),
-        ([BUSY, BUSY, PAGE, PAGE, PAGE], "not_an_image"),
-    ],
-    ids=["two and two", "three in a row"],
-)
-async def test_only_what_is_no_picture_three_times_in_a_row_is_given_up(tmp_path, met, error):
-    assert MOST_BROKEN == 3
-    async with running(tmp_path, picture={"": met}) as (service, door):
+async def test_a_host_that_needs_a_while_loses_no_picture(tmp_path):
+    met = [
+        BUSY,
+        PAGE,
+        said(404, b""),
+        said(200, b""),
+        PAGE,
+        said(403, b""),
+        BUSY,
+        PAGE,
+        PAGE,
+        PAGE,
+        said(410, b""),
+    ]
+    async with running(tmp_path, picture={"": list(met)}) as (service, door):
         job = await hurried(service, tmp_path, (await service.generate())["job_id"])
-        assert (job["error"] or {}).get("code") == error
-        assert job["status"] == ("FAILED" if error else "COMPLETED")
-        assert fetches(door) == len(met) + (0 if error else 1)
+        assert (job["status"], fetches(door)) == ("COMPLETED", len(met) + 1)
+
+
+@pytest.mark.parametrize(
+    ("met", "seconds", "error"),
+    [
+        (PAGE, 150, "not_an_image"),
+        (said(200, b""), 150, "not_an_image"),
+        (said(404, b""), 150, "download_failed"),
+        (said(403, b""), 1_800, "download_failed"),
+        (BUSY, 43_200, "download_failed"),
+    ],
+    ids=["a page", "nothing", "404", "403", "503"],
+)
+async def test_patience_with_a_host_ends_by_the_clock(tmp_path, met, seconds, error):
+    async with running(tmp_path, picture={"": [Always(met)]}) as (service, door):
+        job = await hurried(service, tmp_path, (await service.generate())["job_id"], seconds=seconds)
+        assert (job["status"], job["error"]["code"]) == ("FAILED", error)
+        assert fetches(door) == 3  # at the beginning, in the middle, at the end of its patience
 
 
 async def test_a_picture_to_start_from_that_was_deleted_meanwhile_is_no_refusal_of_nanobananas(tmp_path):

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from nanohook import clock, errors, ids
+from nanohook.flow import reconcile
 from nanohook.remote.fetch import Fetcher
 from nanohook.rules import callbacks
 from nanohook.sandbox.options import Options

@@ -77,7 +77,7 @@ def test_a_number_that_is_none_in_json_costs_nothing_else(number):
 def test_letters_that_end_in_the_byte_of_a_backslash_lose_nothing(encoding):
     # Each has one: 0x5C would hide the quotation mark behind it.
     text = {"gb18030": "誠信淺", "cp932": "表示ソ", "big5": "成功許"}[encoding]
-    body = ('{"code":200,"msg":"%s"}' % text).encode(encoding)
+    body = f'{{"code":200,"msg":"{text}"}}'.encode(encoding)
     assert b"\\" in body
     parsed = foreign_json.parse(body)
     assert parsed.value["code"] == 200

@@ -135,7 +135,9 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
         return of_result
     has_failed = reading is not None and reading.stage in {Stage.FAILED, Stage.CANCELED}
     is_gone = record.is_gone and not _is_young(task, now_us=now_us)
-    is_late = now_us >= deadline_of(task, terms) + (UNREADABLE_FOR_US if record.is_fault else 0)
+    is_late = now_us >= deadline_of(task, terms)
+    if record.is_fault:
+        is_late = now_us >= deadline_of(task, terms) + UNREADABLE_FOR_US and task.tries >= downloads.MIN_TRIES
     if task.is_ended:
         is_over = task.step is not None and (has_failed or is_gone or is_late)
         after = replace(task, step=None, due_at=None) if is_over else None

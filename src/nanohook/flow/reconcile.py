@@ -41,7 +41,9 @@ async def answer(
     if before.task_id != asked.task_id:
         # Bought anew meanwhile: what is said of the former is nothing about this one.
         return await _keep_answer(tx, delivery, asked, owner_id=job.owner_id)
-    task = replace(before, asks=before.asks + 1, tries=0 if before.step is Step.ASK else before.tries)
+    task = replace(before, asks=before.asks + 1)
+    if task.step is Step.ASK:
+        task = replace(task, tries=task.tries + 1 if record.is_fault else 0)
     kept = await receive.kept_plan(tx, task)
     plan = kept or plans.of_record(job.attempt, task, record, terms=terms, now_us=now_us)
     effect = Effect.NO_EFFECT if plan.task is None else Effect.APPLIED
