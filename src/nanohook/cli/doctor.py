@@ -50,6 +50,8 @@ async def examine(chosen: Settings, *, local_url: str) -> AsyncIterator[Finding]
     yield await asyncio.to_thread(surroundings.look_at_data_dir, chosen)
     has_database, finding = await surroundings.look_at_database(chosen)
     yield finding
+    if has_database:
+        yield await surroundings.look_at_clock(chosen)
     keys, finding = await surroundings.look_at_keys(chosen, has_database=has_database)
     yield finding
     yield await surroundings.look_at_storage(chosen)

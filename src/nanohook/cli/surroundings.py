@@ -8,15 +8,16 @@ import shutil
 import tempfile
 from typing import Final
 
-from nanohook import app, database, errors, ids, migrations, settings
+from nanohook import app, clock, database, errors, ids, migrations, settings
 from nanohook.cli.findings import Finding, fail, ok, warn
 from nanohook.rules import signing
 from nanohook.settings import Settings
 from nanohook.storage import Storage
-from nanohook.stores import facts
+from nanohook.stores import events, facts
 
 ENV_FILE: Final = pathlib.Path(".env")
 _OFTEN_S: Final = 3
+_BEHIND_S: Final = 5
 _MEGABYTE: Final = 1_000_000
 _RESTORE: Final = "stop the service, keep the file, and put back the newest of your backups (nanohook backup)"
 
@@ -95,6 +96,22 @@ async def look_at_database(chosen: Settings) -> tuple[bool, Finding]:
         text = f"its schema is {standing.present or 'none of ours'}, the newest is {standing.newest}"
         return False, warn("database", text, "nanohook serve and nanohook migrate bring it up, after a copy")
     return True, ok("database", f"schema {standing.present}, every page can be read")
+
+
+async def look_at_clock(chosen: Settings) -> Finding:
+    """Compare the wall clock with the newest time in the database, which was now once."""
+    try:
+        async with database.open_database(app.database_path(chosen)) as opened:
+            newest = await opened.read(events.newest_at)
+    except errors.NanohookError as exc:
+        return fail("clock", f"it cannot be compared with the database: {exc}", _RESTORE)
+    behind_s = 0 if newest is None else (newest - clock.now_us()) // 1_000_000
+    if behind_s > _BEHIND_S:
+        text = f"it is {behind_s:,} s behind the newest entry of the database: it was set back"
+        return warn(
+            "clock", text, "let the system keep it right (timedatectl set-ntp true); work goes on meanwhile"
+        )
+    return ok("clock", "not behind what was written before")
 
 
 async def look_at_keys(chosen: Settings, *, has_database: bool) -> tuple[list[str], Finding]:

@@ -15,10 +15,9 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import httpx
-import orjson
 
 from nanohook import errors
-from nanohook.rules import addresses
+from nanohook.rules import addresses, foreign_json
 from nanohook.values import frozen
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
@@ -97,7 +96,8 @@ class Agent:
                 "GET", f"{self._api_url}/api/{name}", headers={"accept": "application/json"}
             ) as answer,
         ):
-            async for chunk in answer.aiter_bytes():
+            # As it comes: whatever it is labelled, the reader sees whether it is compressed.
+            async for chunk in answer.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise _TooLargeError
@@ -134,8 +134,8 @@ def read(body: bytes) -> list[tuple[str, str]] | None:
             left out: it becomes the public URL, and is told.
     """
     try:
-        top: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        top: Any = foreign_json.parse(body).value
+    except ValueError:
         return None
     for name, url_name, way in (
         ("tunnels", "public_url", ("config", "addr")),

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 import httpx
-import orjson
 
 from nanohook import errors
+from nanohook.rules import foreign_json
 from nanohook.values import frozen
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -43,8 +43,8 @@ class Seen:
         if not self.content_type.endswith("json") or "x-request-id" not in self.headers:
             return {}
         try:
-            said = orjson.loads(self.body)
-        except orjson.JSONDecodeError:
+            said = foreign_json.parse(self.body).value
+        except ValueError:
             return {}
         return said if isinstance(said, dict) else {}
 

@@ -8,6 +8,8 @@ the log of deliveries could go on to use it.
 import re
 from typing import Final
 
+from nanohook.rules import foreign_json
+
 MASK: Final = "***"
 
 # Each pattern begins with a text that must be there; what may stand before it is looked back at, and no repetition
@@ -28,5 +30,9 @@ def masked(text: str) -> str:
 
 
 def shown(body: bytes) -> str:
-    """Write bytes as text that may be looked at: what is not UTF-8 is marked, what opens something is masked."""
-    return masked(body.decode(errors="replace"))
+    """
+    Write bytes as text that may be looked at.
+
+    Compressed ones are inflated as far as they go, what is no text is marked, what opens something is masked.
+    """
+    return masked(foreign_json.readable(body))

@@ -58,6 +58,8 @@ _COLUMNS: Final = [
     "received_at",
     "tries",
 ]
+FURTHEST_US: Final = 120 * 1_000_000
+"""More than the longest pause before a delivery is tried again, and more than a lease."""
 _OUTCOME: Final = ["owner_id", "task_id", "effect", "reason", "due_at"]
 # By place, not by name: this is done for every callback, and finding 16 names costs as much as the insert's index.
 _INSERT: Final = (
@@ -91,13 +93,21 @@ async def same(tx: Transaction, delivery: Delivery) -> str | None:
     return None if row is None else str(row["id"])
 
 
-async def claim_unapplied(tx: Transaction, *, now_us: int, lease_until_us: int, most: int) -> list[Delivery]:
-    """Take deliveries whose applying failed and is due again; counts the try."""
+async def claim_unapplied(
+    tx: Transaction, *, now_us: int, lease_until_us: int, furthest_us: int = FURTHEST_US, most: int
+) -> list[Delivery]:
+    """
+    Take deliveries whose applying failed and is due again; counts the try.
+
+    Args:
+        furthest_us: Nobody puts one off for longer than this: what is due later was written by a clock that has
+            been set back, and is due.
+    """
     rows = await tx.all(
         "UPDATE deliveries SET tries = tries + 1, due_at = :lease_until WHERE id IN ("
-        "SELECT id FROM deliveries WHERE due_at <= :now ORDER BY due_at LIMIT :most) "
+        "SELECT id FROM deliveries WHERE due_at <= :now OR due_at > :furthest ORDER BY due_at LIMIT :most) "
         f"RETURNING {', '.join(_COLUMNS)}",
-        {"now": now_us, "lease_until": lease_until_us, "most": most},
+        {"now": now_us, "lease_until": lease_until_us, "furthest": now_us + furthest_us, "most": most},
     )
     return [_delivery(row) for row in rows]
 

@@ -49,6 +49,12 @@ async def head(tx: Transaction) -> int:
     return 0 if row is None else int(row["seq"])
 
 
+async def newest_at(tx: Transaction) -> int | None:
+    """Tell when the newest event was written, µs; ``None``: there is none."""
+    row = await tx.one("SELECT created_at FROM events ORDER BY id DESC LIMIT 1")
+    return None if row is None else int(row["created_at"])
+
+
 async def removed_to(tx: Transaction) -> int:
     """
     Tell the newest id that housekeeping removed, 0 if none: from before it there is no going on.

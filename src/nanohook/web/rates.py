@@ -21,7 +21,7 @@ from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import MutableHeaders
 
-from nanohook import errors
+from nanohook import clock, errors
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,13 @@ class _Windows(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self._next_sweep = 0.0
+        self._clock = clock.JumpWatch()
+
+    async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Take *amount* of a window; all windows begin anew when the wall clock, which they go by, was set."""
+        if self._clock.look():
+            await self.reset()
+        return await super().acquire_sliding_window_entry(key, limit, expiry, amount)
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         """Count *amount* under *key*, which is forgotten after *expiry* seconds."""

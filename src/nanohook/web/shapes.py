@@ -320,3 +320,5 @@ class Ready(Shape):
     """The service can take callbacks."""
 
     status: Literal["ready"]
+    clock_jumped_s: float | None = None
+    """By how much the wall clock was set in the last ten minutes; below 0: back. Absent while it was not."""

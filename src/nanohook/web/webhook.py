@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, cast
 
 from starlette.types import Message, Receive, Scope, Send
@@ -18,7 +18,7 @@ from nanohook import clock, errors, ids
 from nanohook.database import Unit
 from nanohook.faults import reach
 from nanohook.flow import receive, replay
-from nanohook.rules import callbacks, signing
+from nanohook.rules import callbacks, foreign_json, signing
 from nanohook.stores.deliveries import Delivery, Source
 from nanohook.web import edge, failures
 from nanohook.web.parts import Parts, parts_of
@@ -93,7 +93,7 @@ class Webhook:
             raise errors.NotFound("header-signed callbacks are closed: NANOHOOK_WEBHOOK_SECRETS is not set")
         body = await _read(scope, receive_, seen)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        webhook_id = signing.verify_headers(headers, body, secrets=parts.webhook_secrets, now_s=time.time())
+        webhook_id = _verified(headers, body, parts.webhook_secrets)
         reading = callbacks.read(body)
         delivery = Delivery(
             id=ids.new_id(),
@@ -112,6 +112,27 @@ class Webhook:
             delivery,
             lambda tx: receive.signed(tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at),
         )
+
+
+def _verified(headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes]) -> str:
+    """
+    Check the signature over *body* as it came, or as it was before somebody compressed it on the way.
+
+    Raises:
+        SignatureInvalid: It fits neither.
+        TooLarge: The second form is over ``BODY_BYTES``.
+    """
+    now_s = time.time()
+    try:
+        return signing.verify_headers(headers, body, secrets=secrets, now_s=now_s)
+    except errors.SignatureInvalid:
+        try:
+            plain = foreign_json.inflated(body, max_bytes=BODY_BYTES)
+        except foreign_json.TooLarge as exc:
+            raise errors.TooLarge(str(exc)) from None
+        if plain is body:
+            raise
+    return signing.verify_headers(headers, plain, secrets=secrets, now_s=now_s)
 
 
 async def _commit(parts: Parts, delivery: Delivery, apply: Unit[receive.Receipt]) -> receive.Receipt:

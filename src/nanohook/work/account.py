@@ -12,7 +12,7 @@ from typing import Final
 
 from nanohook import clock, errors
 from nanohook.bell import Bell
-from nanohook.database import Database, Transaction
+from nanohook.database import Database
 from nanohook.flow import blocking, gate
 from nanohook.remote.nanobanana import Client
 from nanohook.rules import backoff

@@ -46,7 +46,7 @@ class Applier:
     async def _look(self) -> None:
         due = await self._database.read(deliveries.next_due)
         now = clock.now_us()
-        if due is None or due > now:
+        if due is None or now < due <= now + deliveries.FURTHEST_US:
             return
         claimed = await self._database.write(
             lambda tx: deliveries.claim_unapplied(tx, now_us=now, lease_until_us=now + _LEASE_US, most=_AT_ONCE)
