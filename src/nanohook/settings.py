@@ -171,7 +171,7 @@ class Settings(LogSettings):
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
     max_pixels: int = Field(default=40_000_000, ge=1, le=60_000_000)
     submit_concurrency: int = Field(default=8, ge=1, le=100)
-    finish_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=100)
+    finish_concurrency: int = Field(256, ge=1, le=1_000)
     open_tasks: int = Field(default=100, ge=1)
     upstream_rate: Rate = "20/10 seconds"
     reconcile_after_s: Annotated[Seconds | None, BeforeValidator(_off)] = 90.0

@@ -123,6 +123,7 @@ async def service(
     die_at: str | None = None,
     grace_s: float | None = None,
     impatient_s: float | None = None,
+    clock: pathlib.Path | None = None,
     **given: Any,
 ) -> AsyncIterator[Child]:
     """Run the test entry point on *data_dir*; yields when it is ready. *given* are settings."""
@@ -132,6 +133,7 @@ async def service(
     command += ["--die-at", die_at] if die_at else []
     command += ["--grace", str(grace_s)] if grace_s else []
     command += ["--impatient", str(impatient_s)] if impatient_s else []
+    command += ["--clock", str(clock)] if clock else []
     with started(tuple(command), data_dir / "logs") as child:
         if not await child.is_up(f"http://127.0.0.1:{port}"):
             raise AssertionError(f"the service did not start\n{child.said[-3000:]}")

@@ -2,7 +2,7 @@
 The service as a process that can be made to die.
 
     python -m tests.process.entry --port N --data-dir D --upstream URL
-        [--die-at POINT[:nth]] [--settings JSON] [--grace S] [--impatient S]
+        [--die-at POINT[:nth]] [--settings JSON] [--grace S] [--impatient S] [--clock FILE]
 
 Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
 """
@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,11 +56,18 @@ def killer(text: str) -> Callable[[str], None]:
 
 def make_impatient(wait_s: float) -> None:
     """Wait *wait_s* for an answer, a picture, or before what is submitted once more; thrice that for a lease."""
-    app.Client = functools.partial(Client, read_timeout_s=wait_s)  # type: ignore[assignment, misc]
+    app.Client = functools.partial(Client, read_timeout_s=wait_s, total_timeout_s=3 * wait_s)  # type: ignore[assignment, misc]
     app.Fetcher = functools.partial(Fetcher, timeout_s=wait_s)  # type: ignore[assignment, misc]
     loop.LEASE_US = 3 * int(wait_s * 1_000_000)  # type: ignore[misc]
     loop.HEARTBEAT_S = wait_s  # type: ignore[misc]
     submit.ONCE_MORE_AFTER_US = int(wait_s * 1_000_000)  # type: ignore[misc]
+
+
+def set_clock(path: pathlib.Path) -> None:
+    """Let the wall clock be wrong by as many seconds as the file at *path* says now; it can change at any time."""
+    true_s, true_ns = time.time, time.time_ns
+    time.time = lambda: true_s() + int(path.read_text() or 0)
+    time.time_ns = lambda: true_ns() + int(path.read_text() or 0) * 1_000_000_000
 
 
 def main() -> None:
@@ -71,7 +79,10 @@ def main() -> None:
     parser.add_argument("--settings", type=orjson.loads, default={})
     parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
     parser.add_argument("--impatient", type=float, help="Seconds in place of the minute that others are given.")
+    parser.add_argument("--clock", type=pathlib.Path, help="Holds by how many seconds the wall clock is wrong.")
     asked = parser.parse_args()
+    if asked.clock is not None:
+        set_clock(asked.clock)
     if asked.grace is not None:
         server.GRACE_S = asked.grace  # type: ignore[misc]
     if asked.impatient is not None:

@@ -36,6 +36,7 @@ BY_CALLBACK = [
     Scene(point="webhook.committed"),
     Scene(point="finish.claimed"),
     Scene(point="finish.downloaded"),
+    Scene(point="finish.decoding"),
     Scene(point="finish.resized", has_original=True),
     Scene(point="finish.half_stored", orphans=1),
     Scene(point="finish.stored", orphans=2),
@@ -88,7 +89,7 @@ CANCELED_BEFORE = [
 CANCELED_AFTER = [
     Scene(point="accept.committed", canceled="after", submitted=0),
     Scene(point="submit.claimed", canceled="after", submitted=0),
-    Scene(point="submit.started", canceled="after", submitted=0),
+    Scene(point="submit.started", canceled="after", **SOON_LATE, submitted=0),
     Scene(point="submit.answered", canceled="after"),
     Scene(point="submit.settled", canceled="after"),
     Scene(point="webhook.read", canceled="after"),
@@ -144,8 +145,8 @@ def _paid_once(scene: Scene, outcome: Outcome) -> None:
     callbacks = outcome.rows("SELECT * FROM deliveries WHERE job_id = ? AND source = 'token'")
     assert len(callbacks) <= scene.num_images
     paid = outcome.rows("SELECT 1 FROM ledger WHERE kind = 'charge' AND job_id = ?")
-    # One canceled before its submit had started costs nothing, any other is paid: nobody knows better.
-    is_sent = scene.canceled and scene.point not in {"accept.committed", "submit.claimed"}
+    # One that is canceled is paid if NanoBanana turns out to have taken it.
+    is_sent = scene.canceled and scene.point not in {"accept.committed", "submit.claimed", "submit.started"}
     assert len(paid) == (1 if is_sent else scene.made)
 
 

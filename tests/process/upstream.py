@@ -76,6 +76,10 @@ class Odd:
         self.asked: collections.defaultdict[tuple[str, str], list[float]] = collections.defaultdict(list)
         """When each kind came, by prompt; s."""
 
+    def let_through(self, kind: str) -> None:
+        """Put nothing before the sandbox any more, for ``submit``, ``ask`` or ``picture``."""
+        self._written[kind] = {}
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._sandbox(scope, receive, send)
@@ -127,6 +131,29 @@ class Hold:
         self.waiting.set()
         await self.gate.wait()
         await sandbox(scope, receive, send)
+
+
+def changed(change: Callable[[bytes], bytes], **headers: str) -> Meeting:
+    """Let the sandbox answer, with a body that *change* made of its own, and *headers* in place of its own."""
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+
+    async def answer(sandbox: Any, scope: Any, receive: Any, send: Any) -> None:
+        start: dict[str, Any] = {}
+        body = b""
+
+        async def keep(message: Any) -> None:
+            nonlocal body
+            start.update(message if message["type"].endswith(".start") else {})
+            body += message.get("body", b"")
+
+        await sandbox(scope, receive, keep)
+        content = change(body)
+        kept = [each for each in start["headers"] if each[0] not in {b"content-length", *dict(raw)}]
+        length = (b"content-length", str(len(content)).encode())
+        await send({**start, "type": "http.response.start", "headers": [*kept, *raw, length]})
+        await send({"type": "http.response.body", "body": content})
+
+    return answer
 
 
 async def straight(sandbox: Any, scope: Any, receive: Any, send: Any) -> None:

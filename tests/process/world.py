@@ -68,7 +68,14 @@ async def make_ready(data_dir: pathlib.Path) -> Ready:
 
 @contextlib.asynccontextmanager
 async def world(
-    ready: Ready, data_dir: pathlib.Path, upstream: Odd, *, are_errors_expected: bool = False, **given: Any
+    ready: Ready,
+    data_dir: pathlib.Path,
+    upstream: Odd,
+    *,
+    are_errors_expected: bool = False,
+    impatient_s: float = 2.0,
+    clock: pathlib.Path | None = None,
+    **given: Any,
 ) -> AsyncIterator[World]:
     """
     Run it in a copy of *ready*. In the end everything is quiet, the service goes in good order, and all that is
@@ -77,13 +84,17 @@ async def world(
     Args:
         data_dir: Where the copy goes.
         are_errors_expected: There is something that a person must know of: its log tells.
+        impatient_s: See ``tests.process.entry``.
+        clock: A file that holds by how many seconds the wall clock is wrong.
         given: Settings.
     """
     shutil.copytree(ready.data_dir, data_dir)
     port = live.closed_port()
     async with (
         live.serve(upstream) as address,
-        child.service(data_dir, port=port, upstream=address, impatient_s=2, **{**QUICK, **given}) as service,
+        child.service(
+            data_dir, port=port, upstream=address, impatient_s=impatient_s, clock=clock, **{**QUICK, **given}
+        ) as service,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {ready.key}"},

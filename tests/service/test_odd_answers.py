@@ -1,13 +1,16 @@
 """What NanoBanana and its host answer oddly: how often that is borne, how it is named, and what the log tells."""
 
+import asyncio
 import contextlib
 import logging
+import time
 
 import pytest
 
 from nanohook.sandbox.options import Options
+from nanohook.work import loop
 from tests import books, live, rig
-from tests.process.upstream import Always, Odd, said
+from tests.process.upstream import Always, Hold, Odd, said
 
 BUSY, PAGE = said(503, b"busy"), said(200, b"<html>soon</html>")
 
@@ -24,7 +27,7 @@ async def running(tmp_path, **met):
 
 
 async def hurried(service, tmp_path, job_id, *, seconds=0):
-    """Let every pause between two downloads of a job be over, *seconds* later; return the job when it has ended."""
+    """Let every pause between two downloads be over, *seconds* later; return the job when it has ended."""
     over = "SELECT 1 FROM jobs WHERE id = ? AND completed_at IS NOT NULL"
 
     def is_over():
@@ -91,6 +94,23 @@ async def test_a_picture_to_start_from_that_was_deleted_meanwhile_is_no_refusal_
         assert (job["status"], job["error"]["code"]) == ("FAILED", "internal")
         assert [prompt for kind, prompt in door.asked if kind == "submit"] == ["first"]
         books.rows(tmp_path, "INSERT INTO pictures SELECT * FROM former")  # it was paid
+
+
+async def test_what_it_has_under_way_is_not_claimed_again_after_a_freeze(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LEASE_US", 1_000_000)
+    hold = Hold()
+    async with running(tmp_path, picture={"": [hold]}) as (service, door):
+        job_id = (await service.generate())["job_id"]
+        await asyncio.wait_for(hold.waiting.wait(), 10)
+        claims = books.rows(tmp_path, "SELECT claim FROM tasks")
+        time.sleep(2)  # noqa: ASYNC251 - the service stands still with its test
+        # Something else to be claimed is claimed; what is being fetched is not.
+        other = (await service.generate("another"))["job_id"]
+        assert (await service.ended(other))["status"] == "COMPLETED"
+        assert books.rows(tmp_path, "SELECT claim FROM tasks WHERE job_id = ?", job_id) == claims
+        hold.gate.set()
+        assert (await service.ended(job_id))["status"] == "COMPLETED"
+        assert fetches(door) == 2
 
 
 async def test_the_log_tells_what_was_said_of_a_task_at_each_step(tmp_path, caplog):

@@ -318,6 +318,7 @@ def test_what_is_not_json_is_told_apart(body):
         (b'{"code":501,"msg":"no","n":1e999}', "not strictly JSON"),
         (b'{"code":501,"msg":"no","n":"\xff"}', "not UTF-8"),
     ],
+    ids=["mark", "gzip", "NaN", "infinite", "bytes"],
 )
 def test_what_was_mended_is_noted(body, repair):
     reading = callbacks.read(body)

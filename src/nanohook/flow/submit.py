@@ -20,6 +20,8 @@ from nanohook.values import replace
 
 ONCE_MORE_AFTER_US: Final = 60 * SECOND_US
 """After a clear "server error" that took nothing, one more try."""
+BACKOFF_US: Final = 60 * SECOND_US
+"""What waits of itself waits no longer than this."""
 IN_FLIGHT_US: Final = 90 * SECOND_US
 """So long a POST may be on its way, answer and all, in a process that was frozen: nobody else judges it before."""
 TUNNEL_PAUSE_US: Final = 3 * SECOND_US
@@ -201,6 +203,9 @@ async def recover(tx: Transaction, *, terms: Terms, now_us: int) -> int:
         How many tasks were taken over.
     """
     taken = await claims.take_over(tx, now_us=now_us)
+    # What waits for longer than its back-off was written by a clock that has been set back since, or for a host
+    # that asked for more: it is tried once too often.
+    taken += await claims.pull_in(tx, now_us=now_us, furthest_us=BACKOFF_US)
     for task in await tasks.cut_off(tx):
         job = await jobs.load(tx, task.job_id)
         if job is not None:

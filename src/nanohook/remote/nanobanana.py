@@ -8,7 +8,6 @@ not prove that nothing was bought is `Unknown`.
 Source: NanoBanana's API pages; the table of outcomes in "What is paid, once".
 """
 
-import asyncio
 import dataclasses
 import decimal
 import ipaddress
@@ -19,7 +18,7 @@ from typing import Any, ParamSpec, Self
 import httpx
 import orjson
 
-from nanohook import errors
+from nanohook import awake, errors
 from nanohook.remote import envelopes, orders
 from nanohook.rules import backoff, inflate
 
@@ -131,8 +130,8 @@ class Client:
         paths: By model, the last part of the submit's address below ``/api/v1/nanobanana/``.
         connections: At most so many at once; more requests wait ``connect_timeout_s`` for one.
         connect_timeout_s: Until a connection stands, TLS included.
-        read_timeout_s: Longest silence while writing or reading.
-        total_timeout_s: For a whole request.
+        read_timeout_s: Longest silence while writing or reading, but for a submit.
+        total_timeout_s: For a whole request, while this process runs.
 
     Raises:
         errors.ConfigError: *base_url* or *api_key* cannot be used.
@@ -153,6 +152,9 @@ class Client:
         self._paths = dict(paths)
         self._total_timeout_s = total_timeout_s
         self._api_key = _checked_key(api_key)
+        self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=connect_timeout_s)
+        # Whether a submit was taken is told by its answer alone: that is waited for as long as there is time.
+        self._submit_timeout = httpx.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s)
         self._http = httpx.AsyncClient(
             headers={
                 "authorization": f"Bearer {api_key}",
@@ -160,7 +162,6 @@ class Client:
                 # Bytes are counted as they come; nothing may grow afterwards.
                 "accept-encoding": "identity",
             },
-            timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=connect_timeout_s),
             limits=httpx.Limits(max_connections=connections, keepalive_expiry=_KEEPALIVE_S),
             trust_env=False,
             follow_redirects=False,
@@ -260,7 +261,7 @@ class Client:
         body = bytearray()
         inflater = inflate.Inflater(max_bytes=MAX_ANSWER_BYTES)
         async with (
-            asyncio.timeout(self._total_timeout_s),
+            awake.Timeout(self._total_timeout_s),
             self._http.stream(
                 method,
                 f"{self._root}/{path}",
@@ -268,6 +269,7 @@ class Client:
                 params=params,
                 headers={"content-type": "application/json"} if json is not None else None,
                 extensions={"trace": watch} if watch is not None else None,
+                timeout=self._timeout if watch is None else self._submit_timeout,
             ) as response,
         ):
             # Whatever the label says: the bytes tell whether they are compressed.

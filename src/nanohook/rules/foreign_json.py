@@ -96,7 +96,8 @@ def inflated(body: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
 def readable(body: bytes, *, max_bytes: int = MAX_BYTES) -> str:
     """Write *body* as text for people: inflated as far as it goes, with U+FFFD in place of what is no text."""
     if not inflate.is_compressed(body):
-        return _decoded(body)[0]
+        bare = None if _is_utf8(body) else inflate.bare(body, max_bytes=max_bytes)
+        return _decoded(bare or body)[0]
     inflater, out = inflate.Inflater(max_bytes=max_bytes), bytearray()
     try:
         # A piece at a time: what comes before the damage, or the limit, is shown.

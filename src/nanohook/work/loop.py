@@ -16,6 +16,7 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
+from nanohook.flow import submit
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import backoff
 from nanohook.rules.job import Step, Task
@@ -28,8 +29,6 @@ LOOK_S: Final = 1.0
 """The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
 LEASE_US: Final = 30 * SECOND_US
 HEARTBEAT_S: Final = 10.0
-BACKOFF_US: Final = 60 * SECOND_US
-"""What waits of itself waits no longer than this, but for a host or NanoBanana that has asked for more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,7 +224,7 @@ class Loop:
         self._on_jump(jump_s)
         if jump_s < 0:
             await self._database.write(self._extend)
-            await self._pull_in(BACKOFF_US)
+            await self._pull_in(submit.BACKOFF_US)
 
     async def _pull_in(self, furthest_us: int) -> None:
         """Make due what would wait for longer than *furthest_us*."""
