@@ -9,6 +9,7 @@ and later frames in a library never meets a stranger's bytes.
 
 import dataclasses
 import itertools
+import mmap
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ _SIGNATURES: tuple[tuple[Kind, re.Pattern[bytes]], ...] = (
     ("webp", re.compile(rb"RIFF....WEBP", re.DOTALL)),
     ("gif", re.compile(rb"GIF8[79]a")),
 )
+
+_LONGEST_END_BYTES = 64
 
 _PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # The next marker in entropy-coded data: FF 00 is a stuffed byte, FF D0 to FF D7 are restarts, FF FF is fill.
@@ -96,6 +99,20 @@ def read(body: bytes) -> Container:
     if not (found.width_px and found.height_px):
         raise broken()
     return found
+
+
+def is_ended(body: bytes | mmap.mmap) -> bool:
+    """
+    Tell whether *body* has the mark at its end that its format asks for; not whether all before it is there.
+
+    WebP says its length at its beginning instead. Formats that are not read have no end.
+    """
+    kind = next((kind for kind, signature in _SIGNATURES if signature.match(body)), None)
+    end = body[-_LONGEST_END_BYTES:].rstrip(b"\0")
+    if kind == "webp":
+        size_bytes: int = struct.unpack_from("<I", body, 4)[0]
+        return len(body) >= 8 + size_bytes
+    return kind is not None and end.endswith({"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82", "gif": b";"}[kind])
 
 
 def broken() -> errors.ImageRejected:
