@@ -367,7 +367,7 @@ async def test_a_redirect_may_lead_to_another_listed_host(site, made):
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 Temporary", "308 Permanent"])
-@pytest.mark.parametrize("header", [(), ("Location:",)])
+@pytest.mark.parametrize("header", [(), ("Location:",), ("Location: //[",)])
 async def test_a_redirect_without_an_address_may_have_one_later(site, fetcher, status, header):
     site.answers["/x.jpg"] = answer(PICTURE, status, *header)
     assert await outcome(fetcher(), site.url()) is Outcome.MISSING
@@ -825,7 +825,8 @@ async def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_pa
 async def test_a_disk_that_is_full_is_no_fault_of_the_host(site, fetcher, monkeypatch, memory_bytes, buffering):
     it = fetcher(memory_bytes=memory_bytes)
     # A device that is always full, in place of a disk.
-    monkeypatch.setattr(it._spool, "open", lambda: pathlib.Path("/dev/full").open("wb", buffering=buffering))  # noqa: SIM115
+    full = functools.partial(pathlib.Path("/dev/full").open, "wb", buffering=buffering)
+    monkeypatch.setattr(it._spool, "open", full)
     async with it:
         with pytest.raises(DownloadFailed) as caught:
             await got(it, site.url())

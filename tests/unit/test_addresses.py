@@ -274,7 +274,6 @@ def test_a_redirect_is_read_as_the_bytes_that_came(location, url):
         b"\\\\evil.example/",
         b"https://user@evil.example/",
         "https://bücher.example/".encode("latin-1"),
-        b"https://[::1",
         b"https://2130706433/",
         b"file:///etc/passwd",
         b"javascript:alert(1)",
@@ -285,6 +284,13 @@ def test_a_redirect_to_no_clean_address_is_refused(location):
     with pytest.raises(errors.Invalid) as caught:
         addresses.redirected(addresses.parse("https://example.com/"), location)
     assert caught.value.code == "invalid_url"
+
+
+@pytest.mark.parametrize("location", [b"", b"  ", b"//[", b"https://[::1"])
+def test_a_redirect_to_no_address_at_all_says_so(location):
+    with pytest.raises(errors.Invalid) as caught:
+        addresses.redirected(addresses.parse("https://example.com/"), location)
+    assert caught.value.code == "no_url"
 
 
 def test_every_address_that_a_callback_keeps_is_read():

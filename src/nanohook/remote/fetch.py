@@ -222,12 +222,11 @@ class Fetcher:
 
     def _redirected(self, place: addresses.Place, response: httpx.Response) -> addresses.Place:
         location = next((value for name, value in response.headers.raw if name.lower() == b"location"), b"")
-        if not location:
-            raise _failed(place, f"answered {response.status_code} without an address", Outcome.MISSING)
         try:
             return self._permitted(addresses.redirected(place, location))
         except errors.Invalid as exc:
-            raise _failed(place, f"redirects where nobody may go: {exc}", Outcome.REFUSED) from exc
+            outcome = Outcome.MISSING if exc.code == "no_url" else Outcome.REFUSED
+            raise _failed(place, f"answered {response.status_code}: {exc}", outcome) from exc
 
     def _permitted(self, place: addresses.Place) -> addresses.Place:
         listed = addresses.is_listed_host(place.host, place.port, self._download_hosts)

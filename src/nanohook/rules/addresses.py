@@ -146,7 +146,7 @@ def redirected(place: Place, location: bytes) -> Place:
             by byte, which any host understands that wrote it.
 
     Raises:
-        Invalid: As ``parse``.
+        Invalid: As ``parse``; with code ``no_url`` for what is no address at all, of whatever kind.
 
     Source: RFC 9110, section 10.2.2; WHATWG Fetch Standard, "location URL".
     """
@@ -154,6 +154,8 @@ def redirected(place: Place, location: bytes) -> Place:
         text = location.decode()
     except UnicodeDecodeError:
         text = "".join(chr(byte) if byte < _ASCII_END else f"%{byte:02X}" for byte in location)
+    if not text.strip(" "):
+        raise errors.Invalid("a redirect leads nowhere", code="no_url")
     # Before they are joined: urljoin drops tabs and newlines without a word.
     if len(text) > MOST_URL_CHARS or _FORBIDDEN.search(text):
         raise _refused("a redirect leads to one with odd characters")
@@ -162,7 +164,7 @@ def redirected(place: Place, location: bytes) -> Place:
             f"{place.scheme}://{place.host_text}:{place.port}{place.target}", text.strip(" ")
         )
     except ValueError:
-        raise _refused("a redirect leads to what is none") from None
+        raise errors.Invalid("a redirect leads to what is no address", code="no_url") from None
     return parse(joined)
 
 
