@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from nanohook import errors
-from nanohook.rules import containers, imaging
+from nanohook.rules import containers, imaging, pixels
 
 LIMIT = 1_000_000
 RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 180, 30), (30, 30, 200), (255, 255, 255)
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
+FORMATS_OF_UPLOADS = sorted(FORMATS)
+OF_RESULTS = {"avif": "AVIF", "tiff": "TIFF"}
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -32,7 +34,7 @@ def corners(size=(64, 32)):
 
 def encoded(image, kind, **options):
     out = io.BytesIO()
-    image.save(out, FORMATS[kind], **options)
+    image.save(out, (FORMATS | OF_RESULTS)[kind], **options)
     return out.getvalue()
 
 
@@ -121,7 +123,6 @@ def test_probe_reads_each_kind_of_webp(lossless, mode):
     "body",
     [
         b"BM" + bytes(60),
-        b"II*\x00" + bytes(60),
         b"%PDF-1.7\n",
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"hello",
@@ -338,7 +339,7 @@ def test_a_block_that_may_come_once_is_kept_once():
 def test_a_decoder_that_finds_another_size_is_not_trusted():
     found = containers.read(encoded(corners(), "png"))
     with pytest.raises(errors.ImageRejected):
-        imaging._decode(dataclasses.replace(found, width_px=63))
+        pixels.decode(dataclasses.replace(found, width_px=63))
 
 
 def test_an_exif_that_lies_about_its_size_is_upright():
@@ -550,11 +551,39 @@ def test_a_profile_for_other_channels_is_dropped():
     assert "icc_profile" not in opened(finish(body, (20, 20)).picture).info
 
 
-@pytest.mark.parametrize(("output", "most"), [("webp", 16_383), ("jpg", 65_500)])
-def test_a_side_that_a_format_cannot_hold_makes_it_png(output, most):
+@pytest.mark.parametrize("output", ["jpg", "png", "webp"])
+def test_a_target_has_at_most_16_383_pixels_a_side(output):
     body = encoded(Image.new("L", (4, 4)), output)
-    assert finish(body, (most, 1)).picture.extension == output
-    assert finish(body, (most + 1, 1), output_format=output).picture.extension == "png"
+    assert opened(finish(body, (16_383, 1)).picture).size == (16_383, 1)
+    assert opened(finish(body, (32_766, 10)).picture).size == (16_383, 5)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "gif", "tiff"])
+def test_a_result_without_an_original_is_brought_to_16_383_pixels_a_side(kind):
+    """65,535 is as much as JPEG, GIF and the contract have; one more only PNG and TIFF can say."""
+    longest = 65_500 if kind == "jpg" else 65_535
+    body = encoded(Image.new("L", (longest, 8), 99), kind)
+    for image in (opened(finish(body, None).picture), opened(finish(body, (40, 40), fit="contain").picture)):
+        assert max(image.size) in (16_383, 40)
+    if kind in ("png", "tiff"):
+        for act in (finish, lambda body: imaging.probe_result(body, most_pixels=LIMIT)):
+            assert rejected(encoded(Image.new("L", (longest + 1, 1)), kind), act) == "too_many_pixels"
+            assert rejected(encoded(Image.new("L", (1, longest + 1)), kind), act) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("kind", FORMATS_OF_UPLOADS)
+@pytest.mark.parametrize("size", [(16_383, 1), (1, 16_383)])
+def test_an_upload_has_at_most_16_383_pixels_a_side(kind, size):
+    assert opened(normalise(encoded(Image.new("L", size), kind)).picture).size == size
+    if kind != "webp":
+        longer = tuple(side + (side > 1) for side in size)
+        body = encoded(Image.new("L", longer), kind)
+        with pytest.raises(errors.ImageRejected) as caught:
+            normalise(body)
+        assert caught.value.code == rejected(body) == "too_many_pixels"
+        assert ("wide" if size[0] > 1 else "high") in str(caught.value)
+        assert "16,384" in str(caught.value)
+        assert "16,383" in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
@@ -566,7 +595,7 @@ def test_a_size_without_pixels_is_a_mistake_of_the_caller(size):
 def test_a_jpeg_is_decoded_smaller_only_down_to_the_target():
     found = containers.read(encoded(corners((800, 600)), "jpg"))
     for least, expected in (((100, 75), 8), ((101, 75), 4), ((100, 76), 4), ((400, 300), 2), ((401, 1), 1)):
-        image, scale = imaging._decode(found, least=least)
+        image, scale = pixels.decode(found, least=least)
         assert scale == expected
         assert image.width >= least[0]
         assert image.height >= least[1]
