@@ -4,6 +4,7 @@ import asyncio
 import collections
 import hashlib
 import logging
+import mmap
 import random
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,7 +17,7 @@ from nanohook.flow import settle
 from nanohook.flow.settle import Finishing, Kept
 from nanohook.flow.terms import SECOND_US
 from nanohook.remote.fetch import Fetcher
-from nanohook.rules import backoff, imaging
+from nanohook.rules import backoff, downloads, imaging
 from nanohook.rules.job import Fault, Stored, Task
 from nanohook.rules.status import Stage
 from nanohook.storage import Storage
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 MOST_BROKEN: Final = 3
 """Downloads in a row of what is no picture; then the task fails; a retry asks NanoBanana anew."""
+_FINAL: Final = frozenset({downloads.Outcome.MISSING, downloads.Outcome.TOO_LARGE, downloads.Outcome.REFUSED})
 _FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
 _FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
 
@@ -57,6 +59,9 @@ class Finisher:
         name = (claimed.job_id, claimed.attempt, claimed.index)
         try:
             await self._finish(begun)
+        except downloads.DownloadFailed as exc:
+            again = exc.outcome not in _FINAL
+            await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=again)
         except errors.Permanent as exc:
             await self._failed(claimed, Fault(code=exc.code, detail=str(exc)), exc=exc, again=False)
         except errors.Transient as exc:
@@ -82,14 +87,18 @@ class Finisher:
         self._broken.pop(name, None)
 
     async def _finish(self, begun: Finishing) -> None:
-        task, options = begun.task, begun.job.options
+        task = begun.task
         logger.debug("result.fetching", extra={"job_id": task.job_id, "index": task.index, "tries": task.tries})
         if task.result_url is None:
             raise errors.Permanent("the late result that was to be taken is gone", code="download_failed")
-        body = await self.fetcher.get(task.result_url)
+        async with self.fetcher.get(task.result_url) as download:
+            await self._keep(begun, download.body)
+
+    async def _keep(self, begun: Finishing, body: bytes | mmap.mmap) -> None:
+        task, options = begun.task, begun.job.options
         reach("finish.downloaded")
         # What a host delivers may have endless headers: not on the event loop.
-        probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
+        probe = await asyncio.to_thread(imaging.probe_result, body, most_pixels=self.most_pixels)
         logger.debug(
             "image.resizing",
             extra={
@@ -100,9 +109,8 @@ class Finisher:
             },
         )
         self._show(task, Stage.RESIZING)
-        target = begun.size or (0, 0)
         finished = await self.decoder.run(
-            max(probe.pixels, target[0] * target[1]),
+            probe.memory_bytes(begun.size),
             imaging.finish,
             body,
             size=begun.size,
@@ -162,7 +170,7 @@ class Finisher:
             logger.info("work.progress_not_shown", extra={"reason": type(exc).__name__})
 
     async def _failed(self, claimed: Task, fault: Fault, *, exc: Exception, again: bool) -> None:
-        after_s = exc.retry_after_s if isinstance(exc, errors.Transient) else None
+        after_s = exc.retry_after_s if isinstance(exc, errors.Transient | downloads.DownloadFailed) else None
         pause_s = backoff.delay_s(claimed.tries + 1, chance=random.random(), retry_after_s=after_s)  # noqa: S311
         now = clock.now_us()
         retry_at = now + int(pause_s * SECOND_US) if again else None
