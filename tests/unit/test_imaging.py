@@ -102,7 +102,8 @@ def rejected(body, act=lambda body: imaging.probe(body, most_pixels=LIMIT)):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_probe_knows_the_four_types_by_content(kind):
     found = imaging.probe(encoded(corners(), kind), most_pixels=LIMIT)
-    assert found == imaging.Probe(content_type=imaging.CONTENT_TYPES[kind], width_px=64, height_px=32, pixels=2048)
+    assert (found.content_type, found.width_px, found.height_px) == (imaging.CONTENT_TYPES[kind], 64, 32)
+    assert found.pixels == 2048
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])

@@ -27,6 +27,8 @@ _MODES = frozenset(
     {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B"}
 )
 """What can be brought to L, RGB or RGBA without guessing what white is."""
+_KEPT_BY_DECODERS = frozenset({"webp", "avif"})
+"""Their decoders hold twice the pixels as long as the opened image lives: a copy lets go of it."""
 # What libjpeg says when it makes up the rest: at a marker too early, or where a restart should have followed.
 _CUT_OFF = re.compile(r"premature end of data|found marker 0xd9 instead of RST", re.IGNORECASE)
 PROFILE_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
@@ -63,6 +65,8 @@ def decode(found: containers.Container, *, least: tuple[int, int] | None = None)
             raise ValueError("pixels of a kind that is not read")
         drafted = image.draft(None, least) if least else None
         image.load()
+        if found.kind in _KEPT_BY_DECODERS:
+            image = image.copy()
     except DECODING_ERRORS as exc:
         short = isinstance(exc, EOFError) or "truncated" in str(exc)
         raise (containers.truncated() if short else containers.broken()) from exc
@@ -124,8 +128,9 @@ def plain(image: Image.Image, kind: str) -> Image.Image:
         if alpha.getextrema()[0] == _OPAQUE:
             image = image.convert("RGB")
         elif kind == "jpg":
-            image.paste(Image.new("RGBA", image.size, "white"), mask=ImageChops.invert(alpha))
-            image = image.convert("RGB")
+            canvas = like(image, Image.new("RGB", image.size, "white"))
+            canvas.paste(image, mask=alpha)
+            image = canvas
     return image
 
 
