@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import mmap
 import random
 import struct
 import zlib
@@ -491,6 +492,28 @@ def test_a_result_that_is_right_already_keeps_its_very_bytes(kind):
     assert finish(body, (32, 64)).picture.body is not body
 
 
+@pytest.mark.parametrize("kind", [*FORMATS, *OF_RESULTS])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_result_may_be_a_mapped_file(kind, turned, tmp_path):
+    body = (
+        with_orientation(corners(), kind, 6)
+        if turned and kind not in ("gif", "tiff")
+        else encoded(corners(), kind)
+    )
+    path = tmp_path / "spooled"
+    path.write_bytes(body)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert imaging.probe_result(mapped, most_pixels=LIMIT) == imaging.probe_result(body, most_pixels=LIMIT)
+    for size in ((40, 40), None):
+        made, expected = finish(mapped, size), finish(body, size)
+        assert made.picture.body[:] == expected.picture.body[:]
+        assert made.thumbnail == expected.thumbnail
+    if kind in ("jpg", "png", "webp") and not turned:
+        assert finish(mapped, None).picture.body is mapped
+    assert rejected(mapped[: len(body) // 3], finish) in {"truncated", "not_an_image"}
+
+
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("fit", ["cover", "contain", "stretch"])
 def test_a_turned_result_is_finished_as_its_upright_self(value, fit):
@@ -518,6 +541,22 @@ def test_contain_pads_with_nothing_or_white(output, band):
     image = opened(picture)
     assert image.getpixel((32, 2)) == image.getpixel((32, 61)) == band
     assert far(image.convert("RGB").crop((4, 20, 28, 28)), Image.new("RGB", (24, 8), RED)) < 8
+
+
+def test_a_stretch_to_the_other_shape_is_the_same_in_either_order():
+    image = Image.linear_gradient("L").resize((20, 400)).convert("RGB")
+    made = pixels.resized(image, (400, 20), (0, 0, 20, 400))
+    assert far(made, image.resize((400, 20), Image.Resampling.BICUBIC)) < 2
+
+
+def test_a_large_transparent_webp_becomes_png(monkeypatch):
+    monkeypatch.setattr(imaging, "MAX_ALPHA_WEBP_PIXELS", 64 * 32)
+    image = corners()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    body = encoded(image, "png")
+    assert finish(body, (64, 32), output_format="webp").picture.extension == "webp"
+    assert finish(body, (65, 32), output_format="webp").picture.extension == "png"
+    assert finish(encoded(corners(), "png"), (65, 32), output_format="webp").picture.extension == "webp"
 
 
 def test_contain_leaves_no_band_of_one_pixel():
