@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from nanohook import errors
-from nanohook.rules import containers, imaging, pixels
+from nanohook.rules import containers, fitting, imaging, pixels
 
 LIMIT = 1_000_000
 RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 180, 30), (30, 30, 200), (255, 255, 255)
@@ -669,7 +669,7 @@ SIDES = st.integers(1, 20_000)
 @settings(max_examples=50)
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_a_crop_box_lies_within_the_picture_and_has_the_targets_shape(width, height, to_width, to_height):
-    left, top, right, bottom = imaging.crop_box((width, height), (to_width, to_height))
+    left, top, right, bottom = fitting.crop_box((width, height), (to_width, to_height))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     scale = min(width / to_width, height / to_height)
@@ -683,7 +683,7 @@ def test_a_crop_box_lies_within_the_picture_and_has_the_targets_shape(width, hei
 @settings(max_examples=50)
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_an_inner_size_fits_and_touches_two_sides(width, height, to_width, to_height):
-    inner = imaging.inner_size((width, height), (to_width, to_height))
+    inner = fitting.inner_size((width, height), (to_width, to_height))
     assert 1 <= inner[0] <= to_width
     assert 1 <= inner[1] <= to_height
     assert inner[0] == to_width or inner[1] == to_height
@@ -693,9 +693,9 @@ def test_an_inner_size_fits_and_touches_two_sides(width, height, to_width, to_he
 
 
 def test_known_crop_boxes():
-    assert imaging.crop_box((1184, 864), (1024, 576)) == (0, 99, 1184, 765)
-    assert imaging.crop_box((100, 100), (10, 10)) == (0, 0, 100, 100)
-    assert imaging.crop_box((3, 2), (1, 1)) == (0.5, 0, 2.5, 2)
+    assert fitting.crop_box((1184, 864), (1024, 576)) == (0, 99, 1184, 765)
+    assert fitting.crop_box((100, 100), (10, 10)) == (0, 0, 100, 100)
+    assert fitting.crop_box((3, 2), (1, 1)) == (0.5, 0, 2.5, 2)
 
 
 RATIOS = ("1:1", "9:16", "16:9", "3:4", "4:3", "3:2", "2:3", "5:4", "4:5", "21:9", "auto")
@@ -714,9 +714,9 @@ RATIOS = ("1:1", "9:16", "16:9", "3:4", "4:3", "3:2", "2:3", "5:4", "4:5", "21:9
     ],
 )
 def test_the_nearest_ratio_is_found(size, ratio):
-    assert imaging.nearest_ratio(*size, RATIOS) == ratio
+    assert fitting.nearest_ratio(*size, RATIOS) == ratio
 
 
 def test_distance_is_alike_above_and_below_one():
-    assert imaging.nearest_ratio(1, 1, ("1:2", "2:1")) == "1:2"
-    assert imaging.nearest_ratio(1, 1, ("2:1", "1:2")) == "2:1"
+    assert fitting.nearest_ratio(1, 1, ("1:2", "2:1")) == "1:2"
+    assert fitting.nearest_ratio(1, 1, ("2:1", "1:2")) == "2:1"

@@ -15,18 +15,16 @@ second decoder looks for that.
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
 from typing import Final, Literal
 
 from PIL import Image
 
 from nanohook import errors
-from nanohook.rules import avif, containers, formats, pixels, tiff
+from nanohook.rules import avif, containers, fitting, formats, pixels, tiff
 from nanohook.rules.formats import Body
 
 Format = Literal["jpg", "png", "webp"]
 Fit = Literal["cover", "contain", "stretch"]
-Box = pixels.Box
 
 THUMBNAIL_PX = 512
 """Long side of a thumbnail at most; a smaller picture is not enlarged."""
@@ -118,7 +116,7 @@ class Probe:
 
     def memory_bytes(self, target: tuple[int, int] | None = None) -> int:
         """
-        Estimate what ``normalise`` or ``finish`` needs at its peak, in bytes, a tenth too much rather than too little.
+        Estimate what ``normalise`` or ``finish`` needs at its peak, in bytes, rather too much than too little.
 
         Args:
             target: Width and height of the result; ``None``: the picture's own.
@@ -241,53 +239,6 @@ def finish(
     return Finished(picture=picture, thumbnail=_thumbnail(image, of=target))
 
 
-def crop_box(source: tuple[int, int], target: tuple[int, int]) -> Box:
-    """
-    The largest box around the centre of *source* that has *target*'s shape, in fractions of a pixel.
-
-    Returns:
-        Left, top, right and bottom, within the picture.
-    """
-    scale = min(source[0] / target[0], source[1] / target[1])
-    width, height = min(target[0] * scale, source[0]), min(target[1] * scale, source[1])
-    left, top = (source[0] - width) / 2, (source[1] - height) / 2
-    return left, top, min(left + width, source[0]), min(top + height, source[1])
-
-
-def inner_size(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """
-    The largest whole size of *source*'s shape that fits into *target*; at least one pixel a side.
-
-    A side that lacks a single pixel to *target* is given it: a padded line would be seen, the stretch not.
-    """
-    scale = min(target[0] / source[0], target[1] / source[1])
-    width, height = (
-        wanted if wanted - side * scale <= 1 else max(1, round(side * scale))
-        for side, wanted in zip(source, target, strict=True)
-    )
-    return width, height
-
-
-def nearest_ratio(width_px: int, height_px: int, ratios: Sequence[str]) -> str:
-    """
-    The ratio of *ratios* whose shape is nearest; the first of equals.
-
-    Distance is between logarithms, so that 2:1 is as far from 1:1 as 1:2 is.
-
-    Args:
-        width_px: Of the picture.
-        height_px: Of the picture.
-        ratios: Texts such as ``16:9``, at least one; words such as ``auto`` are passed over.
-    """
-    wanted = math.log(width_px / height_px)
-
-    def distance(ratio: str) -> float:
-        width, height = map(int, ratio.split(":"))
-        return abs(math.log(width / height) - wanted)
-
-    return min((ratio for ratio in ratios if ":" in ratio), key=distance)
-
-
 def _read(body: Body, *, most_pixels: int) -> containers.Container:
     return _checked(containers.read(body), most_pixels=most_pixels, max_side_px=MAX_SIDE_PX)
 
@@ -336,7 +287,7 @@ def _probe(found: containers.Container) -> Probe:
 
 
 def _bounded(size: tuple[int, int]) -> tuple[int, int]:
-    return size if max(size) <= MAX_SIDE_PX else inner_size(size, (MAX_SIDE_PX, MAX_SIDE_PX))
+    return size if max(size) <= MAX_SIDE_PX else fitting.inner_size(size, (MAX_SIDE_PX, MAX_SIDE_PX))
 
 
 def _upright_size(found: containers.Container) -> tuple[int, int]:
@@ -353,8 +304,8 @@ def _sized(found: containers.Container, target: tuple[int, int], fit: Fit, kind:
     """The picture at *target*: one decode, one resize, then turned, because fewer pixels are left to turn."""
     source = found.width_px, found.height_px
     stored = target[::-1] if found.orientation in _QUARTER_TURNS else target
-    inner = inner_size(source, stored) if fit == "contain" else stored
-    box: Box = crop_box(source, stored) if fit == "cover" else (0, 0, *source)
+    inner = fitting.inner_size(source, stored) if fit == "contain" else stored
+    box: fitting.Box = fitting.crop_box(source, stored) if fit == "cover" else (0, 0, *source)
     whole = (
         math.ceil(source[0] * inner[0] / (box[2] - box[0])),
         math.ceil(source[1] * inner[1] / (box[3] - box[1])),

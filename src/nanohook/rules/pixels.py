@@ -14,8 +14,7 @@ import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageChops, ImageCms
 
 from nanohook.rules import containers
-
-Box = tuple[float, float, float, float]
+from nanohook.rules.fitting import Box
 
 # Measured on 1184×864 → 1024×576 (dB against the source, after scaling back up): Hamming 6.7 ms and 34.3 dB,
 # bicubic 10.9 and 35.0, Magic Kernel Sharp 12.3 and 35.3, Lanczos 15.0 and 35.4. Enlarging, and shrinking by
