@@ -285,7 +285,9 @@ async def _work(
 ) -> Loop:
     """Build the work loop; without an API key it only finishes what is known already."""
     settings, terms = made.settings, made.terms
-    fetcher = await stack.enter_async_context(Fetcher(download_hosts=frozenset(settings.download_hosts)))
+    hosts, spool_dir = frozenset(settings.download_hosts), settings.data_dir / "spool"
+    made_fetcher = await asyncio.to_thread(Fetcher, spool_dir=spool_dir, download_hosts=hosts)
+    fetcher = await stack.enter_async_context(made_fetcher)
     finisher = Finisher(
         database=made.database,
         fetcher=fetcher,

@@ -10,6 +10,7 @@ for those, ``work/orphans.py``. No key contains ``#``.
 import asyncio
 import contextlib
 import itertools
+import mmap
 import os
 import pathlib
 import re
@@ -79,7 +80,7 @@ class Storage:
         except _REFUSALS as exc:
             raise _failed("open", str(root), exc) from exc
 
-    async def put(self, key: str, body: bytes) -> None:
+    async def put(self, key: str, body: bytes | mmap.mmap) -> None:
         """
         Keep *body* under *key*, in place of what was there; it is on the disk when this returns.
 

@@ -23,6 +23,7 @@ from nanohook.cli import serving
 from nanohook.flow import submit
 from nanohook.remote.fetch import Fetcher
 from nanohook.remote.nanobanana import Client
+from nanohook.remote.transfer import Tempo
 from nanohook.work import loop
 
 
@@ -57,7 +58,7 @@ def killer(text: str) -> Callable[[str], None]:
 def make_impatient(wait_s: float) -> None:
     """Wait *wait_s* for an answer, a picture, or before what is submitted once more; thrice that for a lease."""
     app.Client = functools.partial(Client, read_timeout_s=wait_s, total_timeout_s=3 * wait_s)  # type: ignore[assignment, misc]
-    app.Fetcher = functools.partial(Fetcher, timeout_s=wait_s)  # type: ignore[assignment, misc]
+    app.Fetcher = functools.partial(Fetcher, tempo=Tempo(silence_s=wait_s))  # type: ignore[assignment, misc]
     loop.LEASE_US = 3 * int(wait_s * 1_000_000)  # type: ignore[misc]
     loop.HEARTBEAT_S = wait_s  # type: ignore[misc]
     submit.ONCE_MORE_AFTER_US = int(wait_s * 1_000_000)  # type: ignore[misc]

@@ -10,6 +10,7 @@ from nanohook import clock, errors, ids
 from nanohook.flow import reconcile
 from nanohook.remote.fetch import Fetcher
 from nanohook.rules import callbacks
+from nanohook.rules.downloads import DownloadFailed
 from nanohook.sandbox.options import Options
 from nanohook.stores import claims, tasks
 from nanohook.stores.deliveries import Delivery, Source
@@ -146,7 +147,7 @@ async def test_a_known_result_without_task_id_is_finished_by_a_retry(tmp_path):
         assert rows(tmp_path, found) == [("finish", f"{host}/a.png")]
 
 
-async def test_a_redirect_to_what_is_no_address_ends_the_download():
+async def test_a_redirect_to_what_is_no_address_ends_the_download(tmp_path):
     async def redirect(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 302 Found\r\nLocation: //[\r\nContent-Length: 0\r\n\r\n")
@@ -155,10 +156,11 @@ async def test_a_redirect_to_what_is_no_address_ends_the_download():
 
     async with (
         live.serve_raw(redirect) as host,
-        Fetcher(download_hosts=frozenset({host.removeprefix("http://")})) as fetcher,
+        Fetcher(spool_dir=tmp_path, download_hosts=frozenset({host.removeprefix("http://")})) as fetcher,
     ):
-        with pytest.raises(errors.Permanent):
-            await fetcher.get(f"{host}/a.png")
+        with pytest.raises(DownloadFailed):
+            async with fetcher.get(f"{host}/a.png"):
+                pass
 
 
 async def test_without_a_key_a_retry_is_refused_like_a_new_job(tmp_path):

@@ -180,6 +180,26 @@ async def test_of_an_animation_the_first_frame_is_kept(service, kind):
     assert abs(red - green) < 40
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+NAMES = {
+    "HEIC": HEIC,
+    "AVIF": encoded(drawn(), "AVIF"),
+    "TIFF": encoded(drawn(), "TIFF"),
+    "BMP": encoded(drawn(), "BMP"),
+    "JPEG XL": b"\xff\x0a" + bytes(100),
+    "PDF": b"%PDF-1.7\n",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "HTML": b"<!doctype html><title>x</title>",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_refusal_names_the_format_that_came(service, name):
+    answer = await send(service, NAMES[name], name="photo.jpg")
+    refused(answer, 415, "unknown_media_type")
+    assert name in answer.json()["detail"]
+
+
 BAD = {
     "nothing": (b"", 422, "empty"),
     "text": (b"this is not a picture", 415, "unknown_media_type"),
@@ -188,8 +208,16 @@ BAD = {
     "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", 415, "unknown_media_type"),
     "bmp": (encoded(drawn(), "BMP"), 415, "unknown_media_type"),
     "tiff": (encoded(drawn(), "TIFF"), 415, "unknown_media_type"),
+    "avif": (encoded(drawn(), "AVIF"), 415, "unknown_media_type"),
+    "heic": (HEIC, 415, "unknown_media_type"),
     "zip": (b"PK\x03\x04" + b"\0" * 100, 415, "unknown_media_type"),
     "half a jpeg": (encoded(drawn((300, 200)), "JPEG")[:-400], 422, "truncated"),
+    "a cut jpeg, closed": (encoded(drawn((300, 200)), "JPEG")[:-400] + b"\xff\xd9", 422, "truncated"),
+    "a progressive jpeg, cut and closed": (
+        encoded(drawn((300, 200)), "JPEG", progressive=True)[:-400] + b"\xff\xd9",
+        422,
+        "truncated",
+    ),
     "half a png": (encoded(drawn((300, 200)), "PNG")[:-400], 422, "truncated"),
     "half a webp": (encoded(drawn((300, 200)), "WEBP")[:-100], 422, "truncated"),
     "half a gif": (encoded(drawn((300, 200)).quantize(16), "GIF")[:-400], 422, "truncated"),
@@ -198,6 +226,8 @@ BAD = {
     "zeros after a signature": (b"\x89PNG\r\n\x1a\n" + b"\0" * 1_000, 422, None),
     "no pixels": (png(0, 0), 422, None),
     "too many pixels": (encoded(Image.new("L", (2_001, 1_000)), "PNG"), 422, "too_many_pixels"),
+    "too wide": (encoded(Image.new("L", (16_384, 1)), "PNG"), 422, "too_many_pixels"),
+    "too high": (encoded(Image.new("L", (1, 16_384)), "PNG"), 422, "too_many_pixels"),
     "a bomb": (png(50_000, 50_000, data=b"\0" * 1_000_000), 422, "too_many_pixels"),
     "a bomb of one row": (png(2**31 - 1, 1), 422, "too_many_pixels"),
     "fewer pixels than declared": (png(900, 900, data=b"\0" * 100), 422, None),

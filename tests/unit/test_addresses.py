@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanohook import errors
-from nanohook.rules import addresses
+from nanohook.rules import addresses, callbacks
 
 RESULTS = frozenset({"tempfile.aiquickdraw.com"})
 
@@ -134,8 +134,14 @@ def test_the_host_of_a_url(url, host):
         "https://good.example\\@evil.example/",
         "https://good.example\\.evil.example/",
         "https://example.com/\\x",
-        " https://example.com/",
-        "https://example.com/ ",
+        "https:// example.com/",
+        "https ://example.com/",
+        "\thttps://example.com/",
+        "https://example.com/\r",
+        "https://example.com/a\r\nHost: evil.example",
+        "https://example.com/\x85",
+        "https://us er@example.com/",
+        "https://example.com :80/",
         "https://exam\tple.com/",
         "https://example.com/\n",
         "https://example.com/\x00",
@@ -191,6 +197,13 @@ def test_a_url_may_have_8192_characters():
         addresses.host_of(url + "x")
 
 
+def test_an_escaped_target_may_have_60_000_characters():
+    banana = "https://example.com/" + "🍌" * 4_999
+    assert len(addresses.parse(banana + "x" * 11).target) == 60_000
+    with pytest.raises(errors.Invalid):
+        addresses.parse(banana + "x" * 12)
+
+
 def test_a_refusal_does_not_repeat_the_url():
     with pytest.raises(errors.Invalid) as caught:
         addresses.parse("https://user:secret@example.com/?token=secret")
@@ -204,6 +217,88 @@ def test_a_target_keeps_its_escapes_and_loses_its_fragment():
         addresses.parse("https://example.com/a%2Fb%20c/é|?x=%3D&y=1+2#z").target
         == "/a%2Fb%20c/%C3%A9%7C?x=%3D&y=1+2"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://example.com/my picture.jpg", "/my%20picture.jpg"),
+        ("https://example.com/my picture.jpg?name=a b", "/my%20picture.jpg?name=a%20b"),
+        ("https://example.com/été.png?q=né", "/%C3%A9t%C3%A9.png?q=n%C3%A9"),
+        ("https://example.com/e\u0301.png", "/e%CC%81.png"),
+        ("https://example.com/图片/1.png", "/%E5%9B%BE%E7%89%87/1.png"),
+        ("https://example.com/🍌.png", "/%F0%9F%8D%8C.png"),
+        ("https://example.com/a\u00a0b", "/a%C2%A0b"),
+        ("https://example.com/a\u200fb", "/a%E2%80%8Fb"),
+        ("https://example.com/a%20b c%C3%A9é", "/a%20b%20c%C3%A9%C3%A9"),
+        ("https://example.com/100% real.png", "/100%%20real.png"),
+        ("https://example.com/a+b c", "/a+b%20c"),
+        ("https://bücher.example/ü x", "/%C3%BC%20x"),
+        ("https://example.com?a b", "/?a%20b"),
+        ("https://example.com/x#a b é", "/x"),
+        ("  https://example.com/x ", "/x"),
+        ("https://example.com/x%20 ", "/x%20"),
+    ],
+)
+def test_blanks_and_letters_in_a_target_are_escaped_as_browsers_do(url, target):
+    assert addresses.parse(url).target == target
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        (b"/y z.png", "https://example.com:8443/y%20z.png"),
+        (b"y.png", "https://example.com:8443/r/y.png"),
+        (b"?a=1", "https://example.com:8443/r/x.jpg?a=1"),
+        (b" /y ", "https://example.com:8443/y"),
+        ("/é.png".encode(), "https://example.com:8443/%C3%A9.png"),
+        ("/é.png".encode("latin-1"), "https://example.com:8443/%E9.png"),
+        ("/图.png".encode("gbk"), "https://example.com:8443/%CD%BC.png"),
+        (b"/%E9%20.png", "https://example.com:8443/%E9%20.png"),
+        ("https://bücher.example/ü".encode(), "https://xn--bcher-kva.example/%C3%BC"),
+        (b"//other.example/y", "https://other.example/y"),
+        (b"HTTP://other.example:8080/y", "http://other.example:8080/y"),
+    ],
+)
+def test_a_redirect_is_read_as_the_bytes_that_came(location, url):
+    place = addresses.parse("https://example.com:8443/r/x.jpg?sig=secret")
+    assert addresses.redirected(place, location) == addresses.parse(url)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        b"/x\t.jpg",
+        b"/x\x00",
+        b"/\\evil.example/",
+        b"\\\\evil.example/",
+        b"https://user@evil.example/",
+        "https://bücher.example/".encode("latin-1"),
+        b"https://2130706433/",
+        b"file:///etc/passwd",
+        b"javascript:alert(1)",
+        b"/" + b"x" * addresses.MOST_URL_CHARS,
+    ],
+)
+def test_a_redirect_to_no_clean_address_is_refused(location):
+    with pytest.raises(errors.Invalid) as caught:
+        addresses.redirected(addresses.parse("https://example.com/"), location)
+    assert caught.value.code == "invalid_url"
+
+
+@pytest.mark.parametrize("location", [b"", b"  ", b"//[", b"https://[::1"])
+def test_a_redirect_to_no_address_at_all_says_so(location):
+    with pytest.raises(errors.Invalid) as caught:
+        addresses.redirected(addresses.parse("https://example.com/"), location)
+    assert caught.value.code == "no_url"
+
+
+def test_every_address_that_a_callback_keeps_is_read():
+    """What callbacks drop is what is refused here, so nothing is kept that cannot be asked for."""
+    for code in (*range(0x20, 0x3000), 0xFEFF, 0x1F34C, 0x10FFFF):
+        url = f"https://example.com/a{chr(code)}b"
+        if callbacks._UNPRINTABLE.search(url) is None and chr(code) != "\\":
+            assert addresses.parse(url).target.isascii()
 
 
 def test_what_is_shown_has_no_query():

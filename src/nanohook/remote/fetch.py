@@ -5,42 +5,57 @@ A host is resolved once, every address it has must be public (or the operator li
 connection goes to one of those very addresses, so that a second answer of the name server cannot move it.
 Redirects are followed by hand and pass the same door. httpx's client is left out on purpose: its transport
 alone follows nothing, keeps no cookie, reads no proxy setting, unpacks no body and logs no address.
+
+What a host says about its body counts for little: length, encoding and type are claims, and the bytes decide.
 """
 
 import asyncio
-import dataclasses
-import socket
+import contextlib
+import mmap
+import pathlib
 import ssl
 import time
 import types
-import urllib.parse
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Self
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, Self
 
 import httpcore
 import httpx
 
 from nanohook import errors
-from nanohook.rules import addresses, backoff, downloads
-from nanohook.rules.downloads import Outcome
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port to IP addresses as text; raises ``OSError`` where the name is not known."""
+from nanohook.remote import pinned, spool
+from nanohook.remote.transfer import Tempo, Transfer, Watch
+from nanohook.rules import addresses, backoff, containers, inflate
+from nanohook.rules.downloads import DownloadFailed, Outcome
+from nanohook.values import frozen
 
 LIMIT_BYTES = 50 * 1024 * 1024
-TIMEOUT_S = 60.0
 MOST_REDIRECTS = 3
 
-CONNECT_TIMEOUT_S = 10.0
-"""For each address of a host, within the total: one that does not answer leaves time for the next."""
+MAX_RESUMES: Final = 3
+"""Of one download that breaks off; then it begins anew, as the caller's next try."""
 
-MOST_ADDRESSES = 8
-"""Of one host that are tried."""
+CONNECT_TIMEOUT_S = 5.0
+"""For each address of a host: one that does not answer leaves time for the next."""
 
+_HEADERS: Final = {
+    # What is read, best first. ``image/*`` would make some hosts choose a format that hardly anybody reads.
+    "Accept": "image/jpeg, image/png, image/webp, image/gif, image/avif;q=0.5, image/tiff;q=0.3",
+    "Accept-Encoding": "identity",
+    "User-Agent": "nanohook",
+}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_GONE = frozenset({404, 410})
+_BUSY = frozenset({408, 425, 429})
+_NO_RIGHT = frozenset({401, 403})
+_NO_SUCH_RANGE, _SERVER_FAULT = 416, 500
 
-_SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
+
+@frozen
+class Download:
+    """A body that was fetched."""
+
+    body: bytes | mmap.mmap
+    """All of it, not empty, inflated if it came compressed; a mapped file where memory was short."""
 
 
 class Fetcher:
@@ -48,36 +63,44 @@ class Fetcher:
     The only way to a picture that somebody else names. Close it, or use it as ``async with``.
 
     Args:
+        spool_dir: For bodies that do not fit into memory; made if it is not there. One process has it.
         download_hosts: ``host`` or ``host:port`` that may be private or plain http.
         limit_bytes: Largest picture.
-        timeout_s: For one ``get`` as a whole, redirects included.
+        memory_bytes: Held in memory at a time, of all downloads together.
+        tempo: How slow one may be.
         most_redirects: Followed in one ``get``.
         resolve: In place of the system's name server.
         network: Makes the connections, given IP addresses alone; in place of the system's sockets.
         tls: In place of a context that trusts certifi's authorities.
+
+    Raises:
+        StorageFailed: *spool_dir* cannot be used.
     """
 
     def __init__(
         self,
         *,
+        spool_dir: pathlib.Path,
         download_hosts: frozenset[str] = frozenset(),
         limit_bytes: int = LIMIT_BYTES,
-        timeout_s: float = TIMEOUT_S,
+        memory_bytes: int = spool.MEMORY_BYTES,
+        tempo: Tempo | None = None,
         most_redirects: int = MOST_REDIRECTS,
-        resolve: Resolve | None = None,
+        resolve: pinned.Resolve | None = None,
         network: httpcore.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._download_hosts = frozenset(host.lower() for host in download_hosts)
         self._limit_bytes = limit_bytes
-        self._timeout_s = timeout_s
+        self._tempo = tempo or Tempo()
         self._most_redirects = most_redirects
-        door = _Door(
+        self._spool = spool.Spool(spool_dir, memory_bytes=memory_bytes)
+        door = pinned.Door(
             download_hosts=self._download_hosts,
-            resolve=resolve or _resolve,
+            resolve=resolve or pinned.resolve,
             network=network or httpcore.AnyIOBackend(),
         )
-        self._transport = _PinnedTransport(door, tls or httpx.create_ssl_context(trust_env=False))
+        self._transport = pinned.PinnedTransport(door, tls or httpx.create_ssl_context(trust_env=False))
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,167 +117,145 @@ class Fetcher:
         """Close idle connections."""
         await self._transport.aclose()
 
-    async def get(self, url: str) -> bytes:
+    @contextlib.asynccontextmanager
+    async def get(self, url: str) -> AsyncIterator[Download]:
         """
-        The whole body behind *url*, as it was sent.
+        Download what is behind *url*; when the block ends, its memory is given back.
 
         Raises:
-            Transient: ``download_failed``: the network, the time limit, or a status that may change.
-            Permanent: ``download_failed``: gone (404, 410), a refused address, encoded; ``too_large``.
+            DownloadFailed: Whatever went wrong, with its ``outcome``; no other error comes from here.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._follow(self._checked(url))
-        except TimeoutError as exc:
-            raise _failed(f"the picture did not arrive within {self._timeout_s:g} s", Outcome.AWAY) from exc
-
-    async def _follow(self, place: addresses.Place) -> bytes:
-        for _ in range(self._most_redirects + 1):
-            outcome = await self._ask(place)
-            if isinstance(outcome, bytes):
-                return outcome
-            place = outcome
-        raise _permanent(f"more than {self._most_redirects} redirects, the last to {place.shown}")
-
-    def _checked(self, url: str) -> addresses.Place:
-        try:
-            place = addresses.parse(url)
+            place = self._permitted(addresses.parse(url))
         except errors.Invalid as exc:
-            raise _permanent(str(exc)) from exc
-        listed = addresses.is_listed_host(place.host, place.port, self._download_hosts)
-        if place.scheme != "https" and not listed:
-            raise _permanent(f"{place.shown} is not https: list the host in NANOHOOK_DOWNLOAD_HOSTS to allow it")
-        return place
+            raise DownloadFailed(str(exc), outcome=Outcome.REFUSED) from exc
+        with self._spool.body(max_bytes=self._limit_bytes) as body:
+            yield Download(body=await self._download(Transfer(place=place, body=body)))
 
-    async def _ask(self, place: addresses.Place) -> bytes | addresses.Place:
-        """One request: the body, or where the answer sends us."""
+    async def _download(self, transfer: Transfer) -> bytes | mmap.mmap:
+        watch = Watch(self._tempo, now_s=_now_s())
+        try:
+            async with asyncio.timeout_at(watch.ends_at_s) as timer:
+                cut = await self._follow(transfer, watch, timer)
+                whole = await transfer.body.finish()
+        except inflate.TooMuch as exc:
+            raise self._too_large(transfer.place) from exc
+        except inflate.Damaged as exc:
+            raise _failed(transfer.place, "sent a compressed body that is damaged", Outcome.BROKEN) from exc
+        except errors.StorageFailed as exc:
+            raise DownloadFailed(str(exc), outcome=Outcome.NOT_STORED) from exc
+        except TimeoutError as exc:
+            raise _failed(transfer.place, f"is too slow: {watch.verdict}", Outcome.AWAY) from exc
+        except OSError as exc:
+            # TLS that breaks in the middle comes as Python's own error.
+            raise _failed(transfer.place, f"broke off: {type(exc).__name__}", Outcome.AWAY) from exc
+        if not whole:
+            raise _failed(transfer.place, "sent an empty body", Outcome.BROKEN)
+        # A length that promised more than the picture has is a wrong label, no more.
+        if cut is not None and not containers.is_ended(whole):
+            raise _failed(transfer.place, f"broke off: {type(cut).__name__}", Outcome.BROKEN) from cut
+        return whole
+
+    async def _follow(
+        self, transfer: Transfer, watch: Watch, timer: asyncio.Timeout
+    ) -> httpx.TransportError | None:
+        """
+        Go where redirects lead, and take up what breaks off.
+
+        Returns:
+            ``None`` when all of the body is there, else why it ended before.
+        """
+        redirects = resumes = 0
+        while not transfer.is_done:
+            place = transfer.place
+            try:
+                await self._ask(transfer, watch, timer)
+            except httpx.TransportError as exc:
+                if not transfer.body.received_bytes:
+                    reason = f"could not be reached: {type(exc).__name__}"
+                    raise _failed(place, reason, Outcome.AWAY) from exc
+                if not transfer.may_resume or resumes == MAX_RESUMES:
+                    return exc
+                resumes += 1
+            redirects += transfer.place is not place
+            if redirects > self._most_redirects:
+                reason = f"is behind more than {self._most_redirects} redirects"
+                raise _failed(transfer.place, reason, Outcome.MISSING)
+        return None
+
+    async def _ask(self, transfer: Transfer, watch: Watch, timer: asyncio.Timeout) -> None:
+        """
+        Send one request and take what its answer says.
+
+        Raises:
+            TransportError: There is no answer, or it has broken off.
+        """
+        place = transfer.place
         request = httpx.Request(
             "GET",
             httpx.URL(
                 scheme=place.scheme, host=place.host, port=place.port, raw_path=place.target.encode("ascii")
             ),
-            headers={"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "nanohook"},
+            headers=_HEADERS | transfer.resuming,
             extensions={"timeout": {"connect": CONNECT_TIMEOUT_S}},
         )
+        response = await self._transport.handle_async_request(request)
         try:
-            response = await self._transport.handle_async_request(request)
-            try:
-                return await self._answer(place, response)
-            finally:
-                await response.aclose()
-        except httpx.TransportError as exc:
-            raise _failed(f"{place.shown} could not be downloaded: {type(exc).__name__}", Outcome.AWAY) from exc
-
-    async def _answer(self, place: addresses.Place, response: httpx.Response) -> bytes | addresses.Place:
-        status, headers = response.status_code, response.headers
-        if status in _REDIRECTS and "location" in headers:
-            return self._checked(_joined(place, headers["location"]))
-        if status in _GONE:
-            raise _failed(f"{place.shown} answered {status}: the picture is gone", Outcome.MISSING)
-        if status in (401, 403):
-            raise _failed(f"{place.shown} answered {status}", Outcome.FORBIDDEN)
-        if status != httpx.codes.OK:
-            raise downloads.DownloadFailed(
-                f"{place.shown} answered {status}",
-                outcome=Outcome.AWAY,
-                retry_after_s=backoff.parse_retry_after(headers.get("retry-after"), now_s=time.time()),
-            )
-        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            raise _permanent(f"{place.shown} sent an encoded body although none was asked for")
-        return await self._body(place, response)
-
-    async def _body(self, place: addresses.Place, response: httpx.Response) -> bytes:
-        # h11 has made sure that this is a number, and raises where the body is shorter than it says.
-        if int(response.headers.get("content-length", 0)) > self._limit_bytes:
-            raise self._too_large(place)
-        body = bytearray()
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > self._limit_bytes:
+            watch.answered(now_s=_now_s())
+            timer.reschedule(watch.ends_at_s)
+            if response.status_code in _REDIRECTS:
+                transfer.place = self._redirected(place, response)
+                return
+            if not httpx.codes.is_success(response.status_code):
+                raise _refusal(place, response.status_code, response.headers)
+            transfer.begin(response.status_code, response.headers)
+            if (transfer.total_bytes or 0) > self._limit_bytes:
                 raise self._too_large(place)
-        return bytes(body)
+            async for piece in response.aiter_raw():
+                watch.received(len(piece), now_s=_now_s())
+                timer.reschedule(watch.ends_at_s)
+                await transfer.body.add(piece)
+        finally:
+            await response.aclose()
+        if not transfer.end():
+            raise httpx.RemoteProtocolError("a part of the body is missing")
 
-    def _too_large(self, place: addresses.Place) -> downloads.DownloadFailed:
-        return _failed(
-            f"{place.shown} has more than the {self._limit_bytes:,} bytes that are taken", Outcome.TOO_LARGE
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Door(httpcore.AsyncNetworkBackend):
-    """
-    Makes TCP connections for the pool: resolves, judges and connects in one step.
-
-    httpcore keeps the URL's host for the TLS name and the Host header; only the socket sees the address.
-    """
-
-    download_hosts: frozenset[str]
-    resolve: Resolve
-    network: httpcore.AsyncNetworkBackend
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-        local_address: str | None = None,
-        socket_options: _SocketOptions | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        found = await self._addresses(host, port)
-        for last, ip in enumerate(found, start=1 - len(found)):
-            try:
-                return await self.network.connect_tcp(ip, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if not last:
-                    raise
-        raise httpcore.ConnectError(f"{host} has no address")
-
-    async def _addresses(self, host: str, port: int) -> Sequence[str]:
+    def _redirected(self, place: addresses.Place, response: httpx.Response) -> addresses.Place:
+        location = next((value for name, value in response.headers.raw if name.lower() == b"location"), b"")
         try:
-            found = list(dict.fromkeys(await self.resolve(host, port)))
-        except (OSError, UnicodeError) as exc:
-            raise httpcore.ConnectError(f"{host} is not known to the name server") from exc
-        if not addresses.is_listed_host(host, port, self.download_hosts):
-            # All of them: one private address among public ones is an attack or a broken zone.
-            for ip in found:
-                if not addresses.is_public(ip):
-                    raise _permanent(f"{host} leads to {ip}, which is not a public address")
-        return found[:MOST_ADDRESSES]
+            return self._permitted(addresses.redirected(place, location))
+        except errors.Invalid as exc:
+            outcome = Outcome.MISSING if exc.code == "no_url" else Outcome.REFUSED
+            raise _failed(place, f"answered {response.status_code}: {exc}", outcome) from exc
+
+    def _permitted(self, place: addresses.Place) -> addresses.Place:
+        listed = addresses.is_listed_host(place.host, place.port, self._download_hosts)
+        if place.scheme != "https" and not listed:
+            cure = "is not https: list the host in NANOHOOK_DOWNLOAD_HOSTS to allow it"
+            raise _failed(place, cure, Outcome.REFUSED)
+        return place
+
+    def _too_large(self, place: addresses.Place) -> DownloadFailed:
+        return _failed(place, f"has more than the {self._limit_bytes:,} bytes that are taken", Outcome.TOO_LARGE)
 
 
-class _PinnedTransport(httpx.AsyncHTTPTransport):
-    """httpx's transport over a pool whose connections come through *door*."""
-
-    def __init__(self, door: _Door, tls: ssl.SSLContext) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        # The constructor takes no network backend. The pool it made has opened nothing yet.
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=5.0,
-            network_backend=door,
-        )
+def _refusal(place: addresses.Place, status: int, headers: Mapping[str, str]) -> DownloadFailed:
+    """Say what a status that brings no picture means."""
+    if status in _BUSY or status >= _SERVER_FAULT:
+        after_s = backoff.parse_retry_after(headers.get("retry-after"), now_s=time.time())
+        return _failed(place, f"answered {status}", Outcome.AWAY, retry_after_s=after_s)
+    if status in _NO_RIGHT:
+        return _failed(place, f"answered {status}: the picture may not be had", Outcome.FORBIDDEN)
+    if status == _NO_SUCH_RANGE:
+        return _failed(place, "broke off, and does not have the rest", Outcome.BROKEN)
+    return _failed(place, f"answered {status}: the picture is not there", Outcome.MISSING)
 
 
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+def _failed(
+    place: addresses.Place, what: str, outcome: Outcome, *, retry_after_s: float | None = None
+) -> DownloadFailed:
+    return DownloadFailed(f"{place.shown} {what}", outcome=outcome, retry_after_s=retry_after_s)
 
 
-def _joined(place: addresses.Place, location: str) -> str:
-    # urljoin drops tabs and newlines, which parse() would have refused.
-    if not location.isprintable():
-        raise _permanent(f"{place.shown} redirects to an address with odd characters")
-    try:
-        return urllib.parse.urljoin(f"{place.scheme}://{place.host_text}:{place.port}{place.target}", location)
-    except ValueError:
-        raise _permanent(f"{place.shown} redirects to what is no address") from None
-
-
-def _permanent(message: str) -> downloads.DownloadFailed:
-    return _failed(message, Outcome.REFUSED)
-
-
-def _failed(message: str, outcome: Outcome) -> downloads.DownloadFailed:
-    return downloads.DownloadFailed(message, outcome=outcome)
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

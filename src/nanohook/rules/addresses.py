@@ -20,16 +20,21 @@ from nanohook import errors
 MOST_URL_CHARS = 8_192
 """Signed addresses of object stores have about 2,000."""
 
+MAX_TARGET_CHARS = 60_000
+"""Path and query once they are escaped: a character may become twelve. What callbacks keep fits."""
+
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _MOST_PORT = 65_535
 _MOST_HOST_CHARS = 253
+_ASCII_END = 0x80
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]\\]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<target>[/?][^#]*)?(?:#.*)?",
     re.IGNORECASE,
 )
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
+# What callbacks are cleared of, and the backslash, which some readers take for a slash.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _KEPT_IN_TARGET = "".join(sorted(set(string.punctuation) - set('"<>\\^`{|}')))
@@ -102,15 +107,18 @@ def parse(url: str) -> Place:
     """
     Read an absolute http or https URL.
 
-    Refused are backslashes, blanks and control characters anywhere, a user name or password, and a host that
-    only looks like an IP address (``2130706433``, ``0x7f.1``, ``127.1``): some resolvers read those as one.
+    Refused are backslashes and control characters anywhere, a user name or password, and a host that only looks
+    like an IP address (``2130706433``, ``0x7f.1``, ``127.1``): some resolvers read those as one. Blanks around
+    it are cut off; a blank or a letter outside ASCII in path or query is escaped as UTF-8, as browsers do, and
+    what is escaped already stays as it is.
 
     Raises:
         Invalid: With code ``invalid_url``. The message never contains the URL.
 
     Source: RFC 3986; WHATWG URL Standard, "ends in a number checker".
     """
-    match = None if len(url) > MOST_URL_CHARS or _FORBIDDEN.search(url) else _URL.fullmatch(url)
+    is_clean = len(url) <= MOST_URL_CHARS and _FORBIDDEN.search(url) is None
+    match = _URL.fullmatch(url.strip(" ")) if is_clean else None
     if match is None:
         raise _refused("not an absolute http or https address, or one with a user name or odd characters")
     scheme: Literal["https", "http"] = "https" if match["scheme"].lower() == "https" else "http"
@@ -118,12 +126,46 @@ def parse(url: str) -> Place:
     if not 0 < port <= _MOST_PORT:
         raise _refused("its port is not between 1 and 65535")
     target = match["target"] or "/"
+    target = urllib.parse.quote(target if target[0] == "/" else "/" + target, safe=_KEPT_IN_TARGET)
+    if len(target) > MAX_TARGET_CHARS:
+        raise _refused("it is too long")
     return Place(
         scheme=scheme,
         host=_host(match["host"]),
         port=port,
-        target=urllib.parse.quote(target if target[0] == "/" else "/" + target, safe=_KEPT_IN_TARGET),
+        target=target,
     )
+
+
+def redirected(place: Place, location: bytes) -> Place:
+    """
+    Read where a redirect from *place* leads.
+
+    Args:
+        location: The header's bytes. Most hosts that send raw letters send UTF-8; what is none is escaped byte
+            by byte, which any host understands that wrote it.
+
+    Raises:
+        Invalid: As ``parse``; with code ``no_url`` for what is no address at all, of whatever kind.
+
+    Source: RFC 9110, section 10.2.2; WHATWG Fetch Standard, "location URL".
+    """
+    try:
+        text = location.decode()
+    except UnicodeDecodeError:
+        text = "".join(chr(byte) if byte < _ASCII_END else f"%{byte:02X}" for byte in location)
+    if not text.strip(" "):
+        raise errors.Invalid("a redirect leads nowhere", code="no_url")
+    # Before they are joined: urljoin drops tabs and newlines without a word.
+    if len(text) > MOST_URL_CHARS or _FORBIDDEN.search(text):
+        raise _refused("a redirect leads to one with odd characters")
+    try:
+        joined = urllib.parse.urljoin(
+            f"{place.scheme}://{place.host_text}:{place.port}{place.target}", text.strip(" ")
+        )
+    except ValueError:
+        raise errors.Invalid("a redirect leads to what is no address", code="no_url") from None
+    return parse(joined)
 
 
 def host_of(url: str) -> str:

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from nanohook import errors
+from nanohook.rules import formats, jpeg_scans
+from nanohook.rules.formats import Body
 
-Kind = Literal["jpg", "png", "webp", "gif"]
+Kind = Literal["jpg", "png", "webp", "gif", "avif", "tiff"]
 
 MOST_SCANS = 64
 """Progressive JPEGs have about ten; each scan costs the decoder a pass over all pixels."""
@@ -38,10 +40,13 @@ _SIGNATURES: tuple[tuple[Kind, re.Pattern[bytes]], ...] = (
     ("gif", re.compile(rb"GIF8[79]a")),
 )
 
+_LONGEST_END_BYTES = 64
+
 _PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # The next marker in entropy-coded data: FF 00 is a stuffed byte, FF D0 to FF D7 are restarts, FF FF is fill.
 _SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _LONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _ICC, _EXIF = b"ICC_PROFILE\x00", b"Exif\x00\x00"
 _PLAIN_JFIF_BYTES = 18  # more means that a preview is inside
@@ -69,14 +74,16 @@ class Container:
     orientation: int = 1
     """EXIF's 1 to 8; 5 to 8 swap width and height. 1 where EXIF is absent or broken."""
     animated: bool = False
-    """More than one frame; ``bare`` has the first."""
+    """More than one frame, or something behind the picture; ``bare`` has the first alone."""
     plain: bool
     """Colours that every reader of the format shows alike: 8 bit, no palette, no CMYK."""
-    bare: bytes
+    buffer_bytes: int = 0
+    """What its decoder holds at a time beside the pixels."""
+    bare: Body
     """The same pixels and ICC profile, nothing else; the very object that came in if nothing had to go."""
 
 
-def read(body: bytes) -> Container:
+def read(body: Body) -> Container:
     """
     Walk *body* once, from its first byte to the end of its first frame.
 
@@ -88,7 +95,7 @@ def read(body: bytes) -> Container:
         raise errors.ImageRejected("the picture has no bytes", code="empty")
     kind = next((kind for kind, signature in _SIGNATURES if signature.match(body)), None)
     if kind is None:
-        raise errors.UnknownMediaType("only JPEG, PNG, WebP and GIF pictures are taken")
+        raise unknown(body)
     try:
         found = {"jpg": _jpeg, "png": _png, "webp": _webp, "gif": _gif}[kind](body)
     except (struct.error, IndexError) as exc:
@@ -96,6 +103,34 @@ def read(body: bytes) -> Container:
     if not (found.width_px and found.height_px):
         raise broken()
     return found
+
+
+def without_labels(jpeg: Body) -> bytes:
+    """Leave out of a JPEG what names its colours and versions: only for a look at its data."""
+    view = memoryview(jpeg)
+    kept = [view[start:end] for marker, start, _, end in _segments(jpeg) if not _APP0 <= marker < _APP0 + 16]
+    return b"".join([view[:2], *kept])
+
+
+def unknown(body: Body) -> errors.UnknownMediaType:
+    """What to raise for a file of none of the types that are read; it names the type if anybody knows it."""
+    name = formats.name_of(body)
+    what = "this is no picture of a known type" if name is None else f"{name} files are not read"
+    return errors.UnknownMediaType(f"{what}: use JPEG, PNG, WebP or GIF")
+
+
+def is_ended(body: Body) -> bool:
+    """
+    Tell whether *body* has the mark at its end that its format asks for; not whether all before it is there.
+
+    WebP says its length at its beginning instead. Formats that are not read have no end.
+    """
+    kind = next((kind for kind, signature in _SIGNATURES if signature.match(body)), None)
+    end = body[-_LONGEST_END_BYTES:].rstrip(b"\0")
+    if kind == "webp":
+        size_bytes: int = struct.unpack_from("<I", body, 4)[0]
+        return len(body) >= 8 + size_bytes
+    return kind is not None and end.endswith({"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82", "gif": b";"}[kind])
 
 
 def broken() -> errors.ImageRejected:
@@ -108,12 +143,12 @@ def truncated() -> errors.ImageRejected:
     return errors.ImageRejected("the picture ends too early: send the whole file", code="truncated")
 
 
-def _joined(body: bytes, pieces: Sequence[bytes | memoryview]) -> bytes:
+def _joined(body: Body, pieces: Sequence[bytes | memoryview]) -> Body:
     """Pieces are only left out or kept, so an equal length means an equal file."""
     return body if sum(map(len, pieces)) == len(body) else b"".join(pieces)
 
 
-def _segments(body: bytes) -> Iterator[tuple[int, int, int, int]]:
+def _segments(body: Body) -> Iterator[tuple[int, int, int, int]]:
     """
     Marker, start, start of the payload and end of each JPEG segment, entropy-coded data included, up to EOI.
 
@@ -153,13 +188,15 @@ def _kept_in_jpeg(marker: int, payload: bytes, length: int) -> bool:
     return marker == _APP14 or (marker != _COM and not _APP0 <= marker < _APP0 + 16)
 
 
-def _jpeg(body: bytes) -> Container:
+def _jpeg(body: Body) -> Container:
     view = memoryview(body)
-    pieces, frame, orientation, scans = [view[:2]], b"", None, 0
+    pieces, frame, orientation, scans, marker, end = [view[:2]], b"", None, 0, 0, 0
+    coverage = jpeg_scans.Coverage()
     for marker, start, inside, end in _segments(body):
         payload = body[inside : inside + 12]
         if marker == _SOS:
             scans += 1
+            coverage.add(payload)
             if scans > MOST_SCANS:
                 raise errors.ImageRejected(
                     f"the JPEG has more than {MOST_SCANS} scans: save it again as a plain one",
@@ -168,12 +205,13 @@ def _jpeg(body: bytes) -> Container:
         elif marker in _FRAMES:
             if frame:
                 raise broken()
-            frame = payload
+            frame, is_progressive = payload, marker in _PROGRESSIVE
+            coverage.begin(body[inside + 6 : inside + 6 + 3 * payload[5]], is_progressive=is_progressive)
         elif marker == _APP1 and orientation is None and payload.startswith(_EXIF):
-            orientation = _orientation(body[inside + len(_EXIF) : end])
+            orientation = exif_orientation(body[inside + len(_EXIF) : end])
         if _kept_in_jpeg(marker, payload, end - start):
             pieces.append(view[start:end])
-    if not scans:
+    if not coverage.is_whole:
         raise truncated()
     height_px, width_px, components = struct.unpack_from(">xHHB", frame) if frame else (0, 0, 0)
     return Container(
@@ -181,12 +219,13 @@ def _jpeg(body: bytes) -> Container:
         width_px=width_px,
         height_px=height_px,
         orientation=orientation or 1,
+        animated=marker == _EOI and bool(body[end:].strip(b"\0")),
         plain=components in (1, 3),
         bare=_joined(body, pieces),
     )
 
 
-def _png(body: bytes) -> Container:
+def _png(body: Body) -> Container:
     view, seen = memoryview(body), set[bytes]()
     pieces, orientation, at = [view[:8]], 1, 8
     width_px, height_px, depth, colour = struct.unpack_from(">IIBB", body, 16)
@@ -201,7 +240,7 @@ def _png(body: bytes) -> Container:
         if name == b"IDAT" or (name in _PNG_KEPT and name not in seen):
             pieces.append(view[at:end])
         elif name == b"eXIf":
-            orientation = _orientation(body[at + 8 : end - 4])
+            orientation = exif_orientation(body[at + 8 : end - 4])
         seen.add(name)
         at = end
         if name == b"IEND":
@@ -217,11 +256,11 @@ def _png(body: bytes) -> Container:
     )
 
 
-def _webp(body: bytes) -> Container:
+def _webp(body: Body) -> Container:
     end_of_file = 8 + struct.unpack_from("<I", body, 4)[0]
     if end_of_file > len(body):
         raise truncated()
-    pieces: list[bytes] = []
+    view, pieces = memoryview(body), list[bytes | memoryview]()
     first, size, orientation, frames, at = b"", (0, 0), 1, 0, 12
     for number in itertools.count():
         if at + 8 > end_of_file:
@@ -237,11 +276,11 @@ def _webp(body: bytes) -> Container:
             first, size = name, _webp_size(name, payload)
         frames += name == b"ANMF"
         if name == b"EXIF":
-            orientation = _orientation(payload.removeprefix(_EXIF))
+            orientation = exif_orientation(payload.removeprefix(_EXIF))
         elif name == b"VP8X" and payload[0] & _WEBP_EXIF_XMP:
             pieces.append(body[at : at + 8] + bytes([payload[0] & ~_WEBP_EXIF_XMP]) + body[at + 9 : end])
         elif name in _WEBP_KEPT or (name == b"ANMF" and frames == 1):
-            pieces.append(body[at:end])
+            pieces.append(view[at:end])
         at = end
     length = 4 + sum(map(len, pieces))
     clean = 8 + length == len(body)
@@ -270,10 +309,11 @@ def _webp_size(name: bytes, payload: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _gif(body: bytes) -> Container:
+def _gif(body: Body) -> Container:
     width_px, height_px, flags = struct.unpack_from("<HHB", body, 6)
     at = 13 + _gif_table_bytes(flags)
-    pieces, control, blocks = [body[:at]], b"", 0
+    view = memoryview(body)
+    pieces, control, blocks = list[bytes | memoryview]([view[:at]]), b"", 0
     while body[at] == _GIF_EXTENSION:
         end, blocks = _gif_end_of_data(body, at + 2, blocks)
         if body[at + 1] == _GIF_CONTROL:
@@ -283,7 +323,7 @@ def _gif(body: bytes) -> Container:
         raise broken()
     left, top, width, height, flags = struct.unpack_from("<HHHHB", body, at + 1)
     end, _ = _gif_end_of_data(body, at + 11 + _gif_table_bytes(flags), 0)
-    pieces += [control, body[at:end], bytes([_GIF_END])]
+    pieces += [control, view[at:end], bytes([_GIF_END])]
     return Container(
         kind="gif",
         width_px=max(width_px, left + width),  # a frame may be larger than the screen: decoders grow it
@@ -298,7 +338,7 @@ def _gif_table_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _gif_end_of_data(body: bytes, at: int, blocks: int) -> tuple[int, int]:
+def _gif_end_of_data(body: Body, at: int, blocks: int) -> tuple[int, int]:
     """Where a chain of sub-blocks ends, and how many blocks were walked so far."""
     while body[at]:
         at += body[at] + 1
@@ -308,9 +348,9 @@ def _gif_end_of_data(body: bytes, at: int, blocks: int) -> tuple[int, int]:
     return at + 1, blocks
 
 
-def _orientation(tiff: bytes) -> int:
+def exif_orientation(tiff: bytes) -> int:
     """
-    The orientation tag of EXIF's first directory; whatever is broken there means upright.
+    Read the orientation tag of EXIF's first directory; whatever is broken there means upright.
 
     Source: TIFF 6.0, section 2; Exif 2.32, 4.6.4 (tag 0x0112, SHORT).
     """

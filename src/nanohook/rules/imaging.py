@@ -1,32 +1,30 @@
 """
-Pictures: verified, made upright and clean, brought to an exact size. The only module that imports Pillow.
+Pictures: verified, made upright and clean, brought to an exact size. With ``pixels`` the only module that knows
+Pillow.
 
-Bytes in, bytes out: no threads, no files, no clock. A call holds one CPU and about four bytes a pixel of
-memory (twice that while a transparent one is resized) and releases the GIL throughout, so callers run it in a
-thread and budget what is in flight by ``probe(...).pixels``.
+Bytes in, bytes out: no threads, no files, no clock. A call holds one CPU and as much memory as
+``Probe.memory_bytes`` says, and releases the GIL throughout, so callers run it in a thread and budget what is in
+flight by that.
 
 The order of defence: ``containers.read`` walks the file and takes out what is not pixels; the size it claims
 is checked; only then does Pillow see the bare file, and it must find the same size. Whatever decoding raises
-leaves here as ``ImageRejected``.
+leaves here as ``ImageRejected``. libjpeg makes up what is missing of a JPEG and Pillow does not tell, so a strict
+second decoder looks for that.
 """
 
-import contextlib
 import dataclasses
 import io
 import math
-import struct
-import zlib
-from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
-from PIL import Image, ImageChops, ImageCms
+from PIL import Image
 
 from nanohook import errors
-from nanohook.rules import containers
+from nanohook.rules import avif, containers, fitting, formats, pixels, tiff
+from nanohook.rules.formats import Body
 
 Format = Literal["jpg", "png", "webp"]
 Fit = Literal["cover", "contain", "stretch"]
-Box = tuple[float, float, float, float]
 
 THUMBNAIL_PX = 512
 """Long side of a thumbnail at most; a smaller picture is not enlarged."""
@@ -39,12 +37,23 @@ RESULT_QUALITY = 90
 
 THUMBNAIL_QUALITY = 80
 
-CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
+MAX_SIDE_PX: Final = 16_383
+"""Of an upload, and of what a result is brought to: as much as WebP holds."""
 
-# Measured on 1184×864 → 1024×576 (dB against the source, after scaling back up): Hamming 6.7 ms and 34.3 dB,
-# bicubic 10.9 and 35.0, Magic Kernel Sharp 12.3 and 35.3, Lanczos 15.0 and 35.4. Enlarging, and shrinking by
-# 2.3, they lie within 0.3 dB and keep that order in time. Bicubic is where the next tenths get dear.
-_FILTER = Image.Resampling.BICUBIC
+MAX_BUFFER_BYTES: Final = 256 * 1024 * 1024
+"""Of one strip or tile of a TIFF once it is inflated: its decoder holds it whole."""
+
+MAX_RESULT_SIDE_PX: Final = 65_535
+"""Of what the upstream sends."""
+
+CONTENT_TYPES = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "tiff": "image/tiff",
+}
 
 # From 1024 to 512 a box average of 2×2 alone takes 0.5 ms, bicubic 5.9 ms: nobody can tell in a thumbnail.
 _THUMBNAIL_GAP = 1.0
@@ -54,8 +63,13 @@ _SAVE: dict[str, dict[str, int]] = {
     "png": {"compress_level": 4},  # half of level 6's time for 5 % more bytes
     "webp": {"method": 2},  # 31 ms for 1024×576; method 4, Pillow's own choice, takes 61 for as many bytes
 }
-_PILLOW = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
-_MOST_SIDE_PX = {"jpg": 65_500, "webp": 16_383, "png": 2**31 - 1}  # what the encoders can write
+MAX_ALPHA_WEBP_PIXELS: Final = 20_000_000
+"""A transparent WebP costs its encoder 30 bytes a pixel: a larger one becomes PNG, whatever was asked."""
+
+_DECODING_BYTES = {"image/webp": 17, "image/avif": 17}
+"""A pixel; of the others at most 13 (a progressive CMYK JPEG)."""
+_ROW_BYTES = 256
+_RESULT_READERS = {"AVIF": avif.read, "TIFF": tiff.read}
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,25 +80,13 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})
-_PROFILE_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
-_OPAQUE = 255
-
-# Pillow's plugins raise whatever their parsing trips over.
-_DECODING_ERRORS = (
-    *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError),
-    *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
-
-# Sizes are checked here, against the service's own limit, before Pillow opens a file. Pillow's limit would
-# only warn, and would do so for pictures that the operator allowed.
-Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
     """An encoded picture that was decoded once without an error, or made here."""
 
-    body: bytes
+    body: Body
     content_type: str
     """``image/jpeg``, ``image/png`` or ``image/webp``."""
     width_px: int
@@ -101,12 +103,33 @@ class Probe:
     """What a file's header claims; nothing was decoded."""
 
     content_type: str
-    """The four types of ``CONTENT_TYPES``, GIF included."""
+    """One of ``CONTENT_TYPES``."""
     width_px: int
     """After EXIF orientation."""
     height_px: int
     """After EXIF orientation."""
     pixels: int
+    size_bytes: int
+    """Of the file."""
+    buffer_bytes: int
+    """What its decoder holds beside the pixels."""
+
+    def memory_bytes(self, target: tuple[int, int] | None = None) -> int:
+        """
+        Estimate what ``normalise`` or ``finish`` needs at its peak, in bytes, rather too much than too little.
+
+        Args:
+            target: Width and height of the result; ``None``: the picture's own.
+
+        Source: measured at 40 million pixels of each kind, and at the longest sides.
+        """
+        width_px, height_px = _bounded(target or (self.width_px, self.height_px))
+        made = width_px * height_px
+        decoding = self.pixels * _DECODING_BYTES.get(self.content_type, 13)
+        resizing = 8 * self.pixels + 8 * max(self.pixels, made)
+        encoding = max(15 * made, 34 * min(made, MAX_ALPHA_WEBP_PIXELS))
+        rows = _ROW_BYTES * max(self.height_px, self.width_px, width_px, height_px)
+        return max(decoding, resizing, encoding) + 2 * self.size_bytes + self.buffer_bytes + rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,21 +149,29 @@ class Finished:
     thumbnail: Picture
 
 
-def probe(body: bytes, *, most_pixels: int) -> Probe:
+def probe(body: Body, *, most_pixels: int) -> Probe:
     """
-    Read the header of *body*: cheap, to be done before a decoder is let near.
+    Read the header of an upload: cheap, to be done before a decoder is let near.
 
     Raises:
         ImageRejected: ``empty``, ``not_an_image``, ``truncated``, ``too_many_pixels``, ``too_many_scans``.
-        UnknownMediaType: Not JPEG, PNG, WebP or GIF by content.
+        UnknownMediaType: Not JPEG, PNG, WebP or GIF by content; the message names what it is.
     """
-    found = _read(body, most_pixels=most_pixels)
-    width_px, height_px = _upright_size(found)
-    content_type, pixels = CONTENT_TYPES[found.kind], width_px * height_px
-    return Probe(content_type=content_type, width_px=width_px, height_px=height_px, pixels=pixels)
+    return _probe(_read(body, most_pixels=most_pixels))
 
 
-def normalise(body: bytes, *, most_pixels: int) -> Normalised:
+def probe_result(body: Body, *, most_pixels: int) -> Probe:
+    """
+    Read the header of a result, which may be larger, and AVIF or TIFF too.
+
+    Raises:
+        ImageRejected: As ``probe``.
+        UnknownMediaType: None of the six types by content; the message names what it is.
+    """
+    return _probe(_read_result(body, most_pixels=most_pixels))
+
+
+def normalise(body: Body, *, most_pixels: int) -> Normalised:
     """
     Verify an upload and make the copy that is kept: upright, plain colours, first frame, without metadata.
 
@@ -155,17 +186,17 @@ def normalise(body: bytes, *, most_pixels: int) -> Normalised:
     size = _upright_size(found)
     if found.plain and found.orientation == 1:
         # The scaled decode still reads every coefficient, so a broken file is still found out.
-        image, _ = _decode(found, least=_thumbnail_size(size))
+        image, _ = pixels.decode(found, least=_thumbnail_size(size))
         picture = _picture(found.bare, kind=found.kind, size=size)
         return Normalised(picture=picture, thumbnail=_thumbnail(image, of=size))
-    kind = _output_kind(found.kind, size)
-    image = _turned(_plain(_decode(found)[0], kind), found)
+    kind: Format = found.kind if found.kind in ("jpg", "webp") else "png"
+    image = _turned(pixels.plain(pixels.decode(found)[0], kind), found)
     picture = _encoded(image, kind, quality=UPLOAD_QUALITY)
     return Normalised(picture=picture, thumbnail=_thumbnail(image, of=size))
 
 
 def finish(
-    body: bytes,
+    body: Body,
     *,
     size: tuple[int, int] | None,
     fit: Fit,
@@ -182,85 +213,81 @@ def finish(
         size: Width and height in pixels, after orientation; ``None`` keeps the picture's own.
         fit: ``cover`` crops around the centre, ``contain`` pads (transparent in PNG and WebP, white in JPEG),
             ``stretch`` does neither.
-        output_format: ``None`` keeps the picture's own; GIF becomes PNG. A side that the format cannot hold
-            (WebP 16,383, JPEG 65,500) also makes it PNG, whatever was asked.
-        most_pixels: For *body*; *size* is the caller's to bound.
+        output_format: ``None`` keeps the picture's own; GIF becomes PNG, AVIF and TIFF become JPEG, or PNG where
+            something shows through.
+        most_pixels: For *body*; *size* is the caller's to bound, but for its sides: a target with a longer one
+            than ``MAX_SIDE_PX`` is made smaller as a whole.
 
     Raises:
         ImageRejected: As ``normalise``.
-        UnknownMediaType: Not JPEG, PNG, WebP or GIF by content.
+        UnknownMediaType: None of the six types by content.
         ValueError: *size* is not positive.
     """
     if size is not None and min(size) < 1:
         raise ValueError(f"a picture cannot be {size[0]}x{size[1]}")
-    found = _read(body, most_pixels=most_pixels)
+    found = _read_result(body, most_pixels=most_pixels)
     own = _upright_size(found)
-    target = size or own
-    kind = _output_kind(output_format or found.kind, target)
+    target = _bounded(size or own)
+    kind = _output_kind(output_format or found.kind)
     if found.plain and found.orientation == 1 and (target, kind) == (own, found.kind):
-        image, _ = _decode(found, least=_thumbnail_size(own))
-        picture = _picture(found.bare if found.animated else body, kind=kind, size=own)
+        image, _ = pixels.decode(found, least=_thumbnail_size(own))
+        picture = _picture(found.bare if found.animated else body, kind=found.kind, size=own)
     else:
         image = _sized(found, target, fit, kind)
+        kind = kind or ("png" if image.mode == "RGBA" else "jpg")
         picture = _encoded(image, kind, quality=RESULT_QUALITY)
     return Finished(picture=picture, thumbnail=_thumbnail(image, of=target))
 
 
-def crop_box(source: tuple[int, int], target: tuple[int, int]) -> Box:
-    """
-    The largest box around the centre of *source* that has *target*'s shape, in fractions of a pixel.
-
-    Returns:
-        Left, top, right and bottom, within the picture.
-    """
-    scale = min(source[0] / target[0], source[1] / target[1])
-    width, height = min(target[0] * scale, source[0]), min(target[1] * scale, source[1])
-    left, top = (source[0] - width) / 2, (source[1] - height) / 2
-    return left, top, min(left + width, source[0]), min(top + height, source[1])
+def _read(body: Body, *, most_pixels: int) -> containers.Container:
+    return _checked(containers.read(body), most_pixels=most_pixels, max_side_px=MAX_SIDE_PX)
 
 
-def inner_size(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """
-    The largest whole size of *source*'s shape that fits into *target*; at least one pixel a side.
-
-    A side that lacks a single pixel to *target* is given it: a padded line would be seen, the stretch not.
-    """
-    scale = min(target[0] / source[0], target[1] / source[1])
-    width, height = (
-        wanted if wanted - side * scale <= 1 else max(1, round(side * scale))
-        for side, wanted in zip(source, target, strict=True)
-    )
-    return width, height
-
-
-def nearest_ratio(width_px: int, height_px: int, ratios: Sequence[str]) -> str:
-    """
-    The ratio of *ratios* whose shape is nearest; the first of equals.
-
-    Distance is between logarithms, so that 2:1 is as far from 1:1 as 1:2 is.
-
-    Args:
-        width_px: Of the picture.
-        height_px: Of the picture.
-        ratios: Texts such as ``16:9``, at least one; words such as ``auto`` are passed over.
-    """
-    wanted = math.log(width_px / height_px)
-
-    def distance(ratio: str) -> float:
-        width, height = map(int, ratio.split(":"))
-        return abs(math.log(width / height) - wanted)
-
-    return min((ratio for ratio in ratios if ":" in ratio), key=distance)
+def _read_result(body: Body, *, most_pixels: int) -> containers.Container:
+    read = _RESULT_READERS.get(formats.name_of(body) or "", containers.read)
+    found = _checked(read(body), most_pixels=most_pixels, max_side_px=MAX_RESULT_SIDE_PX)
+    if found.kind != "avif":
+        return found
+    # The boxes tell the largest size of all that is in the file; the decoder reads which of it is the picture.
+    try:
+        image = pixels.opened(found)
+    except pixels.DECODING_ERRORS as exc:
+        raise containers.broken() from exc
+    if image.width > found.width_px or image.height > found.height_px:
+        raise containers.broken()
+    orientation = containers.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+    return dataclasses.replace(found, width_px=image.width, height_px=image.height, orientation=orientation)
 
 
-def _read(body: bytes, *, most_pixels: int) -> containers.Container:
-    found = containers.read(body)
+def _checked(found: containers.Container, *, most_pixels: int, max_side_px: int) -> containers.Container:
+    for side_px, side in ((found.width_px, "wide"), (found.height_px, "high")):
+        if side_px > max_side_px:
+            message = f"the picture is {side_px:,} pixels {side}, at most {max_side_px:,} are taken"
+            raise errors.ImageRejected(message, code="too_many_pixels")
     if found.width_px * found.height_px > most_pixels:
         raise errors.ImageRejected(
             f"the picture has {found.width_px}x{found.height_px} pixels, at most {most_pixels:,} are taken",
             code="too_many_pixels",
         )
+    if found.buffer_bytes > MAX_BUFFER_BYTES:
+        raise errors.ImageRejected("the strips or tiles of the TIFF are too large", code="too_many_pixels")
     return found
+
+
+def _probe(found: containers.Container) -> Probe:
+    width_px, height_px = _upright_size(found)
+    return Probe(
+        content_type=CONTENT_TYPES[found.kind],
+        width_px=width_px,
+        height_px=height_px,
+        pixels=width_px * height_px,
+        size_bytes=len(found.bare),
+        buffer_bytes=found.buffer_bytes,
+    )
+
+
+def _bounded(size: tuple[int, int]) -> tuple[int, int]:
+    return size if max(size) <= MAX_SIDE_PX else fitting.inner_size(size, (MAX_SIDE_PX, MAX_SIDE_PX))
 
 
 def _upright_size(found: containers.Container) -> tuple[int, int]:
@@ -268,101 +295,38 @@ def _upright_size(found: containers.Container) -> tuple[int, int]:
     return size[::-1] if found.orientation in _QUARTER_TURNS else size
 
 
-def _decode(found: containers.Container, *, least: tuple[int, int] | None = None) -> tuple[Image.Image, float]:
-    """
-    All pixels, decoded, in whatever mode the file has, and how many stored pixels one of them stands for.
-
-    Args:
-        found: What was walked.
-        least: A JPEG may come out at a half, a quarter or an eighth, but not below this in either direction.
-    """
-    try:
-        image = Image.open(io.BytesIO(found.bare), formats=(_PILLOW[found.kind],))
-        if image.size != (found.width_px, found.height_px):
-            raise ValueError("header and decoder do not agree on the size")
-        drafted = image.draft(None, least) if least else None
-        image.load()
-    except _DECODING_ERRORS as exc:
-        short = isinstance(exc, EOFError) or "truncated" in str(exc)
-        raise (containers.truncated() if short else containers.broken()) from exc
-    return image, found.width_px / drafted[1][2] if drafted else 1.0
-
-
 def _turned(image: Image.Image, found: containers.Container) -> Image.Image:
     method = _TRANSPOSE.get(found.orientation)
     return image if method is None else image.transpose(method)
 
 
-def _sized(found: containers.Container, target: tuple[int, int], fit: Fit, kind: Format) -> Image.Image:
+def _sized(found: containers.Container, target: tuple[int, int], fit: Fit, kind: Format | None) -> Image.Image:
     """The picture at *target*: one decode, one resize, then turned, because fewer pixels are left to turn."""
     source = found.width_px, found.height_px
     stored = target[::-1] if found.orientation in _QUARTER_TURNS else target
-    inner = inner_size(source, stored) if fit == "contain" else stored
-    box: Box = crop_box(source, stored) if fit == "cover" else (0, 0, *source)
+    inner = fitting.inner_size(source, stored) if fit == "contain" else stored
+    box: fitting.Box = fitting.crop_box(source, stored) if fit == "cover" else (0, 0, *source)
     whole = (
         math.ceil(source[0] * inner[0] / (box[2] - box[0])),
         math.ceil(source[1] * inner[1] / (box[3] - box[1])),
     )
-    image, scale = _decode(found, least=whole)
+    image, scale = pixels.decode(found, least=whole)
     left, top, right, bottom = (edge / scale for edge in box)
-    image = _plain(image, kind).resize(inner, _FILTER, box=(left, top, right, bottom), reducing_gap=2.0)
+    image = pixels.resized(pixels.plain(image, kind or "png"), inner, (left, top, right, bottom))
     if inner != stored:
-        mode, colour = ("RGB", "white") if kind == "jpg" else ("RGBA", (0, 0, 0, 0))
-        canvas = _like(image, Image.new(mode, stored, colour))
+        is_white = kind == "jpg" or (kind is None and image.mode != "RGBA")
+        mode, colour = ("RGB", "white") if is_white else ("RGBA", (0, 0, 0, 0))
+        canvas = pixels.like(image, Image.new(mode, stored, colour))
         canvas.paste(image.convert(mode), ((stored[0] - inner[0]) // 2, (stored[1] - inner[1]) // 2))
         image = canvas
     return _turned(image, found)
 
 
-def _plain(image: Image.Image, kind: str) -> Image.Image:
-    """The same picture as L, RGB or RGBA, whichever is least for what it shows and *kind* can hold."""
-    if image.mode == "CMYK":
-        return _rgb_of_cmyk(image)
-    if image.mode == "I;16":
-        # The upper byte of each little-endian sample. Pillow's own conversion cuts off at 255 instead.
-        return _like(image, Image.frombytes("L", image.size, image.tobytes()[1::2]))
-    if image.mode in ("P", "LA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    elif image.mode not in _PROFILE_SPACES:
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if image.mode == "RGBA":
-        alpha = image.getchannel("A")
-        if alpha.getextrema()[0] == _OPAQUE:
-            image = image.convert("RGB")
-        elif kind == "jpg":
-            image.paste(Image.new("RGBA", image.size, "white"), mask=ImageChops.invert(alpha))
-            image = image.convert("RGB")
-    return image
-
-
-def _rgb_of_cmyk(image: Image.Image) -> Image.Image:
-    # Pillow takes every CMYK JPEG for Adobe's, which stores ink inverted. Without Adobe's mark it is not.
-    if "adobe" not in image.info:
-        image = ImageChops.invert(image)
-    profile = image.info.get("icc_profile") or b""
-    result = None
-    if profile[16:20] == _PROFILE_SPACES["CMYK"]:
-        with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            result = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                outputMode="RGB",
-            )
-    result = result or image.convert("RGB")
-    result.info.pop("icc_profile", None)
-    return result
-
-
-def _like(image: Image.Image, other: Image.Image) -> Image.Image:
-    """*other*, which was made from *image*, with its colour profile."""
-    other.info["icc_profile"] = image.info.get("icc_profile")
-    return other
-
-
-def _output_kind(wanted: str, size: tuple[int, int]) -> Format:
-    kind: Format = "jpg" if wanted == "jpg" else "webp" if wanted == "webp" else "png"
-    return kind if max(size) <= _MOST_SIDE_PX[kind] else "png"
+def _output_kind(wanted: str) -> Format | None:
+    """``None``: JPEG, or PNG where something shows through."""
+    if wanted in ("avif", "tiff"):
+        return None
+    return "jpg" if wanted == "jpg" else "webp" if wanted == "webp" else "png"
 
 
 # Real ones have a few KB; a larger one would make every thumbnail as heavy as itself.
@@ -375,16 +339,21 @@ def _encoded(image: Image.Image, kind: str, *, quality: int) -> Picture:
 
     A profile for other channels (of a CMYK file's RGB conversion, say) makes browsers show nonsense.
     """
-    profile = image.info.get("icc_profile") or b""
-    is_odd = profile[16:20] != _PROFILE_SPACES[image.mode] or (image.mode == "L" and kind == "webp")
+    if kind == "webp" and image.mode == "RGBA" and image.width * image.height > MAX_ALPHA_WEBP_PIXELS:
+        kind = "png"
+    own = image.info.get("icc_profile")
+    profile = own or b""
+    is_odd = profile[16:20] != pixels.PROFILE_SPACES[image.mode] or (image.mode == "L" and kind == "webp")
     if is_odd or len(profile) > _MOST_PROFILE_BYTES:
         profile = None
     out = io.BytesIO()
-    image.save(out, _PILLOW[kind], icc_profile=profile, quality=quality, **_SAVE[kind])
+    # Encoders write what else the file had to say, if it is there.
+    image.info = {} if own is None else {"icc_profile": own}
+    image.save(out, pixels.PILLOW_NAMES[kind], icc_profile=profile, quality=quality, **_SAVE[kind])
     return _picture(out.getvalue(), kind=kind, size=image.size)
 
 
-def _picture(body: bytes, *, kind: str, size: tuple[int, int]) -> Picture:
+def _picture(body: Body, *, kind: str, size: tuple[int, int]) -> Picture:
     return Picture(body=body, content_type=CONTENT_TYPES[kind], width_px=size[0], height_px=size[1])
 
 
@@ -395,6 +364,6 @@ def _thumbnail_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def _thumbnail(image: Image.Image, *, of: tuple[int, int]) -> Picture:
     """JPEG, or WebP where something shows through. *image* may be a scaled decode of what *of* measures."""
-    small = image.resize(_thumbnail_size(of), _FILTER, reducing_gap=_THUMBNAIL_GAP)
-    small = _plain(small, "png")
+    small = image.resize(_thumbnail_size(of), pixels.FILTER, reducing_gap=_THUMBNAIL_GAP)
+    small = pixels.plain(small, "png")
     return _encoded(small, "webp" if small.mode == "RGBA" else "jpg", quality=THUMBNAIL_QUALITY)

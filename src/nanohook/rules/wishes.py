@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nanohook import errors
-from nanohook.rules import imaging
+from nanohook.rules import fitting
 
 MOST_PROMPT_CHARS: Final = 20_000
 MOST_IMAGES: Final = 4
@@ -118,4 +118,4 @@ def upstream_ratio(wish: Wish, size: tuple[int, int] | None) -> str | None:
     if wish.aspect_ratio is not None or size is None:
         return wish.aspect_ratio
     offered = [ratio for ratio in _RATIOS[wish.model] if ratio != "auto"]
-    return imaging.nearest_ratio(size[0], size[1], offered)
+    return fitting.nearest_ratio(size[0], size[1], offered)

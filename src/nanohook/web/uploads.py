@@ -84,7 +84,7 @@ async def store(parts: Parts, body: bytes, *, folder: str) -> Stored:
     most = parts.settings.max_pixels
     # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
     probe = await asyncio.to_thread(imaging.probe, body, most_pixels=most)
-    made = await parts.decoder.run(probe.pixels, imaging.normalise, body, most_pixels=most)
+    made = await parts.decoder.run(probe.memory_bytes(), imaging.normalise, body, most_pixels=most)
     name = f"{folder}/{ids.new_id()}"
     stored = Stored(
         key=f"{name}.{made.picture.extension}",

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import mmap
 import random
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 GONE: Final = Candidate(url="")
 """In place of an address where there is none that is alive."""
-_ALONE_PIXELS: Final = 2**62
-"""More than may be decoded at one time: such a one waits until nothing else is, and all others wait for it."""
+_ALONE_BYTES: Final = 2**62
+"""More than may be used at one time: such a one waits until nothing else is decoded, and all others for it."""
 _TOO_MUCH: Final = frozenset({"too_many_pixels", "too_many_scans"})
 _FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
 _FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
@@ -75,12 +76,13 @@ class Finisher:
         )
         if candidate is GONE:
             raise downloads.DownloadFailed("there is no address left to fetch it from", outcome=Outcome.MISSING)
-        body = await self.fetcher.get(candidate.url)
-        reach("finish.downloaded")
-        finished = await self._decode(begun, body)
-        reach("finish.resized")
-        self._show(task, Stage.STORING)
-        stored, kept = await self._store(task, finished)
+        async with self.fetcher.get(candidate.url) as download:
+            reach("finish.downloaded")
+            finished = await self._decode(begun, download.body)
+            reach("finish.resized")
+            self._show(task, Stage.STORING)
+            # Within the block: what is stored may be the very bytes that were fetched.
+            stored, kept = await self._store(task, finished)
         reach("finish.settled")
         if kept is Kept.SPARE:
             await self._remove(stored)
@@ -95,11 +97,11 @@ class Finisher:
             },
         )
 
-    async def _decode(self, begun: Finishing, body: bytes) -> imaging.Finished:
+    async def _decode(self, begun: Finishing, body: bytes | mmap.mmap) -> imaging.Finished:
         """Make of *body* what is stored, within the bounds of what may be decoded at one time."""
         task, options = begun.task, begun.job.options
         # What a host delivers may have endless headers: not on the event loop.
-        probe = await asyncio.to_thread(imaging.probe, body, most_pixels=self.most_pixels)
+        probe = await asyncio.to_thread(imaging.probe_result, body, most_pixels=self.most_pixels)
         logger.debug(
             "image.resizing",
             extra={
@@ -110,11 +112,9 @@ class Finisher:
             },
         )
         self._show(task, Stage.RESIZING)
-        target = begun.size or (0, 0)
-        pixels = max(probe.pixels, target[0] * target[1])
         return await self.decoder.run(
             # What may have ended the process is decoded while nothing else is.
-            pixels if task.suspect_deaths is None else _ALONE_PIXELS,
+            probe.memory_bytes(begun.size) if task.suspect_deaths is None else _ALONE_BYTES,
             self.marks.guard,
             task,
             imaging.finish,
