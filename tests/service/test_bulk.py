@@ -1,4 +1,4 @@
-"""Many pictures at once: deleted and restored by one request, named in a list, uploaded apart from other writes."""
+"""Many pictures at once: deleted and restored by one request, listed by their ids, uploaded with a budget."""
 
 import dataclasses
 

@@ -698,8 +698,7 @@ async def test_one_who_looks_while_everybody_waits_is_told_why(tmp_path):
         await service.parts.database.write(lambda tx: gate.pause(tx, actor="a test", now_us=clock.now_us()))
         job_id = (await service.generate("a kite"))["job_id"]
         async with reading(service, of(job_id)) as reader:
-            assert await reader.block()
-            told = (await reader.block())["data"]
+            told = (await reader.until(stage="queued"))[-1]["data"]
         said = "Waiting: the operator has paused the work"
         assert (told["stage"], told["message"]) == ("queued", said)
         status = (await service.client.get(f"/api/images/{job_id}/status")).json()
