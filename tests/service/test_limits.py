@@ -131,7 +131,7 @@ async def test_every_other_write_shares_thirty_in_ten_seconds(service):
         await spend(asks, "write", 30, TEN_SECONDS)
         # What is over the limit is not listened to.
         headers = {"Authorization": ada.headers["Authorization"]}
-        for path in ("/api/images", "/api/generate-image", "/api/projects"):
+        for path in ("/api/images/delete", "/api/generate-image", "/api/projects"):
             limited(await raw.without_body(service.base, "POST", path, headers), "write", 30, TEN_SECONDS)
         assert (await ada.get("/api/images")).status_code == 200
         refused(await ada.get(f"{job}/status"), 404, "not_found")
