@@ -1,9 +1,12 @@
 /** One picture of the gallery: what its card shows, whatever its job is doing. */
 
-import { $, board, filled, now, setBusy, texts } from "./saying.js";
+import { keptText, stageText } from "./job-words.js";
+import { load } from "./picture-loader.js";
+import { $, board, filled, now, read, setBusy, texts } from "./saying.js";
 
 const stages = JSON.parse(board.dataset.stages);
 const faults = JSON.parse(board.dataset.faults);
+const words = { texts, stages, held: JSON.parse(board.dataset.held) };
 const LATE_S = 120;
 const DRAFT = "nanohook.draft.";
 
@@ -54,7 +57,8 @@ export function learn(card, told, eventId) {
     render(card);
     return false;
   }
-  card.job = { ...card.job, ...told, event_id: eventId, ...(told.at && { updated_at: told.at }) };
+  const { place = null } = told;
+  card.job = { ...card.job, ...told, place, event_id: eventId, ...(told.at && { updated_at: told.at }) };
   if (isRunning(card)) card.paysAgain = false;
   if (told.prompt && !card.prompt.value) card.prompt.value = told.prompt;
   keepDraft(card);
@@ -133,6 +137,31 @@ function showPicture(card, made) {
   next.decode().then(swap, swap);
 }
 
+/** Load the card's picture until it can be drawn: its job is what it is, and is not made anew for that. */
+export async function loadAgain(card) {
+  const { image, job } = card;
+  const wanted = image.dataset.url;
+  if (card.isLoading || !wanted) return;
+  card.isLoading = true;
+  card.li.classList.add("bare");
+  let newest = null;
+  const fresh = async () => {
+    newest = await read(`/api/images/${job.job_id}`);
+    return shown({ job: newest }).thumbnail_url;
+  };
+  const isWanted = () => card.li.isConnected && image.dataset.url === wanted;
+  // One that was deleted meanwhile is taken away by its event.
+  const url = await load(wanted, { fresh, isWanted }).catch(() => null);
+  card.isLoading = false;
+  card.li.classList.toggle("bare", !url && !card.preview);
+  if (!url) return;
+  image.src = image.dataset.url = url;
+  if (newest) learn(card, newest, newest.event_id);
+}
+
+/** What becomes of the picture if this is canceled, or was: `job` is how it ended. */
+export const kept = (card, job = card.job) => (isRunning(card) ? keptText(words, card.job, job) : "");
+
 /** What it is doing, in words; called every second while it runs. */
 export function tick(card) {
   const { job } = card;
@@ -145,7 +174,7 @@ export function tick(card) {
   } else if (kind === "refused") text = texts.not_sent;
   else if (kind === "running") {
     const seconds = Math.max(0, Math.round((now() - Date.parse(job.updated_at)) / 1000));
-    text = stages[job.stage];
+    text = stageText(words, job);
     if (job.stage === "generating") text = seconds < LATE_S ? `${text} ${seconds} s` : `${seconds} s · ${texts.late}`;
   } else if (card.isAsking) text = texts.busy;
   card.part("doing").textContent = card.note || text;
