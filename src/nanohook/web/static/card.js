@@ -141,8 +141,8 @@ function showPicture(card, made) {
 export async function loadAgain(card) {
   const { image, job } = card;
   const wanted = image.dataset.url;
-  if (card.isLoading || !wanted) return;
-  card.isLoading = true;
+  if (card.loading === wanted || !wanted) return;
+  card.loading = wanted;
   card.li.classList.add("bare");
   let newest = null;
   const fresh = async () => {
@@ -152,15 +152,17 @@ export async function loadAgain(card) {
   const isWanted = () => card.li.isConnected && image.dataset.url === wanted;
   // One that was deleted meanwhile is taken away by its event.
   const url = await load(wanted, { fresh, isWanted }).catch(() => null);
-  card.isLoading = false;
+  // Another picture has taken its place meanwhile.
+  if (card.loading !== wanted) return;
+  card.loading = null;
   card.li.classList.toggle("bare", !url && !card.preview);
   if (!url) return;
   image.src = image.dataset.url = url;
   if (newest) learn(card, newest, newest.event_id);
 }
 
-/** What becomes of the picture if this is canceled, or was: `job` is how it ended. */
-export const kept = (card, job = card.job) => (isRunning(card) ? keptText(words, card.job, job) : "");
+/** What becomes of the picture if `job`, as it was last seen, is canceled; `ended` is how it is then. */
+export const kept = (job, ended = job) => (isRunning({ job }) ? keptText(words, job, ended) : "");
 
 /** What it is doing, in words; called every second while it runs. */
 export function tick(card) {

@@ -110,8 +110,9 @@ async function order(card) {
 
 export async function stop(card) {
   try {
-    const job = await client.cancel(card.job.job_id);
-    const kept = cards.kept(card, job);
+    const { job: before } = card;
+    const job = await client.cancel(before.job_id);
+    const kept = cards.kept(before, job);
     put(job);
     if (kept) toast(kept);
   } catch (problem) {
@@ -135,7 +136,7 @@ export const bin = (card) => drop([card]);
 
 function drop(chosen) {
   const jobs = chosen.map((card) => card.job).filter(Boolean);
-  const kept = chosen.map((card) => cards.kept(card)).find(Boolean) ?? "";
+  const kept = jobs.map((job) => cards.kept(job)).find(Boolean) ?? "";
   for (const card of chosen) {
     card.stop?.abort();
     remove(card);

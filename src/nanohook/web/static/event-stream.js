@@ -150,6 +150,7 @@ export function openStream({ cursor = "", url, on, parse = JSON.parse, look, lin
 
   const onReturn = () => document.visibilityState === "visible" && renew();
   document.addEventListener("visibilitychange", onReturn, { signal });
+  document.addEventListener("resume", renew, { signal });
   addEventListener("pageshow", ({ persisted }) => persisted && renew(), { signal });
   addEventListener("offline", () => tell("offline"), { signal });
   addEventListener("online", () => {
