@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page
 
 from nanohook.web import pages
-from tests import browsing, live, rig
+from tests import browsing, live, relay, rig
 from tests.scripted import CUT, MOMENT, NO_CONTENT, RETRY, STATE, Server, http, refused, status, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -128,6 +128,33 @@ _FOLLOW_TWO = """async () => {
 }"""
 
 
+async def test_several_jobs_whose_stream_is_held_back_are_asked_for_together(browser, tmp_path):
+    async with (
+        rig.running(tmp_path) as service,
+        relay.before(service.base) as link,
+        visiting(browser, link.base) as page,
+    ):
+        link.change(lambda line: relay.Way.HOLD_BODY if "/api/events" in line else relay.Way.PASS)
+        await page.context.set_extra_http_headers({"Authorization": service.client.headers["authorization"]})
+        await page.goto(f"{link.base}/generate-images")
+        told = await page.evaluate(_FOLLOW_TWO)
+        assert told["ended"] == dict.fromkeys(told["ids"], "COMPLETED")
+        assert told["after"] == [0, False]
+        assert 1 <= link.asked("/api/images?limit=100&ids=") <= 3
+        several = await page.evaluate(
+            """async (ids) => {
+              const nanohook = await import("/static/nanohook.js");
+              const gone = await nanohook.deleteMany([...ids, "x"], { keepalive: true });
+              return [gone, await nanohook.restoreMany(ids)];
+            }""",
+            told["ids"],
+        )
+    assert several == [
+        {"done": told["ids"], "refused": [{"job_id": "x", "code": "not_found"}]},
+        {"done": told["ids"], "refused": []},
+    ]
+
+
 # What is sent again, and what never.
 
 
@@ -150,6 +177,19 @@ async def test_a_busy_service_is_asked_again_under_the_same_key(browser):
     assert {each.body for each in site.asked[:4]} == {b'{"imageId":"j0","prompt":"a kite"}'}
     assert orjson.loads(site.asked[4].body) == {"buy_again": True}
     assert site.asked[0].headers["accept-language"] == "fr"
+
+
+async def test_an_order_to_which_no_answer_came_can_be_sent_again_under_its_key(browser):
+    async with against(browser, *[CUT] * MOST_TRIES, ACCEPTED) as (page, site):
+        await run(
+            page,
+            """const wish = { prompt: "a kite" };
+               const { idempotencyKey } = await nanohook.generate(wish).catch((problem) => problem);
+               await nanohook.generate(wish, { idempotencyKey });""",
+        )
+    keys = [each.headers["idempotency-key"] for each in site.asked]
+    assert len(keys) > MOST_TRIES
+    assert len(set(keys)) == 1
 
 
 async def test_outside_of_secure_contexts_keys_are_made_all_the_same(browser):
