@@ -87,8 +87,9 @@ async def test_while_the_account_is_refused_every_card_says_why(browser, tmp_pat
             await gallery.visit.service.generate(f"a kite {number}", imageId=job_id)
         await gallery.open()
         said = "Waiting: the NanoBanana account has no credit left"
-        await expect(gallery.cards.locator(".doing", has_text=said)).to_have_count(3)
-        await expect(gallery.cards.first.locator(".doing")).to_contain_text("place 3 in line", timeout=20_000)
+        await expect(gallery.cards.locator(".fault", has_text=said)).to_have_count(3)
+        places = [f"Waiting · place {place} in line" for place in (3, 2, 1)]
+        await expect(gallery.cards.locator(".doing")).to_have_text(places, timeout=20_000)
 
 
 async def test_who_waits_for_others_alone_is_told_the_place(browser, tmp_path):
@@ -146,7 +147,7 @@ async def test_a_running_card_that_is_stopped_or_deleted_says_that_its_picture_i
         toast = gallery.page.locator("#toasts [role=status]")
         await expect(toast).to_contain_text(_KEPT)
         if act == "Delete":
-            await expect(toast).to_contain_text(f"Picture deleted {_KEPT}")
+            await expect(toast).to_contain_text(f"Picture deleted. {_KEPT}")
         # A picture that was not begun has nothing to be kept.
         await gallery.upload()
         await gallery.page.reload()

@@ -1,6 +1,6 @@
 /** One picture of the gallery: what its card shows, whatever its job is doing. */
 
-import { keptText, stageText } from "./job-words.js";
+import { heldText, isWaiting, keptText } from "./job-words.js";
 import { load } from "./picture-loader.js";
 import { $, board, filled, now, read, setBusy, texts } from "./saying.js";
 
@@ -108,7 +108,9 @@ export function render(card) {
   showPicture(card, made);
   tick(card);
   part("state").classList.toggle("wrong", !!card.note);
-  part("size").textContent = made ? `${made.width} × ${made.height}` : (card.file?.name ?? "");
+  // Whoever waits has more to say than there is room for beside it.
+  const size = made && !isWaiting(job) ? `${made.width} × ${made.height}` : "";
+  part("size").textContent = job ? size : (card.file?.name ?? "");
   card.image.alt = job?.prompt || card.file?.name || texts.picture;
   li.setAttribute("aria-label", `${card.image.alt}, ${part("doing").textContent}`);
   card.prompt.readOnly = isBusy;
@@ -176,7 +178,7 @@ export function tick(card) {
   } else if (kind === "refused") text = texts.not_sent;
   else if (kind === "running") {
     const seconds = Math.max(0, Math.round((now() - Date.parse(job.updated_at)) / 1000));
-    text = stageText(words, job);
+    text = isWaiting(job) && job.place ? filled(texts.in_line, { n: job.place }) : stages[job.stage];
     if (job.stage === "generating") text = seconds < LATE_S ? `${text} ${seconds} s` : `${seconds} s · ${texts.late}`;
   } else if (card.isAsking) text = texts.busy;
   card.part("doing").textContent = card.note || text;
@@ -194,12 +196,14 @@ function showBar({ bar, job, share }, kind, isBusy) {
 function showFault({ part, job, refusal, paysAgain }, kind) {
   const fault = part("fault");
   const [why, what] = fault.children;
-  fault.hidden = kind !== "refused" && kind !== "failed" && !paysAgain;
+  const held = heldText(words, job);
+  fault.hidden = kind !== "refused" && kind !== "failed" && !paysAgain && !held;
+  fault.classList.toggle("held", !!held);
   if (fault.hidden) return;
   const code = job?.error?.code;
   const [message, advice] = faults[code] ?? [job?.error?.message ?? "", job?.error?.advice ?? ""];
   why.textContent = kind === "refused" ? refusal.text : kind === "failed" ? message : "";
-  what.textContent = paysAgain || code === "unknown_outcome" ? texts.may_be_paid : kind === "failed" ? advice : "";
+  what.textContent = held || (paysAgain || code === "unknown_outcome" ? texts.may_be_paid : kind === "failed" ? advice : "");
 }
 
 function showButtons(card, kind, isBusy) {

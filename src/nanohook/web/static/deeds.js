@@ -143,7 +143,7 @@ function drop(chosen) {
   }
   if (!jobs.length) return;
   for (const job of jobs) leaving.add(job.job_id);
-  const told = toast(`${counted(jobs.length, "deleting_one", "deleting_many")} ${kept}`.trim(), {
+  const told = toast(counted(jobs.length, "deleting_one", "deleting_many"), {
     kind: "busy",
     act: texts.undo,
     then: undo,
@@ -155,7 +155,7 @@ function drop(chosen) {
     count();
     if (problem) fail(problem);
     if (!done.length) told.go();
-    else told.tell(`${counted(done.length, "one_deleted", "many_deleted")} ${kept}`.trim(), "");
+    else told.tell([counted(done.length, "one_deleted", "many_deleted"), kept].filter(Boolean).join(". "), "");
     return done;
   });
   takeBack = async () => {

@@ -127,7 +127,7 @@ async function askPlace() {
   for (const other of waiting) {
     // What holds one up holds up all.
     if (isWaiting(other.job)) other.job.message = found.message;
-    cards.tick(other);
+    cards.render(other);
   }
 }
 

@@ -6,9 +6,13 @@ const STARTED = ["generating", "downloading", "resizing", "storing"];
 
 export const isWaiting = (job) => WAITING.includes(job?.stage);
 
+/** Say why it waits, where everybody does; nothing if it only waits for its turn. */
+export const heldText = ({ held }, job) => (isWaiting(job) && held[job.message]) || "";
+
 /** Say what a job does: by its stage, or by its own message while everybody is held up; and its place in line. */
-export function stageText({ stages, held, texts }, job) {
-  const text = (isWaiting(job) && held[job.message]) || stages[job.stage];
+export function stageText(words, job) {
+  const { stages, texts } = words;
+  const text = heldText(words, job) || stages[job.stage];
   return isWaiting(job) && job.place ? `${text} · ${texts.place.replace("{n}", job.place)}` : text;
 }
 
@@ -17,8 +21,9 @@ export function stageText({ stages, held, texts }, job) {
  *
  * `canceled` is what it was then: its tasks tell for sure.
  */
-export function keptText({ held, texts }, job, canceled = job) {
+export function keptText(words, job, canceled = job) {
+  const { texts } = words;
   if (STARTED.includes(job?.stage) || canceled?.tasks?.some((task) => task.task_id)) return texts.kept;
   // Sent, and not answered yet.
-  return job?.stage === "submitting" && !held[job.message] ? texts.kept_if_begun : "";
+  return job?.stage === "submitting" && !heldText(words, job) ? texts.kept_if_begun : "";
 }
