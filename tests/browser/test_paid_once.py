@@ -10,10 +10,12 @@ from playwright.async_api import Browser, expect
 
 from nanohook import clock
 from nanohook.flow import accounts
+from nanohook.web import pages
 from tests import books, live, relay, rig
 from tests.browsing import launched, visiting
 from tests.galleries import gallery_of, size_of
 from tests.relay import Way
+from tests.scripted import Server, http, refused
 
 _WAIT_MS = 15_000
 _MEDIA = "**/media/**"
@@ -204,6 +206,79 @@ async def test_a_card_and_the_viewer_load_their_picture_again(browser, tmp_path)
         await expect(missed).to_be_hidden()
         assert await size_of(page.locator("#full img")) == [230, 340]
         assert bought(gallery.visit.service) == 1
+
+
+async def test_an_original_and_a_cover_that_cannot_be_loaded_come_by_themselves(browser, tmp_path):
+    async with studio(browser, tmp_path) as (visit, link):
+        page = visit.page
+        await expect(page).to_have_url(re.compile("#job="))
+        await page.route(_MEDIA, lambda route: route.abort())
+        await page.reload()
+        await visit.state("ready")
+        await expect(page.locator("#before")).to_be_hidden()
+        await page.unroute(_MEDIA)
+        await expect(page.locator("#before")).to_be_visible(timeout=_WAIT_MS)
+        await expect(page.locator("#before-size")).to_have_text("64 × 48")
+
+        files = {"cover": ("x.png", rig.picture(64, 48))}
+        await visit.service.client.post("/api/projects", data={"name": "Kites"}, files=files)
+        await page.route(_MEDIA, lambda route: route.abort())
+        await page.goto(f"{link.base}/dashboard/projects")
+        cover = page.locator(".project .fill")
+        await expect(cover).to_have_js_property("complete", value=True)
+        await expect(cover).to_have_js_property("naturalWidth", value=0)
+        await page.unroute(_MEDIA)
+        await expect(cover).not_to_have_js_property("naturalWidth", value=0, timeout=_WAIT_MS)
+
+
+# The key of a click, by what it is answered.
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_definite"),
+    [
+        (refused(502), False),
+        (refused(503, retry_after=60), False),
+        (refused(429, retry_after=60), False),
+        (refused(401), False),
+        (refused(403), False),
+        (refused(402), True),
+        (refused(409, "job_running"), True),
+        (refused(422), True),
+    ],
+)
+async def test_a_key_stays_with_its_click_until_an_answer_decides(browser, answer, is_definite):
+    site = Site(answer, http({"job_id": "j1"}, status=202))
+    async with live.serve_raw(site.handle) as site.base, await browser.new_context() as context:
+        page = await context.new_page()
+        await page.goto(f"{site.base}/")
+        for _ in range(2):
+            await page.evaluate(_CLICK)
+            # Over a reload as well.
+            await page.reload()
+        first, second = [each.headers["idempotency-key"] for each in site.asked]
+        assert (first != second) is is_definite
+        # That is over: the same once more is another order.
+        await page.evaluate(_CLICK)
+        assert site.asked[2].headers["idempotency-key"] not in {first, second}
+
+
+_CLICK = """async () => {
+  const [{ generate }, { once }] = await Promise.all([import("/nanohook.js"), import("/idempotency.js")]);
+  const wish = { prompt: "a kite" };
+  await once(["generate", wish], (idempotencyKey) => generate(wish, { idempotencyKey })).catch(() => {});
+}"""
+
+
+class Site(Server):
+    """An empty page, our scripts, and below ``/api`` what a test wrote."""
+
+    def answer_to(self, asked):
+        if asked.path.startswith("/api/"):
+            return super().answer_to(asked)
+        if asked.path.endswith(".js"):
+            return http((pages.STATIC / asked.path[1:]).read_bytes(), kind="text/javascript")
+        return http(b"<!doctype html><title>empty</title>", kind="text/html")
 
 
 # A Generate of which nothing came.

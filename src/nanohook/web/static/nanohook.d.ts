@@ -109,7 +109,7 @@ export interface Verbs {
   now(): number;
   create(
     file: Blob,
-    how?: { projectId?: string; progress?(share: number): void; signal?: AbortSignal },
+    how?: { projectId?: string; progress?(share: number): void; signal?: AbortSignal; tries?: number },
   ): Promise<Job>;
   generate(wish: Wish, how?: Ordering): Promise<Accepted>;
   job(jobId: string): Promise<Job>;

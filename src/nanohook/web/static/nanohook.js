@@ -66,9 +66,12 @@ export function connect({ base = "", key = null, streamToken = null } = {}) {
     /** The server's time in ms since the epoch, known after its first answer: to measure its events against. */
     now: () => Date.now() + host.aheadMs,
 
-    /** Upload a picture; resolves to its job, for which nothing is asked yet. `progress` hears the share, 0 to 1. */
-    create: (file, { projectId, progress, signal } = {}) =>
-      patiently(() => upload(host, file, { projectId, progress, signal }), { isRepeatable: false, signal }),
+    /**
+     * Upload a picture; resolves to its job, for which nothing is asked yet. `progress` hears the share, 0 to 1; it is
+     * sent `tries` times at most.
+     */
+    create: (file, { projectId, progress, signal, tries } = {}) =>
+      patiently(() => upload(host, file, { projectId, progress, signal }), { isRepeatable: false, signal, tries }),
 
     /** Ask for a change: `{ imageId, prompt, model?, … }` as `POST /api/generate-image` takes it; paid once. */
     generate: (wish, { idempotencyKey = newKey() } = {}) => order("/api/generate-image", wish, idempotencyKey),
@@ -272,13 +275,13 @@ export const newKey = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** Try `once` until it is answered, as `connect` says. */
-async function patiently(once, { isRepeatable = true, signal } = {}) {
+async function patiently(once, { isRepeatable = true, signal, tries: most = MOST_TRIES } = {}) {
   for (let tries = 1; ; tries++) {
     signal?.throwIfAborted();
     try {
       return await once();
     } catch (problem) {
-      if (tries === MOST_TRIES || !isPassing(problem, isRepeatable)) throw problem;
+      if (tries === most || !isPassing(problem, isRepeatable)) throw problem;
       const jitterMs = Math.random() * FIRST_JITTER_MS * 2 ** (tries - 1);
       const askedMs = (problem.retryAfterS ?? 0) * 1000;
       await new Promise((resolve) => setTimeout(resolve, askedMs + jitterMs));

@@ -44,7 +44,7 @@ function take(file) {
   job = null;
   leave();
   notice("");
-  showPicture(picture.url);
+  showPicture(picture);
   enter("ready");
   // At once, not at Generate: a file that cannot be used is told now, and a reload still has the picture.
   upload(mine).then(
@@ -62,7 +62,7 @@ function takeBack(former) {
   const isDrawn = !$("before").hidden;
   if (!former.picture?.imageId && isDrawn) return;
   ({ picture } = former);
-  if (picture) showPicture(picture.url);
+  if (picture) showPicture(picture);
   else clearPicture();
   comeBack(former);
 }
@@ -329,7 +329,7 @@ async function restore() {
   turn = job = null;
   notice("");
   picture = found.original && { imageId: id, url: found.original.url, share: 1 };
-  if (picture) showPicture(picture.url);
+  if (picture) showPicture(picture);
   $("prompt").value ||= found.prompt ?? "";
   if (found.stage === "uploaded") {
     remember(id);

@@ -1,6 +1,7 @@
 /** How the studio tells what goes on: picture, stages, link, errors; the page's words come with the page. */
 
-import { now } from "./nanohook.js";
+import { job as fetchJob, now } from "./nanohook.js";
+import { load } from "./picture-loader.js";
 import { stageText } from "./job-words.js";
 import { inWords } from "./problems.js";
 
@@ -20,16 +21,24 @@ const steps = [...$("steps").children];
 let ticker = 0;
 let breakTimer = 0;
 
-/** Show the original at *url*. */
-export function showPicture(url) {
+/** Show the original `{ url, file?, imageId? }`. */
+export function showPicture({ url, file, imageId }) {
   const image = $("before");
   image.onload = () => {
     image.hidden = false;
     // Told by the browser after EXIF rotation, as the server counts it.
     $("before-size").textContent = `${image.naturalWidth} × ${image.naturalHeight}`;
   };
-  // What this browser cannot draw is still sent: the server is the one to judge.
-  image.onerror = () => (image.hidden = true);
+  image.onerror = async () => {
+    image.hidden = true;
+    // What this browser cannot draw is still sent: the server is the one to judge.
+    if (file) return;
+    const fresh = async () => (await fetchJob(imageId)).original.url;
+    const isWanted = () => image.getAttribute("src") === url;
+    // One that is gone is told of by whatever is done with it next.
+    const found = await load(null, { fresh, isWanted }).catch(() => null);
+    if (found) image.src = $("ghost").src = found;
+  };
   image.hidden = true;
   $("before-size").textContent = "";
   image.src = url;

@@ -37,7 +37,8 @@ async function start(sending) {
   try {
     signal.throwIfAborted();
     progress(0);
-    resolve(await create(file, { projectId: board.dataset.project, progress, signal }));
+    // Tried again from here: while one is too much for the service, the others are as well.
+    resolve(await create(file, { projectId: board.dataset.project, progress, signal, tries: 1 }));
   } catch (problem) {
     if (problem.status === 429 || problem.status === 503) {
       waiting.unshift(sending);
