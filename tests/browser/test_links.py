@@ -61,7 +61,7 @@ async def test_a_link_that_is_dead_without_a_sign_is_noticed_by_its_silence(brow
         assert link.asked("/events?") == streams
         await visit.page.clock.fast_forward(12_000)
         await visit.state("done")
-        assert link.asked("/events?") == streams + 1
+        assert link.asked("/events?") > streams
         assert visit.complaints == []
 
 

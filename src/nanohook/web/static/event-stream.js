@@ -126,9 +126,13 @@ export function openStream({ cursor = "", url, on, parse = JSON.parse, look, lin
   const ask = async (isRefused = false) => {
     if (isLooking || signal.aborted) return;
     isLooking = true;
-    const pauseS = await look(isRefused);
-    isLooking = false;
-    nextLookAt = Date.now() + Math.max(HELD_BACK_MS * (0.9 + Math.random() * 0.2), (pauseS ?? 0) * 1000);
+    let pauseS = 0;
+    try {
+      pauseS = await look(isRefused);
+    } finally {
+      isLooking = false;
+      nextLookAt = Date.now() + Math.max(HELD_BACK_MS * (0.9 + Math.random() * 0.2), pauseS * 1000);
+    }
   };
 
   const renew = () => {

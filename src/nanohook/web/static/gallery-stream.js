@@ -102,8 +102,9 @@ async function look(stream) {
     const ids = rest.slice(0, MAX_IDS).map((card) => card.job.job_id);
     const others = ids.length ? (await read(`/api/images?limit=${MAX_IDS}&ids=${ids}`)).images : [];
     for (const job of [...(listed ?? []), ...others]) {
-      if (byId(job.job_id)) onStatus(job, job.event_id);
-      else if (listed?.includes(job)) put(job);
+      const card = byId(job.job_id);
+      if (card?.job.event_id < job.event_id) onStatus(job, job.event_id);
+      else if (card || listed?.includes(job)) put(job);
     }
     return 0;
   } catch (problem) {

@@ -192,13 +192,13 @@ function listen(host, followed, handlers = {}) {
   const look = async (isRefused) => {
     if (isRefused) token = null;
     // Without a key nobody can be asked: the next token, or its denial, tells.
-    if (host.token && !host.key) return null;
+    if (host.token && !host.key) return 0;
     let found;
     try {
       found = await states(host, ids, told);
     } catch (problem) {
       denied(problem);
-      return problem.retryAfterS;
+      return problem.retryAfterS ?? 0;
     }
     const gone = ids.filter((id) => !found.some(({ job_id: other }) => other === id));
     const news = found.filter(({ job_id: id, event_id: eventId }) =>
@@ -210,7 +210,7 @@ function listen(host, followed, handlers = {}) {
     if (running.size === 0) close();
     for (const id of gone) handlers.deleted?.(id);
     for (const each of news) handlers.status?.({ ...each, at: each.updated_at });
-    return null;
+    return 0;
   };
 
   const onStatus = (event, id) => {
