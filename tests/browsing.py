@@ -1,6 +1,7 @@
 """People's windows on a running service, in a real browser."""
 
 import contextlib
+import gzip
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ _ARGS = [
     "--disable-sync",
 ]
 _WAIT_MS = 10_000
+_CODE = """() => [location.pathname, ...performance.getEntriesByType("resource")
+  .map((each) => new URL(each.name).pathname).filter((path) => /[.](js|css)$/.test(path))]"""
 
 
 @contextlib.asynccontextmanager
@@ -54,6 +57,12 @@ class Visit:
     def hosts(self) -> set[str]:
         """Whom the pages asked for anything."""
         return {address.split("/")[2] for address in self.asked if address.startswith("http")}
+
+    async def weights(self) -> dict[str, int]:
+        """Give the bytes, compressed, of the page that is shown and of its code and styles, by their paths."""
+        paths = await self.page.evaluate(_CODE)
+        bodies = {path: await (await self.page.request.get(self.service.base + path)).body() for path in paths}
+        return {path: len(gzip.compress(body)) for path, body in bodies.items()}
 
     async def sign_in(self) -> None:
         found = await self.service.parts.database.read(lambda tx: accounts.account(tx, "ada@example.org"))

@@ -130,6 +130,7 @@ async def running(
             # A test asks as fast as it can; the limits have tests of their own.
             "rate_status": "1000000/second",
             "rate_write": "1000000/second",
+            "rate_upload": "1000000/second",
         }
         service = app.create_app(settings.fixed(**{**values, **chosen}))
         if parts:

@@ -274,7 +274,7 @@ async def _parts(
         guests_are_local=guests_are_local,
         passwords=passwords,
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
-        rates=Rates(status=settings.rate_status, write=settings.rate_write),
+        rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
         uploads=Slots(),
         ask=None if upstream is None else upstream.asker.ask,
     )

@@ -42,7 +42,7 @@ Send = Callable[[Message], Coroutine[Any, Any, None]]
 class Stream:
     """One reader. Everything it was sent up to ``cursor`` has left our hands."""
 
-    __slots__ = ("behind", "cursor", "ends_at", "ids", "is_live", "jobs", "owner_id", "sees", "send")
+    __slots__ = ("behind", "cursor", "ends_at", "heartbeat", "ids", "is_live", "jobs", "owner_id", "sees", "send")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Stream:
         jobs: Collection[str] | None,
         waited_for: Collection[str],
         cursor: int,
+        heartbeat: bytes = sse.HEARTBEAT,
         send: Send,
     ) -> None:
         self.owner_id = owner_id
@@ -63,6 +64,8 @@ class Stream:
         self.ids = frozenset(waited_for) if jobs is None or len(jobs) > 1 else None
         """Those of several jobs whose end is yet to be told; when none is left, the stream ends."""
         self.cursor = cursor
+        self.heartbeat = heartbeat
+        """What it is sent while nothing happens."""
         self.send = send
         self.is_live = False
         self.behind = False
@@ -288,7 +291,7 @@ class Hub:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        heartbeat = _body(sse.HEARTBEAT)
+        heartbeats = {text: _body(text) for text in (sse.HEARTBEAT, sse.HEARTBEAT_EVENT)}
         while True:
             await asyncio.sleep(1)
             self._next_slot = (self._next_slot + 1) % HEARTBEAT_S
@@ -297,7 +300,7 @@ class Hub:
                 if not stream.is_live:
                     continue
                 over = now > stream.ends_at
-                if not self._offer(stream, ending() if over else heartbeat):
+                if not self._offer(stream, ending() if over else heartbeats[stream.heartbeat]):
                     self._fall_back(stream)
                 elif over:
                     stream.is_live = False

@@ -184,6 +184,7 @@ class Settings(LogSettings):
     mail_from: Annotated[str, AfterValidator(smtp.check_address)] | None = None
     rate_status: Rate = "60/minute"
     rate_write: Rate = "30/10 seconds"
+    rate_upload: Rate = "120/minute"
     trusted_proxies: Networks = ()
     allowed_origins: Origins = ()
     streams_per_user: int = Field(default=50, ge=1)

@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page
 
 from nanohook.web import pages
-from tests import browsing, live, rig
+from tests import browsing, live, relay, rig
 from tests.scripted import CUT, MOMENT, NO_CONTENT, RETRY, STATE, Server, http, refused, status, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,8 +34,8 @@ class Site(Server):
     def answer_to(self, asked):
         if asked.path.startswith("/api/") and asked.method != "OPTIONS":
             answer = super().answer_to(asked)
-        elif asked.path == "/nanohook.js":
-            answer = http((pages.STATIC / "nanohook.js").read_bytes(), kind="text/javascript")
+        elif asked.path in {"/nanohook.js", "/event-stream.js"}:
+            answer = http((pages.STATIC / asked.path[1:]).read_bytes(), kind="text/javascript")
         else:
             answer = http(b"<!doctype html><html lang=fr><title>elsewhere</title>", kind="text/html")
         allowed = (
@@ -98,7 +98,7 @@ async def test_several_jobs_share_a_stream_and_are_counted_until_the_last_has_en
         await page.goto(f"{service.base}/generate-images")
         async with page.expect_response(lambda answer: answer.status == 204) as over:
             told = await page.evaluate(_FOLLOW_TWO)
-        assert "/api/events?job=" in (await over.value).url
+        assert "/api/events?heartbeat=event&job=" in (await over.value).url
     assert told["before"] == [2, True]
     assert told["counts"][-1] == 0
     assert told["counts"] == sorted(told["counts"], reverse=True)
@@ -128,6 +128,33 @@ _FOLLOW_TWO = """async () => {
 }"""
 
 
+async def test_several_jobs_whose_stream_is_held_back_are_asked_for_together(browser, tmp_path):
+    async with (
+        rig.running(tmp_path) as service,
+        relay.before(service.base) as link,
+        visiting(browser, link.base) as page,
+    ):
+        link.change(lambda line: relay.Way.HOLD_BODY if "/api/events" in line else relay.Way.PASS)
+        await page.context.set_extra_http_headers({"Authorization": service.client.headers["authorization"]})
+        await page.goto(f"{link.base}/generate-images")
+        told = await page.evaluate(_FOLLOW_TWO)
+        assert told["ended"] == dict.fromkeys(told["ids"], "COMPLETED")
+        assert told["after"] == [0, False]
+        assert 1 <= link.asked("/api/images?limit=100&ids=") <= 3
+        several = await page.evaluate(
+            """async (ids) => {
+              const nanohook = await import("/static/nanohook.js");
+              const gone = await nanohook.deleteMany([...ids, "x"], { keepalive: true });
+              return [gone, await nanohook.restoreMany(ids)];
+            }""",
+            told["ids"],
+        )
+    assert several == [
+        {"done": told["ids"], "refused": [{"job_id": "x", "code": "not_found"}]},
+        {"done": told["ids"], "refused": []},
+    ]
+
+
 # What is sent again, and what never.
 
 
@@ -150,6 +177,19 @@ async def test_a_busy_service_is_asked_again_under_the_same_key(browser):
     assert {each.body for each in site.asked[:4]} == {b'{"imageId":"j0","prompt":"a kite"}'}
     assert orjson.loads(site.asked[4].body) == {"buy_again": True}
     assert site.asked[0].headers["accept-language"] == "fr"
+
+
+async def test_an_order_to_which_no_answer_came_can_be_sent_again_under_its_key(browser):
+    async with against(browser, *[CUT] * MOST_TRIES, ACCEPTED) as (page, site):
+        await run(
+            page,
+            """const wish = { prompt: "a kite" };
+               const { idempotencyKey } = await nanohook.generate(wish).catch((problem) => problem);
+               await nanohook.generate(wish, { idempotencyKey });""",
+        )
+    keys = [each.headers["idempotency-key"] for each in site.asked]
+    assert len(keys) > MOST_TRIES
+    assert len(set(keys)) == 1
 
 
 async def test_outside_of_secure_contexts_keys_are_made_all_the_same(browser):
@@ -267,15 +307,21 @@ async def test_a_deleted_job_leaves_the_stream_of_the_others(browser):
         ["j1", "deleted", 1],
         ["j2", "COMPLETED", None, 0],
     ]
-    assert site.paths[:2] == ["GET /api/events?job=j1&job=j2", "GET /api/images/j2/events?last_event_id=3"]
+    assert site.paths[:2] == [
+        "GET /api/events?heartbeat=event&job=j1&job=j2",
+        "GET /api/images/j2/events?heartbeat=event&last_event_id=3",
+    ]
 
 
 async def test_a_job_that_was_deleted_while_nobody_heard_it_does_not_end_the_others(browser):
+    j2 = {**STATE, "job_id": "j2", "status": "GENERATING", "updated_at": MOMENT, "event_id": 2}
     by_path = {
-        "/api/events?job=j1&job=j2": [stream(RETRY, of("j1", 1), of("j2", 2)), refused(404)],
-        "/api/images/j1": [refused(404)],
-        "/api/images/j2": [http({**STATE, "job_id": "j2", "status": "GENERATING", "updated_at": MOMENT})],
-        "/api/images/j2/events?last_event_id=2": [stream(RETRY, of("j2", 3, "FAILED")), NO_CONTENT],
+        "/api/events?heartbeat=event&job=j1&job=j2": [stream(RETRY, of("j1", 1), of("j2", 2)), refused(404)],
+        "/api/images?limit=100&ids=j1,j2": [http({"images": [j2]})],
+        "/api/images/j2/events?heartbeat=event&last_event_id=2": [
+            stream(RETRY, of("j2", 3, "FAILED")),
+            NO_CONTENT,
+        ],
     }
     async with against(browser, by_path=by_path) as (page, _):
         told = await run(page, FOLLOW, {"jobs": ["j1", "j2"]})
@@ -304,7 +350,7 @@ async def test_a_page_elsewhere_asks_with_a_key_and_follows_with_tokens(browser)
     def token(text, *, expires_at):
         return http({"token": text, "expires_at": expires_at})
 
-    path = "/api/images/j1/events?"
+    path = "/api/images/j1/events?heartbeat=event&"
     by_path = {
         "/api/generate-image": [refused(503, retry_after=1), ACCEPTED],
         "/api/events/token": [
@@ -313,7 +359,7 @@ async def test_a_page_elsewhere_asks_with_a_key_and_follows_with_tokens(browser)
         ],
         # The first token has lost its power when the stream breaks.
         f"{path}token=one": [stream(RETRY, of("j1", 1)), refused(401)],
-        "/api/images/j1": [http({**STATE, "status": "GENERATING", "updated_at": MOMENT})],
+        "/api/images/j1/status": [http({**STATE, "status": "GENERATING", "updated_at": MOMENT, "event_id": 1})],
         f"{path}last_event_id=1&token=two": [
             stream(RETRY, of("j1", 2, "COMPLETED", images=[PICTURE])),
             NO_CONTENT,
@@ -342,10 +388,13 @@ async def test_a_token_that_has_expired_is_replaced_before_it_is_used(browser):
     expired = http({"token": "old", "expires_at": MOMENT})
     by_path = {
         "/api/events/token": [expired, http({"token": "new", "expires_at": "2065-01-01T00:00:00Z"})],
-        "/api/events?job=j1&job=j2&token=old": [
+        "/api/events?heartbeat=event&token=old&job=j1&job=j2": [
             stream(RETRY, of("j1", 1, "FAILED"), of("j2", 2), deleted("j1", 3))
         ],
-        "/api/images/j2/events?last_event_id=3&token=new": [stream(RETRY, of("j2", 4, "FAILED")), NO_CONTENT],
+        "/api/images/j2/events?heartbeat=event&last_event_id=3&token=new": [
+            stream(RETRY, of("j2", 4, "FAILED")),
+            NO_CONTENT,
+        ],
     }
     async with against(browser, by_path=by_path) as (page, site):
         told = await run(page, FOLLOW, {"jobs": ["j1", "j2"], "to": {"key": "nh_key"}})
@@ -357,8 +406,8 @@ async def test_a_token_that_has_expired_is_replaced_before_it_is_used(browser):
 
 async def test_a_page_without_a_key_is_given_tokens_by_its_own_backend(browser):
     by_path = {
-        "/api/images/j1/events?token=theirs-1": [refused(401)],
-        "/api/images/j1/events?token=theirs-2": [stream(RETRY, of("j1", 1)), refused(401)],
+        "/api/images/j1/events?heartbeat=event&token=theirs-1": [refused(401)],
+        "/api/images/j1/events?heartbeat=event&token=theirs-2": [stream(RETRY, of("j1", 1)), refused(401)],
     }
     async with against(browser, by_path=by_path) as (page, site):
         told = await run(
@@ -376,7 +425,7 @@ async def test_a_page_without_a_key_is_given_tokens_by_its_own_backend(browser):
                });""",
         )
     assert told == ["j1", "j1", "j1", "no_more"]
-    assert all(each.path.startswith("/api/images/j1/events?token=theirs-") for each in site.asked)
+    assert all(each.path.startswith("/api/images/j1/events?heartbeat=event&token=theirs-") for each in site.asked)
 
 
 # Types.

@@ -180,7 +180,7 @@ async def test_nothing_jumps_while_the_first_view_comes_and_it_weighs_little(bro
             await page.goto(f"{gallery.visit.service.base}/dashboard/projects{address}")
             await expect(page.locator("#grid .card:not(.waits) img").first).to_be_attached()
             await page.wait_for_load_state("load")
-            weights = await page.evaluate(_WEIGHTS)
+            weights = await gallery.visit.weights()
             assert {"/static/dashboard.css", "/static/saying.js"} <= set(weights)
             assert sum(weights.values()) < _BUDGET_BYTES, weights
             await page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -190,12 +190,3 @@ async def test_nothing_jumps_while_the_first_view_comes_and_it_weighs_little(bro
 _WATCH_SHIFTS = """window.shifted = 0;
   new PerformanceObserver((list) => list.getEntries().forEach((each) => (window.shifted += each.value)))
   .observe({ type: "layout-shift", buffered: true });"""
-# Code and styles; the texts that scripts say come with the page, and are neither.
-_WEIGHTS = """() => {
-  const weights = Object.fromEntries(
-    [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
-    .map((each) => [new URL(each.name).pathname, each.decodedBodySize])
-    .filter(([path]) => path === location.pathname || /[.](js|css)$/.test(path)));
-  weights[location.pathname] -= new Blob(Object.values(document.getElementById("board").dataset)).size;
-  return weights;
-}"""

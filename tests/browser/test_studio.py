@@ -234,14 +234,9 @@ async def test_the_first_view_weighs_little(browser, tmp_path):
     async with visiting(browser, tmp_path, window={"locale": "fr"}) as visit:
         await visit.sign_in()
         await expect(visit.page.locator("#keys")).to_contain_text("Entrée lancent la génération")
-        weights = await visit.page.evaluate(_WEIGHTS)
+        weights = await visit.weights()
         assert {"/static/studio.js", "/static/studio.css", "/static/nanohook.js"} <= set(weights)
         assert sum(weights.values()) < _BUDGET_BYTES, weights
         for path in pages.STATIC.iterdir():
             answer = await visit.service.client.get(f"/static/{path.name}")
             assert answer.status_code == 200
-
-
-_WEIGHTS = """() => Object.fromEntries(performance.getEntriesByType("resource")
-  .map((each) => [new URL(each.name).pathname, each.decodedBodySize])
-  .filter(([path]) => /[.](js|css)$/.test(path)))"""

@@ -15,7 +15,7 @@ from PIL import Image
 from nanohook import client
 from nanohook.client import ImageJobStatus
 from nanohook.client.stream import Text
-from tests import live, rig
+from tests import live, relay, rig
 from tests.scripted import CUT, MOMENT, NO_CONTENT, RETRY, STATE, Server, http, refused, status, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -97,6 +97,16 @@ async def test_cancel_and_delete_may_be_said_twice(service):
         assert caught.value.request_id
 
 
+async def test_many_are_deleted_and_restored_at_once(service):
+    async with of(service) as nanohook:
+        ids = [(await nanohook.create(rig.picture(8, 8))).job_id for _ in range(2)]
+        gone = await nanohook.delete_many([*ids, "nobody's"])
+        assert gone.done == tuple(ids)
+        assert [(refused.job_id, refused.code) for refused in gone.refused] == [("nobody's", "not_found")]
+        assert (await nanohook.restore_many(ids)).done == tuple(ids)
+        assert (await nanohook.job(ids[0])).stage == "uploaded"
+
+
 async def test_a_job_that_is_deleted_while_it_is_followed_says_so(service):
     async with of(service) as nanohook:
         job = await nanohook.create(rig.picture())
@@ -166,6 +176,21 @@ async def test_a_key_of_the_caller_is_kept():
     assert [each.headers["idempotency-key"] for each in server.asked] == ["mine", "mine"]
     assert {each.path for each in server.asked} == {"/api/images/j1/retry"}
     assert orjson.loads(server.asked[1].body) == {"buy_again": True}
+
+
+async def test_an_order_whose_answer_never_came_can_be_sent_again_by_its_caller(service):
+    async with relay.before(service.base) as link:
+        key = service.client.headers["authorization"].removeprefix("Bearer ")
+        async with client.Client(link.base, key) as nanohook:
+            link.change(lambda line: relay.Way.CUT if "generate-image" in line else relay.Way.PASS)
+            with pytest.raises(client.NoAnswer) as caught:
+                await nanohook.generate(prompt="ordered twice")
+            link.change(lambda _line: relay.Way.PASS)
+            again = caught.value.idempotency_key
+            asked = await nanohook.generate(prompt="ordered twice", idempotency_key=again)
+    assert set(link.keys("generate-image")) == {again}
+    listed = (await service.client.get("/api/images", params={"q": "ordered twice"})).json()["images"]
+    assert [job["job_id"] for job in listed] == [asked.job_id]
 
 
 async def test_an_order_that_the_service_still_works_on_is_asked_for_again():
@@ -320,6 +345,19 @@ async def test_a_stream_that_falls_silent_is_left_for_another():
     async with against(fall_silent, stream(status(2, "FAILED"))) as (nanohook, server):
         nanohook._stream_timeout = httpx.Timeout(5, read=0.1)
         assert await followed(nanohook) == [1, 2]
+
+
+async def test_where_streams_are_held_back_the_end_is_asked_for(service):
+    async with relay.before(service.base) as link, of(service) as direct:
+        link.change(lambda line: relay.Way.HOLD_BODY if "/events" in line else relay.Way.PASS)
+        key = service.client.headers["authorization"].removeprefix("Bearer ")
+        async with client.Client(link.base, key) as nanohook:
+            nanohook._stream_timeout = httpx.Timeout(5, read=0.3)
+            asked = await direct.generate(prompt="a kite")
+            seen = [event async for event in nanohook.follow(asked.job_id)]
+            assert [event.status for event in seen] == [ImageJobStatus.COMPLETED]
+            assert len(seen[0].images) == 1
+            assert (await nanohook.wait(asked.job_id)).status is ImageJobStatus.COMPLETED
 
 
 async def test_a_reset_forgets_the_cursor():

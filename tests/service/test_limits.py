@@ -131,7 +131,7 @@ async def test_every_other_write_shares_thirty_in_ten_seconds(service):
         await spend(asks, "write", 30, TEN_SECONDS)
         # What is over the limit is not listened to.
         headers = {"Authorization": ada.headers["Authorization"]}
-        for path in ("/api/images", "/api/generate-image", "/api/projects"):
+        for path in ("/api/images/delete", "/api/generate-image", "/api/projects"):
             limited(await raw.without_body(service.base, "POST", path, headers), "write", 30, TEN_SECONDS)
         assert (await ada.get("/api/images")).status_code == 200
         refused(await ada.get(f"{job}/status"), 404, "not_found")
@@ -188,7 +188,7 @@ async def test_a_refusal_of_who_is_nobody_counts_for_nobody(service):
 async def test_the_window_slides(service):
     """A new window does not give the whole budget anew; and who comes back when told is let in."""
     quota, window_s = 10, 2
-    rates = Rates(status=f"{quota}/{window_s} seconds", write="1/second")
+    rates = Rates(status=f"{quota}/{window_s} seconds", write="1/second", upload="1/second")
 
     async def passed():
         return not (await rates.hit(Rate.STATUS, "ada", route="r")).is_over
@@ -209,7 +209,7 @@ async def test_the_window_slides(service):
 
 
 async def test_budgets_of_two_people_or_kinds_do_not_meet(service):
-    rates = Rates(status="2/minute", write="2/minute")
+    rates = Rates(status="2/minute", write="2/minute", upload="2/minute")
     for rate in (Rate.STATUS, Rate.WRITE):
         for whose in ("ada", "eve"):
             over = [(await rates.hit(rate, whose, route="r")).is_over for _ in range(4)]
@@ -252,7 +252,7 @@ class Away(MemoryStorage):
 
 async def test_without_the_limiter_requests_pass_and_one_line_says_so(tmp_path_factory, caplog):
     storage = Away()
-    rates = Rates(status="60/minute", write="3/hour", storage=storage)
+    rates = Rates(status="60/minute", write="3/hour", upload="3/hour", storage=storage)
     hasher = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     async with contextlib.AsyncExitStack() as stack:
         parts = {"rates": rates, "passwords": stack.enter_context(contextlib.closing(Passwords(hasher)))}

@@ -76,6 +76,8 @@ class Line:
 
 UNKNOWN = (404, "not_found")
 NAMES_JOB = {"imageId": "{job_id}", "prompt": "x"}
+SOME = {"job_ids": ["0192a4b0-0000-7000-8000-000000000000"]}
+"""Others' are refused one by one, in an answer that names them: see ``test_bulk``."""
 
 LINES = {
     ("POST", "/api/auth/logout"): Line(is_for_unverified=True),
@@ -108,6 +110,8 @@ LINES = {
     ("GET", "/api/batches/{batch_id}"): Line(theirs=UNKNOWN),
     ("POST", "/api/batches/{batch_id}/cancel"): Line(theirs=UNKNOWN),
     ("POST", "/api/jobs/retry"): Line(json={"all_failed": True}),
+    ("POST", "/api/images/delete"): Line(json=SOME),
+    ("POST", "/api/images/restore"): Line(json=SOME),
     ("GET", "/api/stats"): Line(),
     ("GET", "/api/projects/{project_id}"): Line(theirs=UNKNOWN),
     ("PATCH", "/api/projects/{project_id}"): Line(theirs=UNKNOWN, json={"name": "taken over"}),

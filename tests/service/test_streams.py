@@ -15,8 +15,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import database, hub
+from nanohook import clock, database, hub
 from nanohook.database import Topic
+from nanohook.flow import gate
 from nanohook.stores import events
 from tests import live, rig
 
@@ -675,3 +676,31 @@ async def test_many_readers_of_one_job_all_see_its_end(service):
     await live.until(lambda: len(opened) == 60)
     await cancel(service, job_id)
     assert await asyncio.gather(*tasks) == ["CANCELED"] * 60
+
+
+async def test_who_asks_for_it_is_sent_a_heartbeat_that_script_can_see(service):
+    job_id = await running_job(service)
+    for path in (of(job_id), "/api/events", f"/api/events?job={job_id}"):
+        address = f"{path}{'&' if '?' in path else '?'}heartbeat=event"
+        async with service.client.stream("GET", address, timeout=hub.HEARTBEAT_S + 5) as response:
+            found, beats = [], 0
+            async for line in response.aiter_lines():
+                found.append(line)
+                assert not line.startswith(":")
+                beats += line == "event: heartbeat"
+                # The first at once: a stream that is held back on its way is known by its silence.
+                if beats == (2 if path == "/api/events" else 1):
+                    break
+
+
+async def test_one_who_looks_while_everybody_waits_is_told_why(tmp_path):
+    async with rig.running(tmp_path) as service:
+        await service.parts.database.write(lambda tx: gate.pause(tx, actor="a test", now_us=clock.now_us()))
+        job_id = (await service.generate("a kite"))["job_id"]
+        async with reading(service, of(job_id)) as reader:
+            told = (await reader.until(stage="queued"))[-1]["data"]
+        said = "Waiting: the operator has paused the work"
+        assert (told["stage"], told["message"]) == ("queued", said)
+        status = (await service.client.get(f"/api/images/{job_id}/status")).json()
+        assert (status["message"], status["place"]) == (said, 1)
+        assert (await service.job(job_id))["message"] == said

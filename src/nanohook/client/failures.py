@@ -26,6 +26,9 @@ _BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNA
 class ClientError(Exception):
     """Root of every error that the client raises on purpose."""
 
+    idempotency_key: str | None = None
+    """Of the order that it ended: under the same key it can be sent again, and is paid once."""
+
 
 class NoAnswer(ClientError):
     """No answer came, or half of one: whether the request arrived is unknown. The cause is httpx's."""

@@ -5,6 +5,8 @@ Source: WHATWG HTML, section 9.2 "Server-sent events"; CONTRACT section 6, "The 
 """
 
 import codecs
+import contextlib
+import dataclasses
 import json
 import math
 import random
@@ -15,7 +17,7 @@ from typing import Final
 import httpx
 
 from nanohook.client import failures, reading
-from nanohook.client.values import Event
+from nanohook.client.values import Event, Job
 
 _FIRST_PAUSE_S: Final = 1.0
 _FIRST_JITTER_S: Final = 0.5
@@ -100,6 +102,8 @@ class Feed:
         self.job_id = job_id
         self.is_over = False
         """The final event has come."""
+        self.is_held_back = False
+        """The last connection stood, and nothing came over it."""
         self._text = Text()
         self._has_heard = False
         self._failures = 0
@@ -111,6 +115,26 @@ class Feed:
         self._asked_s = 0.0
         cursor = {"Last-Event-ID": self._text.cursor} if self._text.cursor else {}
         return {"Accept": "text/event-stream", "Cache-Control": "no-store", **cursor}
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note how a connection ends."""
+        self.is_held_back = False
+        try:
+            yield
+        except httpx.ReadTimeout:
+            self.is_held_back = not self._text.is_alive
+            raise
+
+    def take_end(self, job: Job) -> Event | None:
+        """Take in the job as it was asked for; its final event, if it has ended."""
+        if not job.status.is_final:
+            return None
+        self.is_over = True
+        fields = {
+            field.name: getattr(job, field.name) for field in dataclasses.fields(Event) if field.name != "at"
+        }
+        return Event(**fields, at=job.updated_at)
 
     def check(self, answer: httpx.Response) -> bool:
         """

@@ -108,6 +108,24 @@ class Event(_State):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedJob:
+    """A job that was left as it is."""
+
+    job_id: str
+    code: str
+    """What it would be refused with alone: ``not_found``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BulkResult:
+    """What came of doing one thing with many jobs."""
+
+    done: tuple[str, ...]
+    """Ids of those that are as they were asked to be, some of them since before."""
+    refused: tuple[RefusedJob, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Standing(_State):
     """How far a job is."""
 

@@ -8,14 +8,14 @@ import pathlib
 import random
 import urllib.parse
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import httpx
 
 from nanohook.client import failures, reading
 from nanohook.client.stream import Feed
-from nanohook.client.values import Accepted, Event, ImageJobStatus, Job, Picture, Result, Standing
+from nanohook.client.values import Accepted, BulkResult, Event, ImageJobStatus, Job, Picture, Result, Standing
 
 MOST_TRIES: Final = 4
 """A request that is safe to repeat is sent so often, then its last error is raised."""
@@ -109,7 +109,8 @@ class Client:
 
         Args:
             image_id: The upload to change; without it a picture is made from text alone.
-            idempotency_key: The same key within a day is the same request; a fresh one when absent.
+            idempotency_key: The same key within a day is the same request; a fresh one when absent. Whoever
+                calls again after an error passes that error's ``idempotency_key``.
             options: ``model``, ``num_images``, ``fit``… as ``POST /api/generate-image`` takes them.
         """
         wish = {"image_id": image_id, "prompt": prompt, **options}
@@ -160,12 +161,20 @@ class Client:
             if problem.status != httpx.codes.NOT_FOUND:
                 raise
 
+    async def delete_many(self, job_ids: Sequence[str]) -> BulkResult:
+        """Delete up to 200 jobs by one request; those that are not there are named as refused."""
+        return await self._ask(BulkResult, "POST", "/api/images/delete", json={"job_ids": list(job_ids)})
+
+    async def restore_many(self, job_ids: Sequence[str]) -> BulkResult:
+        """Take the deletion of up to 200 jobs back by one request."""
+        return await self._ask(BulkResult, "POST", "/api/images/restore", json={"job_ids": list(job_ids)})
+
     async def follow(self, job_id: str) -> AsyncGenerator[Event, None]:
         """
         Hear what happens to a job: its present state first, its final event last.
 
-        A break of any length only delays: what was missed comes once each, in order. Whoever leaves early
-        closes it (``contextlib.aclosing``).
+        A break of any length only delays: what was missed comes once each, in order. Where something in between
+        lets no stream through, the end is asked for. Whoever leaves early closes it (``contextlib.aclosing``).
 
         Raises:
             Deleted: It was deleted meanwhile.
@@ -177,6 +186,8 @@ class Client:
             async with contextlib.aclosing(self._connection(feed)) as events:
                 async for event in events:
                     yield event
+            if feed.is_held_back and (end := await self._end(feed)) is not None:
+                yield end
             if not feed.is_over:
                 await asyncio.sleep(feed.next_pause_s())
 
@@ -194,7 +205,7 @@ class Client:
     async def _connection(self, feed: Feed) -> AsyncGenerator[Event, None]:
         """Hear one connection of a stream to its end or break."""
         path, headers = _path(feed.job_id, "/events"), {**self._key, **feed.begin()}
-        with contextlib.suppress(httpx.RequestError):
+        with contextlib.suppress(httpx.RequestError), feed.listening():
             async with self._http.stream("GET", path, headers=headers, timeout=self._stream_timeout) as answer:
                 if not answer.is_success:
                     await answer.aread()
@@ -206,10 +217,20 @@ class Client:
                     if feed.is_over:
                         return
 
+    async def _end(self, feed: Feed) -> Event | None:
+        """Ask whether the job has ended, of which no stream tells anything."""
+        with contextlib.suppress(failures.NoAnswer):
+            return feed.take_end(await self.job(feed.job_id))
+        return None
+
     async def _order(self, path: str, wish: Mapping[str, object], key: str | None) -> Accepted:
         """Send what may cost money, under a key that makes it safe to repeat."""
-        headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else key}
-        return await self._ask(Accepted, "POST", path, json=wish, headers=headers)
+        key = str(uuid.uuid4()) if key is None else key
+        try:
+            return await self._ask(Accepted, "POST", path, json=wish, headers={"Idempotency-Key": key})
+        except failures.ClientError as error:
+            error.idempotency_key = key
+            raise
 
     async def _ask(
         self, kind: type[T], method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any

@@ -129,6 +129,11 @@ STUDIO_SCRIPT: Final[Texts] = {
         "gone": "This picture is no longer kept. Choose it again.",
         "deleted": "This picture was deleted.",
         "unknown": "Something went wrong on our side. Try again; if it stays, tell the operator: {id}",
+        "place": "place {n} in line",
+        "kept": "NanoBanana had already started: the picture will be kept for you.",
+        "kept_if_begun": "If NanoBanana has already started, the picture will be kept for you.",
+        "unseen": "Your picture is ready, but it can’t be loaded right now.",
+        "unseen_advice": "It’s being loaded again. Nothing is generated or charged again.",
     },
     "fr": {
         "title": "Modifier une image",
@@ -164,6 +169,11 @@ STUDIO_SCRIPT: Final[Texts] = {
         "gone": "Cette image n'est plus gardée. Choisissez-la à nouveau.",
         "deleted": "Cette image a été supprimée.",
         "unknown": "Un problème est survenu chez nous. Réessayez ; sinon dites à l'exploitant : {id}",
+        "place": "place {n} dans la file",
+        "kept": "NanoBanana avait déjà commencé\N{NO-BREAK SPACE}: l’image sera gardée pour vous.",
+        "kept_if_begun": "Si NanoBanana a déjà commencé, l’image sera gardée pour vous.",
+        "unseen": "Votre image est prête, mais elle ne peut pas être chargée pour l’instant.",
+        "unseen_advice": "Elle est rechargée d’elle-même. Rien n’est généré ni facturé à nouveau.",
     },
 }
 """What the studio's script says; its markup has some of it, too."""

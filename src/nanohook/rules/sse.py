@@ -11,6 +11,9 @@ from typing import Final
 HEARTBEAT: Final = b":\n"
 """Keeps proxies awake. No blank line: that would make some clients hand out an empty event."""
 
+HEARTBEAT_EVENT: Final = b"event: heartbeat\ndata: {}\n\n"
+"""The same for who asks for an event: script sees no comment, and so cannot tell a dead link from a quiet job."""
+
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9:._-]{0,63}")
 _CURSOR: Final = re.compile(r"[0-9]{1,18}")
 

@@ -44,9 +44,11 @@ def message(job: Job, *, held_by: str | None = None) -> str:
     return words.in_language(words.STAGES[job.stage], job.language)
 
 
-def event(job: Job, pictures: Sequence[ResultPicture], *, now_us: int) -> dict[str, Any]:
+def event(
+    job: Job, pictures: Sequence[ResultPicture], *, now_us: int, held_by: str | None = None
+) -> dict[str, Any]:
     """
-    Build the payload of a ``status`` event as the log keeps it.
+    Build the payload of a ``status`` event as the log keeps it, where *held_by* is left out: it passes.
 
     Its ``images`` hold keys in place of addresses: a signed address expires, a stored event must not.
     """
@@ -55,7 +57,7 @@ def event(job: Job, pictures: Sequence[ResultPicture], *, now_us: int) -> dict[s
         "status": job.status,
         "progress": job.progress,
         "stage": job.stage,
-        "message": message(job),
+        "message": message(job, held_by=held_by),
         "attempt": job.attempt,
         "images": [_kept(picture) for picture in pictures],
         "error": fault(job.fault, job.language),

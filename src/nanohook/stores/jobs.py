@@ -175,6 +175,8 @@ class Filter:
     text: str | None = None
     """Part of the prompt."""
     task_id: str | None = None
+    ids: tuple[str, ...] = ()
+    """These alone."""
     before_id: str | None = None
     """The page begins below this id."""
 
@@ -228,6 +230,10 @@ def _conditions(wanted: Filter) -> tuple[list[str], dict[str, Value]]:
         if value is not None:
             where.append(condition)
             values[name] = value
+    if wanted.ids:
+        named = {f"id{number}": job_id for number, job_id in enumerate(wanted.ids)}
+        where.append(f"id IN ({', '.join(f':{name}' for name in named)})")
+        values.update(named)
     return where, values
 
 

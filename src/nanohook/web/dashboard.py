@@ -35,6 +35,7 @@ async def project(call: Call) -> Response:
         project=found,
         most_zip=archive.MOST_FILES,
         stages=pages.stages(language),
+        held=pages.held(language),
         faults=_faults(language),
     )
 

@@ -78,6 +78,7 @@ async def listing(call: Call) -> Response:
         project_id=asked.get("project_id"),
         text=query.words(asked, "q"),
         task_id=asked.get("task_id"),
+        ids=query.ids(asked),
         before_id=asked.get("cursor"),
     )
 

@@ -1,12 +1,14 @@
-"""Many jobs at once: the next attempts of those that are named, or of all that failed."""
+"""Many jobs at once: the next attempts of those that are named, or of all that failed; deleting and restoring."""
 
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from starlette.responses import Response
 
 from nanohook import clock
-from nanohook.database import Unit
-from nanohook.flow import retries
+from nanohook.database import Transaction, Unit
+from nanohook.flow import bulk, retries
+from nanohook.flow.bulk import BulkResult
 from nanohook.flow.retries import Retried, Rights
 from nanohook.web import acceptance, wire, work_wire
 from nanohook.web.answers import json_answer
@@ -39,10 +41,43 @@ async def again(call: Call) -> Response:
     return json_answer({"retried": done.retried, "skipped": skipped, "next_cursor": cursor}, status=202)
 
 
+async def delete(call: Call) -> Response:
+    """Hide many images at once; 200 with those that are hidden now, and those that are not and why."""
+    return await _each(call, bulk.delete)
+
+
+async def restore(call: Call) -> Response:
+    """Take many deletions back; 200 as ``delete`` answers."""
+    return await _each(call, bulk.restore)
+
+
+async def _each(call: Call, change: Callable[..., Awaitable[BulkResult]]) -> Response:
+    """Do *change* with the jobs that are named, all of the caller's own, a bounded number in a transaction."""
+    asked = await wire.body_of(call.request, work_wire.JobIds)
+    whole = BulkResult(done=[], refused=[])
+
+    def unit(chunk: Sequence[str]) -> Unit[BulkResult]:
+        async def run(tx: Transaction) -> BulkResult:
+            return await change(tx, chunk, owner_id=call.person.id, now_us=clock.now_us())
+
+        return run
+
+    for chunk in _chunks(list(dict.fromkeys(asked.job_ids))):
+        part = await call.parts.database.write(unit(chunk))
+        whole.done.extend(part.done)
+        whole.refused.extend(part.refused)
+    refused = [{"job_id": job_id, "code": code} for job_id, code in whole.refused]
+    return json_answer({"done": whole.done, "refused": refused})
+
+
+def _chunks(job_ids: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(job_ids), AT_ONCE):
+        yield job_ids[first : first + AT_ONCE]
+
+
 async def _named(call: Call, rights: Rights, job_ids: list[str]) -> Retried:
     done = Retried(retried=[], skipped=[])
-    for first in range(0, len(job_ids), AT_ONCE):
-        chunk = job_ids[first : first + AT_ONCE]
+    for chunk in _chunks(job_ids):
         _add(done, await call.parts.database.write(_unit(chunk, rights)))
     return done
 

@@ -56,14 +56,21 @@ TAGS: Final = {
     "service": "For machines that watch, and this document.",
 }
 
-_LAST_EVENT: Final = (
+_HOW: Final = (
     Parameter("Last-Event-ID", "The last event that was read; what was missed comes first.", place="header"),
     Parameter("last_event_id", "The same; the header wins."),
+    Parameter(
+        "heartbeat",
+        "`event`: while nothing happens, an `event: heartbeat` every 15 seconds, and one to begin with, in place "
+        "of a comment that script cannot see.",
+        {"type": "string", "enum": ["event"]},
+    ),
 )
 _STREAM: Final[Mapping[str, type[BaseModel]]] = {
     "status": shapes.StatusEvent,
     "deleted": shapes.DeletedEvent,
     "reset": shapes.ResetEvent,
+    "heartbeat": shapes.HeartbeatEvent,
 }
 
 _CALLBACKS: Final = (callback_shapes.CallbackA, callback_shapes.CallbackB, callback_shapes.CallbackC)
@@ -137,6 +144,7 @@ _IMAGES: Final = (
             ),
             Parameter("q", "Text that the prompt holds."),
             Parameter("task_id", "Of this NanoBanana task."),
+            Parameter("ids", "These jobs alone: up to 100 ids, separated by commas."),
             SCOPE,
             *PAGED,
         ),
@@ -272,7 +280,7 @@ _STREAMS: Final = (
         "Follow one job",
         about="Begins with the present state, or with what was missed; ends after a final event.",
         who=Access.READER,
-        asks=_LAST_EVENT,
+        asks=_HOW,
         gives={200: EVENTS, 204: None},
         events=_STREAM,
     ),
@@ -289,7 +297,7 @@ _STREAMS: Final = (
                 {"type": "array", "items": {"type": "string"}, "maxItems": 100},
             ),
             SCOPE,
-            *_LAST_EVENT,
+            *_HOW,
         ),
         gives={200: EVENTS, 204: None},
         refuses={404: ""},

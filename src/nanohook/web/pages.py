@@ -70,6 +70,7 @@ async def studio(call: Call) -> Response:
         texts=page_words.of(language, page_words.STUDIO, page_words.STUDIO_SCRIPT, filled=filled),
         said=page_words.of(language, page_words.STUDIO_SCRIPT, filled=filled),
         stages=stages(language),
+        held=held(language),
         most_bytes=settings.max_upload_bytes,
         price=page_words.credits(price, language),
         **await account(call),
@@ -84,6 +85,11 @@ def bounds(settings: Settings) -> dict[str, str]:
 def stages(language: str) -> dict[str, str]:
     """Give the sentence of each stage of a job."""
     return {stage.value: words.in_language(texts, language) for stage, texts in words.STAGES.items()}
+
+
+def held(language: str) -> dict[str, str]:
+    """Give why everybody waits, by the sentence of a job in any language: a job has that of who made it."""
+    return {text: words.in_language(texts, language) for texts in words.HELD.values() for text in texts}
 
 
 async def account(call: Call) -> dict[str, Any]:

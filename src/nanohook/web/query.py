@@ -13,6 +13,8 @@ MOST_LIMIT: Final = 200
 MOST_DIGITS: Final = 18
 """Of a number in an address: it fits into 64 bits."""
 MOST_WORDS_CHARS: Final = 200
+MAX_IDS: Final = 100
+"""Jobs that one request for a list may name."""
 
 W = TypeVar("W", bound=enum.StrEnum)
 
@@ -58,6 +60,19 @@ def words(query: QueryParams, name: str) -> str | None:
     if text is not None and len(text) > MOST_WORDS_CHARS:
         raise errors.Invalid(f"{name} cannot be used", fields={name: f"at most {MOST_WORDS_CHARS} characters"})
     return text
+
+
+def ids(query: QueryParams) -> tuple[str, ...]:
+    """
+    Read which jobs are meant, separated by commas, each once; nothing means all.
+
+    Raises:
+        Invalid: They are more than ``MAX_IDS``.
+    """
+    named = tuple(dict.fromkeys(filter(None, query.get("ids", "").split(","))))
+    if len(named) > MAX_IDS:
+        raise errors.Invalid("ids cannot be used", fields={"ids": f"at most {MAX_IDS}"})
+    return named
 
 
 def one_of(query: QueryParams, name: str, known: type[W]) -> W | None:

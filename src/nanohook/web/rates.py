@@ -38,6 +38,8 @@ class Rate(enum.Enum):
     STATUS = "status"
     """Status, result and check."""
     WRITE = "write"
+    UPLOAD = "upload"
+    """Pictures that come in, apart from other writes: who drops fifty at once must still be able to generate."""
     READ = "read"
     SIGN_IN = "sign-in"
     """Whatever a stranger could try passwords or addresses with."""
@@ -113,14 +115,16 @@ class Rates:
     Args:
         status: Budget of ``Rate.STATUS``, such as ``60/minute``.
         write: Budget of ``Rate.WRITE``.
+        upload: Budget of ``Rate.UPLOAD``.
         storage: Where the windows are kept; this process's memory without one.
     """
 
-    def __init__(self, *, status: str, write: str, storage: Storage | None = None) -> None:
+    def __init__(self, *, status: str, write: str, upload: str, storage: Storage | None = None) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(storage or _Windows())
         self._budgets: Final = {
             Rate.STATUS: limits.parse(status),
             Rate.WRITE: limits.parse(write),
+            Rate.UPLOAD: limits.parse(upload),
             Rate.READ: limits.parse(_READ),
             Rate.SIGN_IN: limits.parse(_SIGN_IN),
         }

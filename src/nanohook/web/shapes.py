@@ -310,6 +310,10 @@ class ResetEvent(Shape):
     """`event: reset`: what was missed cannot be told, the present state follows."""
 
 
+class HeartbeatEvent(Shape):
+    """`event: heartbeat`: the stream is alive; has no id."""
+
+
 class Alive(Shape):
     """The process answers."""
 

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
 from nanohook.database import Transaction
+from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
 from nanohook.hub import Send as WireSend
 from nanohook.hub import Stream, retry
@@ -50,10 +51,16 @@ class _Opening:
     is_nothing_new: bool = False
     """The reader has everything and should not come back: 204."""
 
-    def stream(self, owner_id: str, sees: str | None, send: WireSend) -> Stream:
+    def stream(self, owner_id: str, sees: str | None, *, heartbeat: bytes, send: WireSend) -> Stream:
         """Make the stream that goes on from here."""
         return Stream(
-            owner_id=owner_id, sees=sees, jobs=self.jobs, waited_for=self.waited_for, cursor=self.cursor, send=send
+            owner_id=owner_id,
+            sees=sees,
+            jobs=self.jobs,
+            waited_for=self.waited_for,
+            cursor=self.cursor,
+            heartbeat=heartbeat,
+            send=send,
         )
 
 
@@ -83,11 +90,15 @@ class Streams:
             else:
                 await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
                 # An event source that is refused by status never comes back: it is told when to, instead.
-                text = retry() + opening.text if has_place else retry()
+                heartbeat = _heartbeat(request)
                 is_over = opening.is_over or not has_place
+                text = retry() + opening.text if has_place else retry()
+                if heartbeat is sse.HEARTBEAT_EVENT and not is_over:
+                    # Whoever listens for it knows at once that nothing holds the stream back on its way.
+                    text += heartbeat
                 await note.send({"type": "http.response.body", "body": text, "more_body": not is_over})
                 if not is_over:
-                    stream = opening.stream(person.id, sees, note.send)
+                    stream = opening.stream(person.id, sees, heartbeat=heartbeat, send=note.send)
                     parts.hub.add(stream)
                     note.stream = (parts.hub, stream)
         finally:
@@ -152,6 +163,11 @@ def _sees(request: Request, person: Person) -> str | None:
     return None if is_everybodys else person.id
 
 
+def _heartbeat(request: Request) -> bytes:
+    is_event = request.query_params.get("heartbeat") == "event"
+    return sse.HEARTBEAT_EVENT if is_event else sse.HEARTBEAT
+
+
 def _cursor(request: Request) -> int | sse.BadCursor | None:
     return sse.read_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
 
@@ -207,10 +223,13 @@ async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: i
 async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: int) -> bytes:
     """Write the present state of jobs; the id comes with the last, so that none of them is skipped."""
     blocks = []
+    # What keeps everybody waiting is no event of a job: it is told to who looks.
+    waits = any(job.stage in views.BEFORE_SUBMIT for job in known)
+    held_by = (await gate.read(tx)).reason if waits else None
     for number, job in enumerate(known, start=1):
         shown = await pictures.results(tx, job_id=job.id, owner_id=job.owner_id)
         payload = views.addressed(
-            views.event(job, shown, now_us=job.updated_at or clock.now_us()),
+            views.event(job, shown, now_us=job.updated_at or clock.now_us(), held_by=held_by),
             lambda key: signed_address(parts.tokens, key),
         )
         is_last = number == len(known)

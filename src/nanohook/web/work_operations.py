@@ -6,6 +6,7 @@ from nanohook.web import work_shapes, work_wire
 from nanohook.web.operation import IDEMPOTENCY, REPLAYED, SCOPE, Access, Body, Operation
 
 _DISK: Final = {507: ""}
+_JOB_IDS: Final = {"job_ids": ["0192a4b0-0000-7000-8000-000000000000"]}
 
 ALL: Final = (
     Operation(
@@ -52,6 +53,22 @@ ALL: Final = (
         takes=Body(json=work_wire.RetryMany, example={"all_failed": True}),
         gives={202: work_shapes.Retried},
         refuses={409: "`no_api_key`", **_DISK},
+    ),
+    Operation(
+        "POST /api/images/delete",
+        "images",
+        "Hide many images at once",
+        about="As the deletion of each alone. Counts as one write; what is hidden already is done.",
+        takes=Body(json=work_wire.JobIds, example=_JOB_IDS),
+        gives={200: work_shapes.BulkResult},
+    ),
+    Operation(
+        "POST /api/images/restore",
+        "images",
+        "Bring many deleted images back",
+        about="As the restoring of each alone. Counts as one write; what is there already is done.",
+        takes=Body(json=work_wire.JobIds, example=_JOB_IDS),
+        gives={200: work_shapes.BulkResult},
     ),
     Operation(
         "POST /api/work/pause",

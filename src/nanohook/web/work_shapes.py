@@ -54,6 +54,22 @@ class Retried(Shape):
     next_cursor: PageCursor
 
 
+class RefusedJob(Shape):
+    """A job that was left as it is."""
+
+    job_id: Id
+    code: str
+    """What it would be refused with alone: `not_found`."""
+
+
+class BulkResult(Shape):
+    """What came of doing one thing with many jobs."""
+
+    done: list[Id]
+    """Those that are as they were asked to be, some of them since before."""
+    refused: list[RefusedJob]
+
+
 class Work(Shape):
     """Whether everybody's work goes on."""
 

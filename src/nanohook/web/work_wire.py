@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SkipValidation, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError, model_validator
 
 from nanohook import errors
 from nanohook.flow import batch
@@ -12,8 +12,8 @@ from nanohook.web.wire import Generate
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """As many of the longest prompts as a batch may have, whatever their letters, written as UTF-8."""
-MOST_RETRIED: Final = 200
-"""Jobs that may be named."""
+MAX_JOB_IDS: Final = 200
+"""Jobs that may be named in one request."""
 
 
 class Batch(wire.BothCases):
@@ -42,7 +42,7 @@ class Batch(wire.BothCases):
 class RetryMany(wire.BothCases):
     """Body of ``POST /api/jobs/retry``: either jobs by name, or all that failed."""
 
-    job_ids: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MOST_RETRIED)] | None = None
+    job_ids: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_JOB_IDS)] | None = None
     all_failed: Annotated[bool, Field(strict=True)] = False
     cursor: Annotated[str, Field(max_length=64)] | None = None
 
@@ -53,3 +53,11 @@ class RetryMany(wire.BothCases):
         if self.cursor is not None and not self.all_failed:
             raise ValueError("cursor goes with all_failed")
         return self
+
+
+class JobIds(BaseModel):
+    """Body of the routes that do one thing with many jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_ids: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_JOB_IDS)]

@@ -1,9 +1,12 @@
 /** One picture of the gallery: what its card shows, whatever its job is doing. */
 
-import { $, board, filled, now, setBusy, texts } from "./saying.js";
+import { heldText, isWaiting, keptText } from "./job-words.js";
+import { load } from "./picture-loader.js";
+import { $, board, filled, now, read, setBusy, texts } from "./saying.js";
 
 const stages = JSON.parse(board.dataset.stages);
 const faults = JSON.parse(board.dataset.faults);
+const words = { texts, stages, held: JSON.parse(board.dataset.held) };
 const LATE_S = 120;
 const DRAFT = "nanohook.draft.";
 
@@ -54,7 +57,8 @@ export function learn(card, told, eventId) {
     render(card);
     return false;
   }
-  card.job = { ...card.job, ...told, event_id: eventId, ...(told.at && { updated_at: told.at }) };
+  const { place = null } = told;
+  card.job = { ...card.job, ...told, place, event_id: eventId, ...(told.at && { updated_at: told.at }) };
   if (isRunning(card)) card.paysAgain = false;
   if (told.prompt && !card.prompt.value) card.prompt.value = told.prompt;
   keepDraft(card);
@@ -104,7 +108,9 @@ export function render(card) {
   showPicture(card, made);
   tick(card);
   part("state").classList.toggle("wrong", !!card.note);
-  part("size").textContent = made ? `${made.width} × ${made.height}` : (card.file?.name ?? "");
+  // Whoever waits has more to say than there is room for beside it.
+  const size = made && !isWaiting(job) ? `${made.width} × ${made.height}` : "";
+  part("size").textContent = job ? size : (card.file?.name ?? "");
   card.image.alt = job?.prompt || card.file?.name || texts.picture;
   li.setAttribute("aria-label", `${card.image.alt}, ${part("doing").textContent}`);
   card.prompt.readOnly = isBusy;
@@ -133,6 +139,33 @@ function showPicture(card, made) {
   next.decode().then(swap, swap);
 }
 
+/** Load the card's picture until it can be drawn: its job is what it is, and is not made anew for that. */
+export async function loadAgain(card) {
+  const { image, job } = card;
+  const wanted = image.dataset.url;
+  if (card.loading === wanted || !wanted) return;
+  card.loading = wanted;
+  card.li.classList.add("bare");
+  let newest = null;
+  const fresh = async () => {
+    newest = await read(`/api/images/${job.job_id}`);
+    return shown({ job: newest }).thumbnail_url;
+  };
+  const isWanted = () => card.li.isConnected && image.dataset.url === wanted;
+  // One that was deleted meanwhile is taken away by its event.
+  const url = await load(wanted, { fresh, isWanted }).catch(() => null);
+  // Another picture has taken its place meanwhile.
+  if (card.loading !== wanted) return;
+  card.loading = null;
+  card.li.classList.toggle("bare", !url && !card.preview);
+  if (!url) return;
+  image.src = image.dataset.url = url;
+  if (newest) learn(card, newest, newest.event_id);
+}
+
+/** What becomes of the picture if `job`, as it was last seen, is canceled; `ended` is how it is then. */
+export const kept = (job, ended = job) => (isRunning({ job }) ? keptText(words, job, ended) : "");
+
 /** What it is doing, in words; called every second while it runs. */
 export function tick(card) {
   const { job } = card;
@@ -145,7 +178,7 @@ export function tick(card) {
   } else if (kind === "refused") text = texts.not_sent;
   else if (kind === "running") {
     const seconds = Math.max(0, Math.round((now() - Date.parse(job.updated_at)) / 1000));
-    text = stages[job.stage];
+    text = isWaiting(job) && job.place ? filled(texts.in_line, { n: job.place }) : stages[job.stage];
     if (job.stage === "generating") text = seconds < LATE_S ? `${text} ${seconds} s` : `${seconds} s · ${texts.late}`;
   } else if (card.isAsking) text = texts.busy;
   card.part("doing").textContent = card.note || text;
@@ -163,12 +196,14 @@ function showBar({ bar, job, share }, kind, isBusy) {
 function showFault({ part, job, refusal, paysAgain }, kind) {
   const fault = part("fault");
   const [why, what] = fault.children;
-  fault.hidden = kind !== "refused" && kind !== "failed" && !paysAgain;
+  const held = heldText(words, job);
+  fault.hidden = kind !== "refused" && kind !== "failed" && !paysAgain && !held;
+  fault.classList.toggle("held", !!held);
   if (fault.hidden) return;
   const code = job?.error?.code;
   const [message, advice] = faults[code] ?? [job?.error?.message ?? "", job?.error?.advice ?? ""];
   why.textContent = kind === "refused" ? refusal.text : kind === "failed" ? message : "";
-  what.textContent = paysAgain || code === "unknown_outcome" ? texts.may_be_paid : kind === "failed" ? advice : "";
+  what.textContent = held || (paysAgain || code === "unknown_outcome" ? texts.may_be_paid : kind === "failed" ? advice : "");
 }
 
 function showButtons(card, kind, isBusy) {

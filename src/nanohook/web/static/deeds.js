@@ -2,9 +2,11 @@
 
 import * as client from "./nanohook.js";
 import * as cards from "./card.js";
-import { add, all, count, expecting, focus, press, put, remember, remove, showPicked } from "./gallery.js";
+import { add, all, count, focus, leaving, press, put, remove, showPicked } from "./gallery.js";
+import { expecting, remember } from "./gallery-stream.js";
 import { followHands } from "./hands.js";
-import { $, board, counted, filled, isBusy, say, sentence, setBusy, texts } from "./saying.js";
+import { once } from "./idempotency.js";
+import { $, board, counted, filled, isBusy, read, say, sentence, setBusy, texts } from "./saying.js";
 import { fail, toast } from "./toasts.js";
 import { send } from "./uploading.js";
 
@@ -12,20 +14,16 @@ const style = Object.assign(document.createElement("link"), { rel: "stylesheet",
 document.head.append(style);
 await new Promise((resolve) => (style.onload = style.onerror = resolve));
 
-const MOST_AT_ONCE = 4;
+/** Jobs that one request may name, to delete or restore and to list. */
+const MAX_CHANGED = 200;
+const MAX_LISTED = 100;
 /** Statuses of an upload that is refused for what it is: sending it again would not help. */
 const USELESS = [413, 415, 422];
 const mostInZip = Number(board.dataset.mostZip);
 const picked = () => all().filter((card) => card.pick.checked);
 
-/** Do `one` with each of `things`, a few at a time. */
-async function each(things, one) {
-  const waiting = [...things];
-  const work = async () => {
-    while (waiting.length) await one(waiting.shift());
-  };
-  await Promise.all(Array.from({ length: MOST_AT_ONCE }, work));
-}
+const pieces = (things, size) =>
+  Array.from({ length: Math.ceil(things.length / size) }, (_, place) => things.slice(place * size, (place + 1) * size));
 
 /* ---- pictures come ---- */
 
@@ -81,9 +79,11 @@ export async function go(card, isRetry) {
 }
 
 async function repeat(card) {
-  const { job_id: id, error } = card.job;
+  const { job_id: id, error, attempt } = card.job;
+  const buyAgain = card.paysAgain || error?.code === "unknown_outcome";
   try {
-    await client.retry(id, { buyAgain: card.paysAgain || error?.code === "unknown_outcome" });
+    const click = ["retry", id, attempt, buyAgain];
+    await once(click, (idempotencyKey) => client.retry(id, { buyAgain, idempotencyKey }));
   } catch (problem) {
     // Somebody, in another tab perhaps, was faster: their attempt is as good.
     if (problem.code !== "not_failed") throw problem;
@@ -92,8 +92,9 @@ async function repeat(card) {
 }
 
 async function order(card) {
-  const prompt = card.prompt.value.trim();
-  const accepted = await client.generate({ imageId: card.job.job_id, prompt }).catch((problem) => {
+  const wish = { imageId: card.job.job_id, prompt: card.prompt.value.trim() };
+  const asking = once(["generate", wish], (idempotencyKey) => client.generate(wish, { idempotencyKey }));
+  const accepted = await asking.catch((problem) => {
     // The first answer got lost on the way, or another tab has asked: it runs.
     if (problem.code === "job_running") return card.job;
     throw problem;
@@ -109,7 +110,11 @@ async function order(card) {
 
 export async function stop(card) {
   try {
-    put(await client.cancel(card.job.job_id));
+    const { job: before } = card;
+    const job = await client.cancel(before.job_id);
+    const kept = cards.kept(before, job);
+    put(job);
+    if (kept) toast(kept);
   } catch (problem) {
     // It ended a moment before: the stream tells how.
     if (problem.code !== "job_ended") fail(problem);
@@ -131,27 +136,32 @@ export const bin = (card) => drop([card]);
 
 function drop(chosen) {
   const jobs = chosen.map((card) => card.job).filter(Boolean);
+  const kept = jobs.map((job) => cards.kept(job)).find(Boolean) ?? "";
   for (const card of chosen) {
     card.stop?.abort();
     remove(card);
   }
   if (!jobs.length) return;
-  const gone = each(jobs, async (job) => {
-    try {
-      await client.request("DELETE", `/api/images/${job.job_id}`);
-    } catch (problem) {
-      // Somebody else was faster.
-      if (problem.status === 404) return;
-      put(job);
-      fail(problem);
-    }
-  }).then(count);
-  const told = toast(counted(jobs.length, "one_deleted", "many_deleted"), { act: texts.undo, then: undo });
+  for (const job of jobs) leaving.add(job.job_id);
+  const told = toast(counted(jobs.length, "deleting_one", "deleting_many"), {
+    kind: "busy",
+    act: texts.undo,
+    then: undo,
+  });
+  // On its way before anything else: it arrives even if the page is closed now.
+  const gone = change(client.deleteMany, jobs).then(({ done, rest, problem }) => {
+    for (const job of jobs) leaving.delete(job.job_id);
+    rest.forEach(put);
+    count();
+    if (problem) fail(problem);
+    if (!done.length) told.go();
+    else told.tell([counted(done.length, "one_deleted", "many_deleted"), kept].filter(Boolean).join(". "), "");
+    return done;
+  });
   takeBack = async () => {
     told.go();
-    await gone;
-    await expecting(each(jobs, restore));
-    count();
+    const dropped = await gone;
+    if (dropped.length) await expecting(bringBack(dropped));
   };
 }
 
@@ -160,13 +170,34 @@ export function undo() {
   takeBack = null;
 }
 
-async function restore(job) {
-  try {
-    put(await client.request("POST", `/api/images/${job.job_id}/restore`));
-    say(texts.undone);
-  } catch (problem) {
-    fail(problem);
-  }
+async function bringBack(jobs) {
+  const told = toast(counted(jobs.length, "restoring_one", "restoring_many"), { kind: "busy" });
+  const { done, problem } = await change(client.restoreMany, jobs);
+  const ids = done.map((job) => job.job_id);
+  // As they are now: what was running has been canceled.
+  const lists = pieces(ids, MAX_LISTED).map((some) => read(`/api/images?limit=${MAX_LISTED}&ids=${some}`));
+  const found = await Promise.allSettled(lists);
+  const newest = found.flatMap(({ value }) => value?.images ?? []);
+  for (const job of done) put(newest.find(({ job_id: id }) => id === job.job_id) ?? job);
+  count();
+  if (problem) fail(problem);
+  if (done.length) told.tell(counted(done.length, "one_restored", "many_restored"), "good");
+  else told.go();
+}
+
+/** Do one thing with many jobs, a request for each piece of them; what the service did not do is the `rest`. */
+async function change(verb, jobs) {
+  const answers = await Promise.allSettled(
+    pieces(jobs, MAX_CHANGED).map((some) => verb(some.map((job) => job.job_id), { keepalive: true })),
+  );
+  const done = new Set(answers.flatMap(({ value }) => value?.done ?? []));
+  const gone = new Set(answers.flatMap(({ value }) => value?.refused ?? []).map((refused) => refused.job_id));
+  return {
+    done: jobs.filter((job) => done.has(job.job_id)),
+    // What is refused is not there any more: somebody else was faster.
+    rest: jobs.filter((job) => !done.has(job.job_id) && !gone.has(job.job_id)),
+    problem: answers.find(({ reason }) => reason)?.reason,
+  };
 }
 
 /* ---- several at once ---- */

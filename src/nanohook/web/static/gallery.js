@@ -7,16 +7,14 @@
  */
 
 import * as cards from "./card.js";
-import { feed } from "./feed.js";
+import { takeFiles } from "./file-drop.js";
+import { follow } from "./gallery-stream.js";
 import { refresh as refreshCredits } from "./me.js";
-import { $, board, counted, filled, isBusy, read, say, sentence, setBusy, texts } from "./saying.js";
+import { $, board, counted, isBusy, read, say, sentence, setBusy, texts } from "./saying.js";
 
 const PAGE = 24;
 const REST_MS = 300;
-/** A stream ends every few minutes and comes back at once: shorter breaks than this are nobody's business. */
-const BREAK_MS = 5_000;
 const { project } = board.dataset;
-const RAN = `nanohook.ran.${project}`;
 const STATUSES = {
   all: [],
   waiting: ["PENDING"],
@@ -31,8 +29,8 @@ const grid = $("grid");
 const shown = new Map();
 export const all = () => [...grid.children].map(cardOf).filter(Boolean);
 export const cardOf = (element) => shown.get(element.closest(".card"));
-const byId = (id) => all().find(({ job }) => job?.job_id === id);
-const toasts = () => import("./toasts.js");
+export const byId = (id) => all().find(({ job }) => job?.job_id === id);
+export const toasts = () => import("./toasts.js");
 
 let asked = { show: "all", q: "" };
 let nextCursor = null;
@@ -61,8 +59,17 @@ async function fetchPage(cursor, mine) {
   }
 }
 
+export const isFiltered = () => asked.show !== "all" || !!asked.q;
+
+/** The newest jobs that belong here; `null` if something else is asked for meanwhile. */
+export async function firstPage() {
+  const mine = turn;
+  const page = await read(address(null));
+  return turn === mine ? page.images : null;
+}
+
 /** Show the list from its beginning; returns the newest event that it knows of. */
-async function load() {
+export async function load() {
   const mine = (turn = {});
   grid.setAttribute("aria-busy", "true");
   if (asked.q) say(texts.searching);
@@ -95,7 +102,7 @@ async function more() {
   try {
     const page = await fetchPage(nextCursor, mine);
     if (turn !== mine) return;
-    const [first] = page.images.map(put);
+    const [first] = page.images.map(put).filter(Boolean);
     showRest(page.next_cursor);
     if (first) focus(first);
   } catch (problem) {
@@ -113,13 +120,16 @@ function showRest(cursor) {
 
 function showEmpty() {
   const isEmpty = !shown.size && grid.getAttribute("aria-busy") === "false" && $("broken").hidden;
-  const isChosen = asked.show !== "all" || !!asked.q;
-  $("empty").hidden = !isEmpty || isChosen;
-  $("none").hidden = !isEmpty || !isChosen;
+  $("empty").hidden = !isEmpty || isFiltered();
+  $("none").hidden = !isEmpty || !isFiltered();
 }
+
+/** Ids of jobs that are being deleted: an answer from before may still bring them. */
+export const leaving = new Set();
 
 /** Show a job, in its place among the others or as far as it has come since. */
 export function put(job) {
+  if (leaving.has(job.job_id)) return null;
   const known = byId(job.job_id);
   if (known) {
     cards.learn(known, job, job.event_id);
@@ -180,92 +190,6 @@ export function showPicked() {
   board.classList.toggle("picking", number > 0);
 }
 
-/* ---- the stream ---- */
-
-/** Jobs that were heard of and are not shown; and how many answers may still bring one of them. */
-const unknown = new Set();
-const elsewhere = new Set();
-let expected = 0;
-let seekTimer = 0;
-
-/** While an answer is on its way that brings a job of our own, that job is not looked for. */
-export async function expecting(answer) {
-  expected += 1;
-  try {
-    return await answer;
-  } finally {
-    expected -= 1;
-    seekSoon();
-  }
-}
-
-function seekSoon() {
-  clearTimeout(seekTimer);
-  if (unknown.size && !expected) seekTimer = setTimeout(seek, REST_MS);
-}
-
-/** Another tab, or another program, has made something: it may belong here. */
-async function seek() {
-  const heard = [...unknown].filter((id) => !byId(id));
-  unknown.clear();
-  if (!heard.length) return;
-  const page = await read(address(null)).catch(() => null);
-  page?.images.filter((job) => heard.includes(job.job_id)).forEach(put);
-  // Behind a filter it may come to fit.
-  if (asked.show === "all" && !asked.q) for (const id of heard) if (!byId(id)) elsewhere.add(id);
-  count();
-}
-
-function onStatus(event, id) {
-  const card = byId(event.job_id);
-  if (!card) {
-    if (!elsewhere.has(event.job_id)) unknown.add(event.job_id);
-    return seekSoon();
-  }
-  const before = cards.kindOf(card);
-  if (!cards.learn(card, event, id)) return;
-  console.info(`[image ${event.job_id}] ${event.status} ${event.progress} % ${event.stage}`);
-  const after = cards.kindOf(card);
-  if (after === before) return;
-  // Somebody elsewhere wished for something; events do not tell what.
-  if (before === "new" && !card.isAsking) read(`/api/images/${event.job_id}`).then(put, () => {});
-  count();
-  remember();
-  if (after === "ready") celebrate(1, "one_ready", "many_ready");
-  else if (after === "failed") say(filled(texts.one_failed, { why: card.part("fault").textContent }));
-}
-
-function onDeleted(id, eventId) {
-  const card = byId(id);
-  if (card && eventId > card.job.event_id) remove(card);
-  count();
-}
-
-const celebrate = async (...words) => (await toasts()).celebrate(...words);
-
-/** Keep what runs, for the next opening of this page: it tells what ended in between. */
-export function remember() {
-  localStorage.setItem(RAN, JSON.stringify(all().filter(cards.isRunning).map(({ job }) => job.job_id)));
-}
-
-function recall() {
-  const ended = JSON.parse(localStorage.getItem(RAN) ?? "[]").filter((id) => byId(id)?.job.status === "COMPLETED");
-  if (ended.length) celebrate(ended.length, "one_away", "many_away");
-  remember();
-}
-
-let breakTimer = 0;
-function showLink(state) {
-  clearTimeout(breakTimer);
-  const show = () => {
-    $("link").hidden = false;
-    $("link").dataset.link = state;
-    $("link").textContent = texts[state];
-  };
-  if (state === "reconnecting") breakTimer = setTimeout(show, BREAK_MS);
-  else show();
-}
-
 /* ---- hands ---- */
 
 let deeds = null;
@@ -306,10 +230,7 @@ grid.addEventListener("change", showPicked);
 grid.addEventListener("error", ({ target }) => {
   const card = cardOf(target);
   if (!card?.job) return card && cards.forget(card);
-  // An address is good for a day: one that was kept for longer is asked for again, once.
-  if (card.isRenewed) return;
-  card.isRenewed = true;
-  read(`/api/images/${card.job.job_id}`).then(put, () => {});
+  cards.loadAgain(card);
 }, true);
 
 $("files").addEventListener("change", async () => {
@@ -319,33 +240,13 @@ $("files").addEventListener("change", async () => {
   (await hands()).take(files);
 });
 
-/* The whole page takes a drop: a picture that misses the box must not replace the page. */
-const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-let depth = 0;
-const drag = (change) => board.classList.toggle("dragging", (depth = Math.max(0, change)) > 0);
-addEventListener("dragenter", (event) => carriesFiles(event) && drag(depth + 1));
-addEventListener("dragleave", (event) => carriesFiles(event) && drag(depth - 1));
-addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
-addEventListener("drop", async (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
-  drag(0);
-  const files = [...event.dataTransfer.files];
-  (await hands()).take(files);
-});
-addEventListener("paste", async (event) => {
-  const files = [...event.clipboardData.files].filter((file) => file.type.startsWith("image/"));
-  if (!files.length) return;
-  event.preventDefault();
-  (await hands()).take(files);
-});
+takeFiles(board, async (files) => (await hands()).take(files));
 
 /* ---- filter and search ---- */
 
 function ask(change) {
   asked = { ...asked, ...change };
-  const isPlain = asked.show === "all" && !asked.q;
-  const hash = isPlain ? "" : `#${new URLSearchParams(asked)}`;
+  const hash = isFiltered() ? `#${new URLSearchParams(asked)}` : "";
   history.replaceState(null, "", hash || location.pathname);
   for (const link of document.querySelectorAll(".languages a")) link.hash = hash;
   if ($("search").value.trim() !== asked.q) $("search").value = asked.q;
@@ -374,9 +275,7 @@ async function begin() {
   const cursor = await ask({ show: Object.hasOwn(STATUSES, show) ? show : "all", q: given.get("q") ?? "" });
   if (cursor === null || isFollowing) return;
   isFollowing = true;
-  recall();
-  const denied = async (problem) => (await toasts()).fail(problem);
-  feed(cursor, { status: onStatus, deleted: onDeleted, reset: load, link: showLink, denied });
+  follow(cursor);
 }
 
 begin();

@@ -94,15 +94,22 @@ export class Problem extends Error {
   readonly code: string;
   readonly requestId: Text;
   readonly retryAfterS: number | null;
+  /** Of what may have been ordered: with it the same can be asked for again, and is bought once. */
+  readonly idempotencyKey?: string;
 }
 
 type Ordering = { idempotencyKey?: string };
+/** `refused` names those that were left as they are, and why. */
+export type BulkResult = { done: string[]; refused: { job_id: string; code: string }[] };
+type Lasting = { keepalive?: boolean };
+
+export function newKey(): string;
 
 export interface Verbs {
   now(): number;
   create(
     file: Blob,
-    how?: { projectId?: string; progress?(share: number): void; signal?: AbortSignal },
+    how?: { projectId?: string; progress?(share: number): void; signal?: AbortSignal; tries?: number },
   ): Promise<Job>;
   generate(wish: Wish, how?: Ordering): Promise<Accepted>;
   job(jobId: string): Promise<Job>;
@@ -111,6 +118,8 @@ export interface Verbs {
   cancel(jobId: string): Promise<Job>;
   retry(jobId: string, how?: Ordering & { buyAgain?: boolean }): Promise<Accepted>;
   follow(jobs: string | string[], handlers?: Handlers): Following;
+  deleteMany(jobIds: string[], how?: Lasting): Promise<BulkResult>;
+  restoreMany(jobIds: string[], how?: Lasting): Promise<BulkResult>;
   request(method: string, path: string, body?: FormData | Open): Promise<unknown>;
 }
 export function connect(to?: {
@@ -119,4 +128,4 @@ export function connect(to?: {
   streamToken?: (jobId: Text) => Promise<{ token: string; expires_at: string }>;
 }): Verbs;
 
-export const { now, create, generate, job, status, result, cancel, retry, follow, request }: Verbs;
+export const { now, create, generate, job, status, result, cancel, retry, follow, deleteMany, restoreMany, request }: Verbs;

@@ -15,13 +15,13 @@
  * nothing here gives up on a job because it takes long.
  */
 
+import { openStream } from "./event-stream.js";
+
 export const FINAL = new Set(["COMPLETED", "FAILED", "CANCELED"]);
 const DENIALS = new Set([401, 403]);
 
 const REQUEST_MS = 30_000;
 const UPLOAD_MS = 120_000;
-const FIRST_PAUSE_MS = 1_000;
-const MOST_PAUSE_MS = 30_000;
 const MOST_TRIES = 4;
 const FIRST_JITTER_MS = 500;
 /** Somebody looks on: a server that asks for more than this is told of, not waited for. */
@@ -44,22 +44,34 @@ export class Problem extends Error {
  * `async (jobId | null) => ({ token, expires_at })`.
  *
  * All but an upload is sent again when no answer came, and everything at 429 and 503, when nothing was kept: after the
- * server's `Retry-After` and a jittered pause.
+ * server's `Retry-After` and a jittered pause. What may cost money goes under an `idempotencyKey`, a new one for each
+ * call; a `Problem` carries it, so that the same can be asked for once more and is still bought once.
  */
 export function connect({ base = "", key = null, streamToken = null } = {}) {
   const host = { base: base.replace(/\/+$/, ""), key, aheadMs: 0 };
   const ownToken = (jobId) => ask(host, "POST", "/api/events/token", jobId ? { job_id: jobId } : {});
   host.token = streamToken ?? (key && ownToken);
-  const order = (path, wish, idempotencyKey) =>
-    patiently(() => ask(host, "POST", path, wish, { "Idempotency-Key": idempotencyKey }));
+  const order = async (path, wish, idempotencyKey) => {
+    try {
+      return await patiently(() => ask(host, "POST", path, wish, { "Idempotency-Key": idempotencyKey }));
+    } catch (problem) {
+      // Whoever asks for the same once more, with no answer to the first, asks under the same key.
+      throw Object.assign(problem, { idempotencyKey });
+    }
+  };
+  const several = (path, jobIds, { keepalive = false } = {}) =>
+    patiently(() => ask(host, "POST", path, { job_ids: jobIds }, {}, { keepalive }));
   const get = (path) => patiently(() => ask(host, "GET", path));
   return {
     /** The server's time in ms since the epoch, known after its first answer: to measure its events against. */
     now: () => Date.now() + host.aheadMs,
 
-    /** Upload a picture; resolves to its job, for which nothing is asked yet. `progress` hears the share, 0 to 1. */
-    create: (file, { projectId, progress, signal } = {}) =>
-      patiently(() => upload(host, file, { projectId, progress, signal }), { isRepeatable: false, signal }),
+    /**
+     * Upload a picture; resolves to its job, for which nothing is asked yet. `progress` hears the share, 0 to 1; it is
+     * sent `tries` times at most.
+     */
+    create: (file, { projectId, progress, signal, tries } = {}) =>
+      patiently(() => upload(host, file, { projectId, progress, signal }), { isRepeatable: false, signal, tries }),
 
     /** Ask for a change: `{ imageId, prompt, model?, … }` as `POST /api/generate-image` takes it; paid once. */
     generate: (wish, { idempotencyKey = newKey() } = {}) => order("/api/generate-image", wish, idempotencyKey),
@@ -81,13 +93,20 @@ export function connect({ base = "", key = null, streamToken = null } = {}) {
 
     follow: (jobs, handlers) => listen(host, jobs, handlers),
 
+    /** Delete up to 200 jobs; resolves to `{ done, refused: [{ job_id, code }] }`. `keepalive`: even if the page goes. */
+    deleteMany: (jobIds, how) => several("/api/images/delete", jobIds, how),
+
+    /** Take deletions back, as `deleteMany` takes and gives it. */
+    restoreMany: (jobIds, how) => several("/api/images/restore", jobIds, how),
+
     /** Any other route of the service; `body` is sent as JSON, or as the `FormData` that it is. */
     request: (method, path, body) =>
       patiently(() => ask(host, method, path, body), { isRepeatable: method !== "POST" }),
   };
 }
 
-export const { now, create, generate, job, status, result, cancel, retry, follow, request } = connect();
+export const { now, create, generate, job, status, result, cancel, retry, follow, deleteMany, restoreMany, request } =
+  connect();
 
 /** XMLHttpRequest, since `fetch` cannot tell how much has left. */
 function upload(host, file, { projectId, progress, signal }) {
@@ -122,7 +141,8 @@ function upload(host, file, { projectId, progress, signal }) {
  *
  * Handlers, all optional: `status(event)`, the present state first; `deleted(jobId)`; `reset()`: forget what is shown,
  * the present state follows; `denied(problem)`: signed out; `link(state)`: `live`, `reconnecting` or `offline`.
- * A break of any length only delays: the cursor brings what was missed, once each and in order.
+ * A break of any length only delays: the cursor brings what was missed, once each and in order. Where something in
+ * between lets no stream through, the jobs' states are asked for instead, and a state may be passed over.
  *
  * What comes back has `pending`, how many of the jobs have not ended; `busy`, whether any; and `close()`.
  */
@@ -130,26 +150,14 @@ function listen(host, followed, handlers = {}) {
   let ids = [...new Set([followed].flat())];
   if (ids.length > MOST_JOBS) throw new RangeError(`a stream takes ${MOST_JOBS} jobs at most`);
   const running = new Set(ids);
-  let source = null;
+  /** The newest event that was told of each job, as far as it is known. */
+  const told = new Map();
   let token = null;
-  let cursor = "";
-  let opened = 0;
-  let pauses = 0;
-  let timer = 0;
-  let isClosed = false;
-  let shown = "";
-
-  const link = (state) => {
-    if (state !== shown && !isClosed) handlers.link?.((shown = state));
-  };
+  let stream = null;
 
   const close = () => {
-    isClosed = true;
     running.clear();
-    clearTimeout(timer);
-    source?.close();
-    removeEventListener("online", onOnline);
-    removeEventListener("offline", onOffline);
+    stream?.close();
   };
 
   const drop = (gone) => {
@@ -157,109 +165,83 @@ function listen(host, followed, handlers = {}) {
     for (const id of gone) running.delete(id);
   };
 
-  const open = async () => {
-    const mine = ++opened;
-    clearTimeout(timer);
-    source?.close();
+  const note = (state, id) => {
+    if (id) told.set(state.job_id, id);
+    if (FINAL.has(state.status)) running.delete(state.job_id);
+    else running.add(state.job_id);
+  };
+
+  const url = async (query) => {
     const isOne = ids.length === 1;
-    const query = new URLSearchParams(isOne ? [] : ids.map((id) => ["job", id]));
-    if (cursor) query.set("last_event_id", cursor);
     if (host.token) {
-      try {
-        if (!(Date.parse(token?.expires_at) > Date.now() + host.aheadMs)) token = await host.token(isOne ? ids[0] : null);
-      } catch (problem) {
-        if (mine === opened && !isClosed) refused(problem);
-        return;
-      }
-      if (mine !== opened || isClosed) return;
+      if (!(Date.parse(token?.expires_at) > Date.now() + host.aheadMs)) token = await host.token(isOne ? ids[0] : null);
       query.set("token", token.token);
     }
-    source = new EventSource(`${host.base}${isOne ? address(ids[0], "/events") : "/api/events"}?${query}`);
-    source.onopen = () => {
-      pauses = 0;
-      link("live");
-    };
-    source.onerror = onError;
-    source.addEventListener("status", (event) => {
-      cursor = event.lastEventId || cursor;
-      const told = parsed(host, event.data);
-      if (FINAL.has(told.status)) running.delete(told.job_id);
-      else running.add(told.job_id);
-      handlers.status?.(told);
-    });
-    source.addEventListener("reset", () => {
-      cursor = "";
-      handlers.reset?.();
-    });
-    source.addEventListener("deleted", (event) => {
-      cursor = event.lastEventId || cursor;
-      const gone = parsed(host, event.data).job_id;
-      drop([gone]);
-      // The address still names it, and would be refused from now on.
-      if (ids.length) open();
-      else close();
-      handlers.deleted?.(gone);
-    });
+    for (const id of isOne ? [] : ids) query.append("job", id);
+    return `${host.base}${isOne ? address(ids[0], "/events") : "/api/events"}?${query}`;
   };
 
-  const onError = () => {
-    if (isClosed) return;
-    const isOver = running.size === 0;
-    if (source.readyState === EventSource.CLOSED) {
-      // 204 after the last event is the server's "that was all"; any other refusal needs a closer look.
-      if (isOver) close();
-      else look();
-    } else if (!isOver) {
-      // The platform comes back by itself. The end of an ended job's stream is no break, so it shows none.
-      link(navigator.onLine ? "reconnecting" : "offline");
-    }
-  };
-
-  /** EventSource hides why it was refused, and stops for good: ask in a way that tells. */
-  const look = async () => {
-    link(navigator.onLine ? "reconnecting" : "offline");
-    token = null;
-    // Without a key nobody can be asked: the next token, or its denial, tells.
-    if (host.token && !host.key) return again();
-    const found = await Promise.allSettled(ids.map((id) => ask(host, "GET", address(id))));
-    if (isClosed) return;
-    const denial = found.find(({ reason }) => DENIALS.has(reason?.status));
-    if (denial) return refused(denial.reason);
-    const gone = ids.filter((_, place) => found[place].reason?.status === 404);
-    // Those whose end was told already are told no more.
-    const jobs = found.map(({ value }) => value).filter((each) => running.has(each?.job_id));
-    const ended = jobs.filter((each) => FINAL.has(each.status));
-    drop(gone);
-    for (const each of ended) running.delete(each.job_id);
-    if (running.size === 0) close();
-    else again();
-    for (const id of gone) handlers.deleted?.(id);
-    for (const each of ended) handlers.status?.({ ...each, at: each.updated_at });
-  };
-
-  const refused = (problem) => {
-    if (!DENIALS.has(problem.status)) return host.key ? look() : again();
+  const denied = (problem) => {
+    if (!DENIALS.has(problem.status)) return false;
     close();
     handlers.denied?.(problem);
+    return true;
   };
 
-  /** Doubling pauses with full jitter: after a restart not everybody comes back in the same moment. */
-  const again = () => {
-    const most = Math.min(MOST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** pauses++);
-    timer = setTimeout(open, FIRST_PAUSE_MS + Math.random() * most);
+  /** Ask how the jobs are, and tell what no event has told; resolves to how long the service wants to be left alone. */
+  const look = async (isRefused) => {
+    if (isRefused) token = null;
+    // Without a key nobody can be asked: the next token, or its denial, tells.
+    if (host.token && !host.key) return 0;
+    let found;
+    try {
+      found = await states(host, ids, told);
+    } catch (problem) {
+      denied(problem);
+      return problem.retryAfterS ?? 0;
+    }
+    const gone = ids.filter((id) => !found.some(({ job_id: other }) => other === id));
+    const news = found.filter(({ job_id: id, event_id: eventId }) =>
+      // Of an end that came without an id it is not known whether this is another one.
+      told.has(id) ? eventId > told.get(id) : running.has(id),
+    );
+    drop(gone);
+    for (const each of news) note(each, each.event_id);
+    if (running.size === 0) close();
+    for (const id of gone) handlers.deleted?.(id);
+    for (const each of news) handlers.status?.({ ...each, at: each.updated_at });
+    return 0;
   };
 
-  const onOffline = () => link("offline");
-  const onOnline = () => {
-    link("reconnecting");
-    // What the platform waits for may be half-open for minutes after a change of network.
-    open();
+  const onStatus = (event, id) => {
+    // What was asked for meanwhile is newer than what was held back on its way.
+    if (id ? id <= told.get(event.job_id) : told.has(event.job_id)) return;
+    note(event, id);
+    handlers.status?.(event);
+  };
+  const onDeleted = ({ job_id: gone }) => {
+    drop([gone]);
+    // The address still names it, and would be refused from now on.
+    if (ids.length) stream.open();
+    else close();
+    handlers.deleted?.(gone);
+  };
+  const onReset = () => {
+    told.clear();
+    handlers.reset?.();
   };
 
-  addEventListener("online", onOnline);
-  addEventListener("offline", onOffline);
-  if (ids.length) open();
-  else close();
+  if (ids.length) {
+    stream = openStream({
+      url,
+      on: { status: onStatus, deleted: onDeleted, reset: onReset },
+      parse: (text) => parsed(host, text),
+      look,
+      link: handlers.link,
+      isOver: () => running.size === 0,
+      denied,
+    });
+  }
   return {
     close,
     get pending() {
@@ -271,22 +253,35 @@ function listen(host, followed, handlers = {}) {
   };
 }
 
+/** How jobs are; those that are gone are left out. Only what is newer than `told` comes whole. */
+async function states(host, ids, told) {
+  if (ids.length > 1) return (await ask(host, "GET", `/api/images?limit=${MOST_JOBS}&ids=${ids.map(encodeURIComponent)}`)).images;
+  const [id] = ids;
+  try {
+    const state = await ask(host, "GET", address(id, "/status"));
+    return [state.event_id > (told.get(id) ?? 0) ? await ask(host, "GET", address(id)) : state];
+  } catch (problem) {
+    if (problem.status === 404) return [];
+    throw problem;
+  }
+}
+
 /** Root-relative, and safe for an id that came from an address bar. */
 const address = (jobId, rest = "") => `/api/images/${encodeURIComponent(jobId)}${rest}`;
 
-/** Only secure contexts have the first. */
-const newKey = () =>
+/** A key for one order; only secure contexts have the first. */
+export const newKey = () =>
   crypto.randomUUID?.() ??
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** Try `once` until it is answered, as `connect` says. */
-async function patiently(once, { isRepeatable = true, signal } = {}) {
+async function patiently(once, { isRepeatable = true, signal, tries: most = MOST_TRIES } = {}) {
   for (let tries = 1; ; tries++) {
     signal?.throwIfAborted();
     try {
       return await once();
     } catch (problem) {
-      if (tries === MOST_TRIES || !isPassing(problem, isRepeatable)) throw problem;
+      if (tries === most || !isPassing(problem, isRepeatable)) throw problem;
       const jitterMs = Math.random() * FIRST_JITTER_MS * 2 ** (tries - 1);
       const askedMs = (problem.retryAfterS ?? 0) * 1000;
       await new Promise((resolve) => setTimeout(resolve, askedMs + jitterMs));
@@ -307,7 +302,7 @@ const introduced = ({ key }) => ({
   ...(key && { Authorization: `Bearer ${key}` }),
 });
 
-async function ask(host, method, path, body, headers) {
+async function ask(host, method, path, body, headers, how) {
   let answer;
   let text;
   const isForm = body instanceof FormData;
@@ -317,6 +312,7 @@ async function ask(host, method, path, body, headers) {
       headers: { ...introduced(host), ...headers, ...(body && !isForm && { "Content-Type": "application/json" }) },
       body: body && !isForm ? JSON.stringify(body) : body,
       signal: AbortSignal.timeout(isForm ? UPLOAD_MS : REQUEST_MS),
+      ...how,
     });
     text = await answer.text();
   } catch (cause) {

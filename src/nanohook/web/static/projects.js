@@ -1,6 +1,7 @@
 /** A person's projects: made, changed and deleted here; what is in them has a page of its own. */
 
 import { request } from "./nanohook.js";
+import { load as loadPicture } from "./picture-loader.js";
 import { $, board, counted, filled, isBusy, sentence, setBusy, texts } from "./saying.js";
 import { fail, toast } from "./toasts.js";
 
@@ -34,6 +35,13 @@ async function load() {
   showRest();
 }
 
+/** A cover that cannot be loaded for a moment comes by itself. */
+async function loadAgain(image, id) {
+  const fresh = async () => (await request("GET", `/api/projects/${id}`)).cover?.thumbnail_url;
+  const url = await loadPicture(null, { fresh, isWanted: () => image.isConnected }).catch(() => null);
+  if (url) image.src = url;
+}
+
 function showRest() {
   grid.setAttribute("aria-busy", "false");
   $("more").hidden = !nextCursor;
@@ -48,6 +56,7 @@ function made(project) {
   part("about").textContent = project.description ?? "";
   part("fill").hidden = !project.cover;
   if (project.cover) part("fill").src = project.cover.thumbnail_url;
+  part("fill").onerror = ({ target }) => loadAgain(target, project.project_id);
   part("counts").append(...told(project.counts));
   part("edit").addEventListener("click", () => edit({ project, li }));
   part("delete").addEventListener("click", () => askToDelete({ project, li }));

@@ -5,56 +5,66 @@
  * server is the only memory. Nothing an error does takes picture or prompt away.
  */
 
+import { takeFiles } from "./file-drop.js";
+import { isWaiting, keptText } from "./job-words.js";
 import * as me from "./me.js";
 import * as nanohook from "./nanohook.js";
+import { isSame, start } from "./ordering.js";
+import { load } from "./picture-loader.js";
 import {
-  $, clearPicture, fileName, notice, reveal, say, sentence, showLink, showPicture, showStage, stages, stopClock, texts,
+  $, clearPicture, notice, reveal, say, sentence, showFailure, showLink, showPicture, showResult, showStage, stages,
+  stopClock, texts, words,
 } from "./telling.js";
 
 const studio = $("studio");
 const mostBytes = Number(studio.dataset.mostBytes);
 
 const DRAFT = "nanohook.prompt";
+const FIRST_PLACE_MS = 1_000;
+const PLACE_EVERY_MS = 5_000;
 /** What is shown on the left: `{ file?, url, imageId?, uploading?, share }`. */
 let picture = null;
-/** What was asked for last, or is being followed: `{ id, picture, prompt, event }`. */
+/** What was asked for last, or is being followed: `{ id, picture, prompt, event, loadAgain? }`. */
 let job = null;
 /** The press of Generate that is being worked on; whoever finds another one there has been canceled. */
 let turn = null;
+/** What was shown before that press: `{ job, state }`. */
+let before = null;
+let placeTimer = 0;
 let stream = null;
 
 /* ---- the picture ---- */
 
 function take(file) {
   if (!file || turn) return;
-  const before = { picture, job, state: studio.dataset.state };
+  const former = { picture, job, state: studio.dataset.state };
   const mine = { file, url: URL.createObjectURL(file), share: 0 };
   picture?.stop?.abort();
   picture = mine;
   job = null;
   leave();
   notice("");
-  showPicture(picture.url);
+  showPicture(picture);
   enter("ready");
   // At once, not at Generate: a file that cannot be used is told now, and a reload still has the picture.
   upload(mine).then(
-    () => before.picture?.file && URL.revokeObjectURL(before.picture.url),
+    () => former.picture?.file && URL.revokeObjectURL(former.picture.url),
     (problem) => {
       if (problem.name === "AbortError" || picture !== mine || turn) return;
-      if ([413, 415, 422].includes(problem.status)) takeBack(before);
+      if ([413, 415, 422].includes(problem.status)) takeBack(former);
       refuse(problem);
     },
   );
 }
 
 /** A file that cannot be used does not cost the picture that was there. */
-function takeBack(before) {
+function takeBack(former) {
   const isDrawn = !$("before").hidden;
-  if (!before.picture?.imageId && isDrawn) return;
-  ({ picture, job } = before);
-  if (picture) showPicture(picture.url);
+  if (!former.picture?.imageId && isDrawn) return;
+  ({ picture } = former);
+  if (picture) showPicture(picture);
   else clearPicture();
-  enter(before.state);
+  comeBack(former);
 }
 
 function upload(mine) {
@@ -85,64 +95,43 @@ async function press({ buyAgain = false } = {}) {
   const prompt = $("prompt").value.trim();
   if (!picture) return refuse(null, texts.no_picture, $("file"));
   if (!prompt) return refuse(null, texts.no_prompt, $("prompt"));
-  const mine = (turn = {});
   const last = job;
   notice("");
+  // There is a picture that nobody has seen yet: it is not made once more.
+  if (last?.loadAgain && isSame(last, picture, prompt)) return last.loadAgain();
+  const mine = (turn = {});
+  before = { job, state: studio.dataset.state };
   job = null;
   enter("running");
   reveal($("outcome"));
   showStage({ stage: picture.imageId ? "queued" : "uploading", share: picture.share });
   say(texts.busy);
   try {
-    const id = await ask(last, prompt, buyAgain);
+    const id = await start({ last, picture, prompt, buyAgain, upload });
     me.refresh();
     // Canceled between the click and the answer: the job exists by now and must not go on.
     if (turn !== mine) return void nanohook.cancel(id).catch(() => {});
     watch(id, prompt);
   } catch (problem) {
     if (turn !== mine) return;
-    turn = null;
+    goBack();
     // Spent elsewhere meanwhile: the header shall not say otherwise.
     if (problem.status === 402) me.refresh();
-    if (problem.code === "may_be_paid") {
-      job = last;
-      fail({ message: problem.message, code: "unknown_outcome" });
-    } else {
-      job = last;
-      enter("ready");
-      refuse(problem);
-    }
+    if (problem.code === "may_be_paid") fail({ message: problem.message, code: "unknown_outcome" });
+    else refuse(problem);
   }
 }
 
-/** Get a job going for what the form says; returns its id. */
-async function ask(last, prompt, buyAgain) {
-  // The same wish once more is the next attempt of the same job: what was paid already is not bought again.
-  const isSame = last && last.picture === picture && last.prompt === prompt;
-  const status = isSame ? last.event?.status : null;
-  // It was lost from sight, not ended: somebody who had to sign in again looks on.
-  if (isSame && !nanohook.FINAL.has(status)) return last.id;
-  if (status === "FAILED" || status === "CANCELED") {
-    try {
-      await nanohook.retry(last.id, { buyAgain });
-    } catch (problem) {
-      // Somebody, in another tab perhaps, was faster: their attempt is as good.
-      if (problem.code !== "not_failed") throw problem;
-    }
-    return last.id;
-  }
-  await upload(picture);
-  try {
-    return (await nanohook.generate({ imageId: picture.imageId, prompt })).job_id;
-  } catch (problem) {
-    // The first answer got lost on the way, or another tab has asked: it runs.
-    if (problem.code === "job_running") return picture.imageId;
-    if (problem.status !== 404 || !picture.file) throw problem;
-    // Uploads that nobody used are thrown away after some days: the file is still here.
-    picture.imageId = picture.uploading = null;
-    await upload(picture);
-    return (await nanohook.generate({ imageId: picture.imageId, prompt })).job_id;
-  }
+/** Nothing came of the press: what was shown before stays where it was. */
+function goBack() {
+  turn = null;
+  comeBack(before);
+}
+
+function comeBack(former) {
+  ({ job } = former);
+  enter(former.state);
+  if (former.state === "unseen") finish(job.event);
 }
 
 function watch(id, prompt) {
@@ -170,71 +159,96 @@ function leave() {
 
 function onStatus(event) {
   console.info(`[image ${event.job_id}] ${event.status} ${event.progress} % ${event.stage}`);
-  const before = job.event;
+  const last = job.event;
   job.event = event;
   if (nanohook.FINAL.has(event.status)) {
     turn = null;
     me.refresh();
     showLink(null);
     if (event.status === "COMPLETED") finish(event);
-    else fail(event.status === "CANCELED" ? null : (event.error ?? { message: event.message }));
+    else if (event.status === "CANCELED") fail(null, keptText(words, last, event));
+    else fail(event.error ?? { message: event.message });
     return;
   }
   turn ??= {};
   if (studio.dataset.state !== "running") enter("running");
   showStage(event);
+  askPlace(job, FIRST_PLACE_MS);
   // Two announcements on the way are enough for somebody who listens.
-  if (event.stage !== before?.stage && ["generating", "downloading"].includes(event.stage)) {
+  if (event.stage !== last?.stage && ["generating", "downloading"].includes(event.stage)) {
     say(event.stage === "generating" ? `${stages.generating} ${texts.usually}` : stages.downloading);
   }
 }
 
-async function finish(event, isSecond = false) {
+/** While it waits nothing happens to it: its place in line, and why everybody waits, have to be asked for. */
+function askPlace(mine, ms = PLACE_EVERY_MS) {
+  clearTimeout(placeTimer);
+  if (!isWaiting(mine.event)) return;
+  placeTimer = setTimeout(async () => {
+    // Without an answer it stays as it was: the stream tells what is wrong.
+    const found = await nanohook.status(mine.id).catch(() => null);
+    if (job !== mine || !isWaiting(mine.event)) return;
+    if (isWaiting(found)) showStage({ ...mine.event, message: found.message, place: found.place });
+    askPlace(mine);
+  }, ms);
+}
+
+async function finish(event) {
   const mine = job;
   const image = $("after");
-  const [made] = event.images.length ? event.images : (await nanohook.result(mine.id)).images;
-  image.src = made.url;
-  image.width = made.width;
-  image.height = made.height;
-  image.alt = mine.prompt || texts.after;
+  let made = event.images?.[0];
+  const fresh = async () => {
+    [made] = (await nanohook.result(mine.id)).images;
+    return made.url;
+  };
+  const failed = (again) => {
+    mine.loadAgain = again;
+    if (studio.dataset.state !== "unseen") miss();
+  };
   try {
     // Shown only when it can be drawn: no half picture, no jump.
-    await image.decode();
+    const url = await load(made?.url, { fresh, failed, isWanted: () => job === mine });
+    if (!url) return;
+    image.src = url;
+    await image.decode().catch(() => {});
   } catch {
-    if (job !== mine) return;
-    // An address is good for a day: one that was kept for longer is asked for again, once.
-    if (isSecond) return fail({ message: texts.no_network });
-    return finish({ images: [] }, true).catch(() => fail({ message: texts.no_network }));
+    if (job === mine) forget(texts.gone);
+    return;
   }
   if (job !== mine) return;
-  $("view").href = $("download").href = made.url;
-  $("download").download = fileName(picture?.file, made);
-  const { naturalWidth: width, naturalHeight: height } = image;
-  const original = $("before");
-  const isSame = original.naturalWidth === width && original.naturalHeight === height;
-  $("after-size").textContent = `${width} × ${height}${isSame ? ` · ${texts.same_size}` : ""}`;
+  mine.loadAgain = null;
+  showResult(made, mine);
   enter("done");
   reveal($("outcome"));
   say(stages.completed);
 }
 
-/** Say why there is no picture, and offer the next attempt; `null`: it was canceled. */
-function fail(error) {
+/** Say that the picture is there and cannot be loaded; it is being loaded again, and nothing is bought for that. */
+function miss() {
+  const mine = job;
+  showFailure({ text: texts.unseen, advice: texts.unseen_advice, id: mine.id, again: () => mine.loadAgain?.() });
+  enter("unseen");
+  reveal($("outcome"));
+}
+
+/** Say why there is no picture, and offer the next attempt; without an `error` it was canceled. */
+function fail(error, advice = error?.advice ?? "") {
   turn = null;
   const isUnknown = error?.code === "unknown_outcome";
-  $("failure-text").textContent = error?.message ?? stages.canceled;
-  $("failure-advice").textContent = isUnknown ? texts.may_be_paid : (error?.advice ?? "");
-  $("again").textContent = isUnknown ? texts.pay_again : texts.again;
-  $("again").onclick = () => press({ buyAgain: isUnknown });
-  $("failure-id").textContent = job?.id ?? "";
+  showFailure({
+    text: error?.message ?? stages.canceled,
+    advice: isUnknown ? texts.may_be_paid : advice,
+    label: isUnknown ? texts.pay_again : texts.again,
+    id: job?.id,
+    again: () => press({ buyAgain: isUnknown }),
+  });
   enter(error ? "failed" : "canceled");
   reveal($("outcome"));
 }
 
 async function cancel() {
   if (!job) {
-    turn = null;
-    enter("ready");
+    goBack();
     say(stages.canceled);
     return;
   }
@@ -248,11 +262,11 @@ async function cancel() {
 
 /* ---- what is seen ---- */
 
-/** `empty`, `ready`, `running`, `done`, `failed`, `canceled`: the only place that shows and hides. */
+/** `empty`, `ready`, `running`, `done`, `unseen`, `failed`, `canceled`: the only place that shows and hides. */
 function enter(state) {
   const focused = document.activeElement;
   const isRunning = state === "running";
-  const isEnded = state === "failed" || state === "canceled";
+  const isEnded = ["unseen", "failed", "canceled"].includes(state);
   studio.dataset.state = state;
   $("work").hidden = !isRunning;
   $("ghost").hidden = !(isRunning && picture);
@@ -268,7 +282,7 @@ function enter(state) {
   // A button that goes must not take the keyboard's place with it.
   if (focused?.closest("[hidden]")) $("generate").focus({ preventScroll: true });
   stopClock();
-  const title = { running: texts.busy, done: stages.completed, failed: stages.failed }[state];
+  const title = { running: texts.busy, done: stages.completed, unseen: stages.completed, failed: stages.failed }[state];
   document.title = `${title ?? texts.title} · nanohook`;
 }
 
@@ -315,7 +329,7 @@ async function restore() {
   turn = job = null;
   notice("");
   picture = found.original && { imageId: id, url: found.original.url, share: 1 };
-  if (picture) showPicture(picture.url);
+  if (picture) showPicture(picture);
   $("prompt").value ||= found.prompt ?? "";
   if (found.stage === "uploaded") {
     remember(id);
@@ -370,27 +384,7 @@ for (const chip of document.querySelectorAll(".chip")) {
   });
 }
 
-document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
-  if (!file) return;
-  event.preventDefault();
-  take(file);
-});
-
-/* The whole page takes a drop: a picture that misses the box must not replace the page. */
-const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-let depth = 0;
-const drag = (change) => studio.classList.toggle("dragging", (depth = Math.max(0, change)) > 0 && !turn);
-document.addEventListener("dragenter", (event) => carriesFiles(event) && drag(depth + 1));
-document.addEventListener("dragleave", (event) => carriesFiles(event) && drag(depth - 1));
-document.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
-document.addEventListener("drop", (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
-  drag(0);
-  take(event.dataTransfer.files[0]);
-});
-
+takeFiles(studio, ([file]) => take(file), () => !turn);
 addEventListener("hashchange", restore);
 
 $("mod").textContent = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl";

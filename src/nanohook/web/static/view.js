@@ -1,7 +1,8 @@
 /** One picture in full, with its neighbours an arrow away; loaded when it is first asked for. */
 
 import { fileName, shown } from "./card.js";
-import { $, texts } from "./saying.js";
+import { load } from "./picture-loader.js";
+import { $, read, texts } from "./saying.js";
 
 const dialog = $("full");
 const part = (name) => dialog.querySelector(`.${name}`);
@@ -23,6 +24,7 @@ export function open(card, cards, focus) {
 
 function show() {
   const { card, made } = list[place];
+  part("missed").hidden = true;
   image.src = made.url;
   image.width = made.width;
   image.height = made.height;
@@ -33,6 +35,25 @@ function show() {
   part("previous").disabled = place === 0;
   part("next").disabled = place === list.length - 1;
 }
+
+/** It is there, whatever became of the line to it: it is loaded until it can be drawn. */
+image.addEventListener("error", async () => {
+  if (!image.hasAttribute("src")) return;
+  const mine = list[place];
+  const fresh = async () => {
+    const job = await read(`/api/images/${mine.card.job.job_id}`);
+    return (job.images.find(({ index }) => index === mine.made.index) ?? job.original).url;
+  };
+  const failed = (again) => {
+    part("missed").hidden = false;
+    part("missed").lastElementChild.onclick = again;
+  };
+  const isWanted = () => dialog.open && list[place] === mine;
+  const url = await load(null, { fresh, failed, isWanted }).catch(() => null);
+  if (!url) return;
+  part("missed").hidden = true;
+  image.src = part("out").href = part("save").href = url;
+});
 
 function go(step) {
   if (!list[place + step]) return;
