@@ -348,7 +348,7 @@ async def test_several_are_applied_oldest_first_and_a_poisonous_one_holds_up_non
         {"delivery_ids": ["x"] * 1_001},
         {"delivery_ids": ["x"], "effect": "dead"},
         {"everything": True},
-        {"job_id": "x" * 201},
+        {"job_id": "x" * 513},
     ],
     ids=lambda body: str(body)[:30],
 )

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nanohook.rules.job import Step
-from nanohook.stores import tasks
+from nanohook.stores import claims
 from tests.flow_world import World
 
 
@@ -87,7 +87,7 @@ def test_a_place_counts_the_tasks_before_it_and_comes_nearer(world):
 def test_who_is_put_off_keeps_the_place_and_is_passed_by(world):
     first, second, third = world.create(), world.create(), world.create()
     [claimed] = world.claim(Step.SUBMIT, most=1)
-    world.do(lambda tx: tasks.again(tx, claimed, Step.SUBMIT, due_at=world.now + 60_000_000))
+    world.do(lambda tx: claims.release(tx, claimed, Step.SUBMIT, due_at=world.now + 60_000_000))
     assert [world.place(job_id) for job_id in (first, second, third)] == [1, 2, 3]
     assert served(world, 1) == [second]
     world.wait(61)

@@ -324,8 +324,8 @@ async def test_a_success_on_a_host_that_is_not_believed_is_asked_about(service):
     answer = await service.call_back(job["job_id"], success(task.task_id, NOWHERE))
     assert await effect(service, answer) == ("applied", "asked record-info first")
     assert (await service.ended(job["job_id"]))["status"] == "COMPLETED"
-    [kept] = await rows(service, "SELECT result_url FROM tasks WHERE job_id = :id", id=job["job_id"])
-    assert kept["result_url"] == task.result_url
+    [kept] = await rows(service, "SELECT candidates FROM tasks WHERE job_id = :id", id=job["job_id"])
+    assert [each["url"] for each in orjson.loads(kept["candidates"])] == [task.result_url]
 
 
 async def test_a_success_on_a_host_that_is_not_believed_fetches_nothing_while_it_still_runs(service):
@@ -334,8 +334,8 @@ async def test_a_success_on_a_host_that_is_not_believed_fetches_nothing_while_it
     await service.call_back(job["job_id"], success(task_id_of(job), NOWHERE))
     await asked(service, job["job_id"])
     assert await events(service, job["job_id"]) == before
-    [kept] = await rows(service, "SELECT result_url FROM tasks WHERE job_id = :id", id=job["job_id"])
-    assert kept["result_url"] is None
+    [kept] = await rows(service, "SELECT candidates FROM tasks WHERE job_id = :id", id=job["job_id"])
+    assert kept["candidates"] is None
 
 
 async def test_a_success_without_an_address_is_asked_about(service):
@@ -442,12 +442,10 @@ async def test_a_body_that_does_not_end_is_refused_after_five_seconds(service):
         b"",
         b"{",
         b"taskId=1",
-        b"\xff\xfe{\x00}\x00",
-        b'{"status":"\\ud800"}',
-        b'{"status":NaN}',
+        b"\xff\xfe",
         b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
-    ids=["empty", "half", "form", "utf-16", "lone surrogate", "not a number", "deep"],
+    ids=["empty", "half", "form", "a mark alone", "deep"],
 )
 async def test_what_is_not_json_is_refused(service, body):
     job = await service.generate(RUNNING)
@@ -465,9 +463,8 @@ async def test_what_is_not_json_is_refused(service, body):
         {"data": {"taskId": "1"}},
         {"status": 7},
         {"code": None},
-        {"code": 200, "data": {"taskId": {}}},
-        {"code": 200, "data": {"taskId": "x" * 201}},
-        {"code": 200, "data": {"taskId": "a\u0000b"}},
+        {"code": 200, "data": {"taskId": "1", "task_id": "2"}},
+        {"status": "pending", "taskId": "1", "data": {"taskId": "2"}},
     ],
     ids=str,
 )

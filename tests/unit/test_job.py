@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanohook.rules import job as rules
+from nanohook.rules.downloads import Candidate
 from nanohook.rules.job import Fault, Job, Step, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 
@@ -42,7 +43,9 @@ def task(stage=Stage.QUEUED, *, index=0, progress=None, **more):
         "submit_started_at": None,
         "accepted_at": None,
         "finish_since": None,
-        "result_url": None,
+        "candidates": (),
+        "suspect_deaths": None,
+        "is_held": False,
         "said": None,
         "may_buy": False,
     }
@@ -132,7 +135,9 @@ def test_a_move_repeated_is_none(steps, move):
 @given(st.lists(moves, max_size=30))
 @quick
 def test_a_move_changes_nothing_but_where_the_task_is(steps):
-    start = task(task_id="t", result_url="https://a/b", submit_started_at=5, accepted_at=6, said="failed")
+    start = task(
+        task_id="t", candidates=(Candidate(url="https://a/b"),), submit_started_at=5, accepted_at=6, said="failed"
+    )
     for after in walk(start, steps):
         expected = replace(
             start,

@@ -189,6 +189,7 @@ class Finisher:
                 "job_id": claimed.job_id,
                 "index": claimed.index,
                 "outcome": outcome.value,
+                "code": downloads.PATIENCE[outcome].code,
                 "reason": detail,
                 "failures": candidate.failures + 1,
                 "will_retry": will_go_on,
