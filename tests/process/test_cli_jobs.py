@@ -149,7 +149,7 @@ async def test_jobs_are_retried_and_canceled_by_name_and_exit_1_says_that_one_wa
     failed, another, lost = [await ended(service, FAILS) for _ in range(3)]
     done = await ended(service, "a kite")
     running = (await service.generate(RUNNING))["job_id"]
-    rows(service, "UPDATE tasks SET task_id = NULL, result_url = NULL WHERE job_id = ?", lost)
+    rows(service, "UPDATE tasks SET task_id = NULL, candidates = NULL WHERE job_id = ?", lost)
     rows(service, "UPDATE jobs SET error_code = 'unknown_outcome' WHERE id = ?", lost)
     # Once retried it does not fail again.
     rows(service, "UPDATE jobs SET prompt = ? WHERE id = ?", RUNNING, failed)

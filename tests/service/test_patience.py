@@ -176,6 +176,48 @@ async def test_a_bomb_is_refused_and_kept_as_rejected(tmp_path):
         assert signed.status_code in {401, 413}
 
 
+# A2, A4: what the result comes in, and a host that needs a moment.
+
+
+@pytest.mark.parametrize("word", ["labelled", "packed", "missing", "forbidden", "empty", "half", "broken"])
+@pytest.mark.parametrize("dress", ["marked", "zipped"])
+async def test_a_picture_comes_through_whatever_is_wrong_around_it(tmp_path, word, dress):
+    prompt = f"a kite [sandbox:{word}][sandbox:{dress}]"
+    async with running(tmp_path) as (service, door):
+        await completed(service, (await service.generate(prompt))["job_id"])
+        assert len(door.tasks.by_id) == 1
+        assert [kind for kind, _ in door.asked if kind == "ask"] == []
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
+@pytest.mark.parametrize(("given", "stored"), [({}, "image/jpeg"), ({"outputFormat": "webp"}, "image/webp")])
+async def test_a_result_of_a_format_that_browsers_do_not_send_is_decoded(tmp_path, kind, given, stored):
+    picture = rig.picture(320, 180, kind=kind)
+    async with running(tmp_path, picture={"": [Always(said(200, picture))]}) as (service, _):
+        job = await completed(service, (await service.generate("a kite", **given))["job_id"])
+        assert (job["images"][0]["content_type"], job["images"][0]["width"]) == (stored, 320)
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 50, "HEIC"), (b"\xff\x0a" + b"\0" * 60, "JPEG XL")],
+)
+async def test_a_format_that_nobody_here_reads_is_named(tmp_path, body, name):
+    async with running(tmp_path, picture={"": [Always(said(200, body))]}) as (service, door):
+        job_id = (await service.generate())["job_id"]
+        await live.until(lambda: sum(map(len, door.asked.values())) > 2)
+
+        def is_over():
+            books.pass_time(tmp_path, seconds=200)
+            return books.rows(tmp_path, "SELECT 1 FROM jobs WHERE completed_at IS NOT NULL")
+
+        await live.until(is_over, timeout_s=20)
+        job = await service.job(job_id)
+        assert (job["status"], job["error"]["code"]) == ("FAILED", "not_an_image")
+        [kept] = books.rows(tmp_path, "SELECT error_detail FROM jobs WHERE id = ?", job_id)
+        assert name in kept["error_detail"]
+
+
 # A5: an address is a candidate.
 
 

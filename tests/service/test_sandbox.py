@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import io
 import logging
 import random
@@ -403,6 +404,37 @@ async def test_a_broken_picture_is_whole_the_second_time():
         task = await it.run("[sandbox:broken]")
         assert (await it.http.get(task.result_url)).status_code == 500
         assert (await it.http.get(task.result_url)).content == task.outcome.content
+
+
+@pytest.mark.parametrize(("word", "status"), [("missing", 404), ("forbidden", 403), ("empty", 200)])
+async def test_a_picture_that_is_not_there_yet_is_there_the_second_time(word, status):
+    async with rig() as it:
+        task = await it.run(f"[sandbox:{word}]")
+        first = await it.http.get(task.result_url)
+        assert (first.status_code, task.outcome.content in first.content) == (status, False)
+        assert (await it.http.get(task.result_url)).content == task.outcome.content
+
+
+async def test_a_picture_may_be_labelled_wrongly_or_packed_without_a_label():
+    async with rig() as it:
+        for word, label in (("labelled", "aws-chunked"), ("packed", None)):
+            task = await it.run(f"[sandbox:{word}]")
+            async with it.http.stream("GET", task.result_url) as answer:
+                raw = b"".join([piece async for piece in answer.aiter_raw()])
+            assert answer.headers.get("content-encoding") == label
+            assert (gzip.decompress(raw) if word == "packed" else raw) == task.outcome.content
+
+
+async def test_json_may_come_behind_a_mark_or_gzipped():
+    undress = {"marked": lambda body: body.removeprefix(b"\xef\xbb\xbf"), "zipped": gzip.decompress}
+    async with rig() as it:
+        for word, plain in undress.items():
+            order = it.body(f"[sandbox:{word}]", "generate", callBackUrl="https://callback.invalid/")
+            answer = await it.http.post("/api/v1/nanobanana/generate", json=order)
+            task_id = orjson.loads(plain(answer.content))["data"]["taskId"]
+            await asyncio.wait_for(it.table.by_id[task_id].ended.wait(), 20)
+            record = await it.http.get("/api/v1/nanobanana/record-info", params={"taskId": task_id})
+            assert orjson.loads(plain(record.content))["data"]["taskId"] == task_id
 
 
 async def test_a_slow_picture_drips():

@@ -7,6 +7,7 @@ Refusals are told as the vendor tells them: HTTP 200 with another ``code`` in th
 import asyncio
 import contextlib
 import functools
+import gzip
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ MAX_BODY_BYTES = 1_048_576
 _ROOT = "/api/v1"
 _DRIPS = 10
 _TRANSPORT = "nanohook.sandbox.transport"
+_FIRST_STATUS: dict[options.Flaw, int] = {"broken": 500, "missing": 404, "forbidden": 403}
 # Each use has a limit of its own for all of it.
 _NO_TIMEOUT = httpx.Timeout(None)
 _LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50)
@@ -141,7 +143,7 @@ def _accepted(task: tasks.Task) -> Response:
         return _CutResponse()
     if task.behaviour.accident == "html":
         return HTMLResponse("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
-    return _json(shapes.accepted(task))
+    return _json(shapes.dressed(shapes.accepted(task), task.behaviour.dress))
 
 
 async def _record_info(request: Request) -> Response:
@@ -153,7 +155,7 @@ async def _record_info(request: Request) -> Response:
     task = request.app.state.tasks.by_id.get(task_id)
     if task is None:
         return _json_refusal(404, "Task not found")
-    return _json(shapes.record(task))
+    return _json(shapes.dressed(shapes.record(task), task.behaviour.dress))
 
 
 async def _credit(request: Request) -> Response:
@@ -170,10 +172,17 @@ async def _picture(request: Request) -> Response:
     task, picture = found
     flaw, is_first = task.behaviour.flaw, not task.fetches
     task.fetches += 1
-    if flaw == "broken" and is_first:
-        raise HTTPException(500)
-    if flaw == "half" and is_first:
+    if is_first and flaw is not None and flaw in _FIRST_STATUS:
+        raise HTTPException(_FIRST_STATUS[flaw])
+    if is_first and flaw == "half":
         return _HalfResponse(picture.content, media_type=picture.media_type)
+    if is_first and flaw == "empty":
+        return Response(media_type=picture.media_type)
+    if flaw == "packed":
+        return Response(gzip.compress(picture.content), media_type=picture.media_type)
+    if flaw == "labelled":
+        label = {"content-encoding": "aws-chunked"}
+        return Response(picture.content, headers=label, media_type=picture.media_type)
     if flaw == "slow":
         length = {"content-length": str(len(picture.content))}
         pieces = _drip(picture, task.behaviour.slow_s)

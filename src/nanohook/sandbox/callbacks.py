@@ -42,7 +42,7 @@ class Caller:
         url = task.order.callback_url
         if url is None or task.behaviour.drop or never_called(url):
             return
-        body = shapes.final(task, shape=self._settings.shape)
+        body = shapes.dressed(shapes.final(task, shape=self._settings.shape), task.behaviour.dress)
         for attempt in range(1 + REPEATS):
             if attempt:
                 await asyncio.sleep(self._settings.callback_pause_s * 2 ** (attempt - 1))

@@ -9,13 +9,15 @@ from typing import Literal, TypeVar
 T = TypeVar("T")
 Shape = Literal["a", "b", "auto"]
 Accident = Literal["reset", "html"]
-Flaw = Literal["half", "broken", "slow"]
+Flaw = Literal["half", "broken", "slow", "missing", "forbidden", "empty", "labelled", "packed"]
+Dress = Literal["marked", "zipped"]
 
 TROUBLE_REFUSALS = (429, 500)
 """Body codes that ``trouble`` refuses submits with, each its share of them."""
 
 _ACCIDENTS: tuple[Accident, ...] = ("reset", "html")
-_FLAWS: tuple[Flaw, ...] = ("half", "broken", "slow")
+_FLAWS: tuple[Flaw, ...] = ("half", "broken", "slow", "missing", "forbidden", "empty", "labelled", "packed")
+_DRESSES: tuple[Dress, ...] = ("marked", "zipped")
 _DIRECTIVE = re.compile(r"\[sandbox:([a-z]{1,16})(?:=(\d{1,6}(?:\.\d{1,6})?))?\]")
 
 
@@ -49,9 +51,13 @@ class Behaviour:
 
     flaw: Flaw | None
     """
-    What is wrong with the picture's address: the first time it is asked for, ``half`` ends in the middle and
-    ``broken`` is an HTTP 500; ``slow`` drips.
+    What is wrong with the picture's address. The first time it is asked for, ``half`` ends in the middle,
+    ``broken`` is an HTTP 500, ``missing`` a 404, ``forbidden`` a 403 and ``empty`` has no bytes. Always: ``slow``
+    drips, ``labelled`` says that it is ``aws-chunked`` and is not, ``packed`` is gzipped and does not say so.
     """
+
+    dress: Dress | None
+    """What all JSON about the task comes in: behind a byte order mark, or gzipped."""
 
     slow_s: float
     """From a slow picture's first byte to its last."""
@@ -65,8 +71,11 @@ class Options:
     A prompt may override them for its own task: ``[sandbox:fail=400]``, ``[sandbox:drop]``,
     ``[sandbox:duplicate=3]``, ``[sandbox:submit=429]``, ``[sandbox:latency=0.1]``, ``[sandbox:late=2]``,
     ``[sandbox:early]``, ``[sandbox:reset]`` (the connection is closed without an answer after the task was
-    accepted), ``[sandbox:html]`` (an HTML 502 after the task was accepted), and for the picture's address, once:
-    ``[sandbox:half]`` (half of it), ``[sandbox:broken]`` (an HTTP 500); always: ``[sandbox:slow=2]`` (it drips).
+    accepted), ``[sandbox:html]`` (an HTML 502 after the task was accepted); for the JSON about it
+    ``[sandbox:marked]`` (behind a byte order mark), ``[sandbox:zipped]``; and for the picture's address, once:
+    ``[sandbox:half]`` (half of it), ``[sandbox:broken]`` (an HTTP 500), ``[sandbox:missing]`` (404),
+    ``[sandbox:forbidden]`` (403), ``[sandbox:empty]``; always: ``[sandbox:slow=2]`` (it drips),
+    ``[sandbox:labelled]`` (with a wrong ``Content-Encoding``), ``[sandbox:packed]`` (gzipped without one).
     """
 
     latency_s: float = 2.0
@@ -103,7 +112,7 @@ class Options:
     """
     Share of the tasks that each fault befalls, one drawn apart from the other, 0 to 1: failed, dropped, called
     back twice, late by ``trouble_late_s``, early; refused with each of ``TROUBLE_REFUSALS``; each accident, each
-    flaw. Of two refusals, accidents or flaws the first counts.
+    flaw, each dress. Of two refusals, accidents, flaws or dresses the first counts.
     """
 
     trouble_late_s: float = 5.0
@@ -143,6 +152,7 @@ class Options:
         refusal = refused if self.fail_submit is None else self.fail_submit
         accident = self._drawn(_ACCIDENTS, chances)
         flaw = self._drawn(_FLAWS, chances)
+        dress = self._drawn(_DRESSES, chances)
         said = dict(_DIRECTIVE.findall(prompt))
         return Behaviour(
             latency_s=_number(said, "latency", self.latency_s),
@@ -154,6 +164,7 @@ class Options:
             early="early" in said or self.early or early,
             accident=_said(said, _ACCIDENTS) or accident,
             flaw=_said(said, _FLAWS) or flaw,
+            dress=_said(said, _DRESSES) or dress,
             slow_s=_number(said, "slow", self.slow_s),
         )
 

@@ -5,6 +5,7 @@ Source: NanoBanana's API pages (answers, record-info, callbacks).
 """
 
 import datetime as dt
+import gzip
 from typing import Any
 
 import orjson
@@ -101,3 +102,10 @@ _OPERATIONS: dict[orders.Tier, str] = {
 def _time(moment: dt.datetime) -> str:
     # Without a zone, as the vendor's examples show it.
     return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def dressed(body: bytes, dress: options.Dress | None) -> bytes:
+    """Wrap JSON as some relay on the way might."""
+    if dress == "marked":
+        return b"\xef\xbb\xbf" + body
+    return gzip.compress(body) if dress == "zipped" else body
