@@ -188,6 +188,8 @@ def task_id(value: object) -> str | None:
     Returns:
         1 to ``MAX_ID_CHARS`` printable characters without blanks around them; ``None`` for anything else.
     """
+    if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and value.isprintable():
+        return value.strip() or None  # the way of nearly all
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     text = str(value).strip() if isinstance(value, str) or abs(value) < _MAX_INTEGER else ""
@@ -245,11 +247,15 @@ def _verdict(top: _Object, inner: _Object) -> tuple[Shape, object, status.Stage 
 
 
 def _one_id(what: str, *values: object) -> str | None:
-    # What cannot be an id is no reason to lose a picture: the address says whose it is.
-    found = {text for value in values if (text := task_id(value)) is not None}
-    if len(found) > 1:
-        raise Unreadable(f"the body names more than one {what} id")
-    return found.pop() if found else None
+    found = None
+    for value in values:
+        # What cannot be an id is no reason to lose a picture: the address says whose it is.
+        if value is None or (text := task_id(value)) is None or text == found:
+            continue
+        if found is not None:
+            raise Unreadable(f"the body names more than one {what} id")
+        found = text
+    return found
 
 
 def _progress(inner: _Object) -> int | None:

@@ -14,12 +14,11 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from nanohook.rules import inflate
-from nanohook.values import frozen
 
 MAX_BYTES: Final = 1024 * 1024
 """Of a body, and of what comes out of a compressed one."""
@@ -53,8 +52,7 @@ class TooLarge(ValueError):
     """It is compressed, and holds more than ``MAX_BYTES``."""
 
 
-@frozen
-class Parsed:
+class Parsed(NamedTuple):
     """A value, and what had to be mended for it."""
 
     value: object
