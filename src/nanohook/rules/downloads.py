@@ -15,7 +15,7 @@ from nanohook.values import frozen
 MAX_CANDIDATES: Final = 20
 """Addresses kept for one task; more that are named are left out."""
 MIN_TRIES: Final = 3
-"""A candidate is not given up before so many failures of a kind: sleep uses up time, not tries."""
+"""Failures before a candidate is given up, however much time has passed: sleep uses up time, not tries."""
 ASK_AFTER_FAILURES: Final = 2
 """An address that fails so often makes ``record-info`` due."""
 
