@@ -332,7 +332,9 @@ class World(Database):
                 begun = self.do(lambda tx: settle.begin(tx, claimed))  # noqa: B023
                 self.finishing.append((claimed, begun.is_there))
 
-    def finish(self, which: int = 0, *, comes: str = "whole", pause_s: int = 60, can_ask: bool = True) -> Kept | None:
+    def finish(
+        self, which: int = 0, *, comes: str = "whole", pause_s: int = 60, can_ask: bool = True
+    ) -> Kept | None:
         """A result was fetched ``whole``, or an ``Outcome`` of that name came of it."""
         claimed, is_there = self.finishing.pop(which)
         url = None if claimed.next_candidate is None else claimed.next_candidate.url

@@ -136,15 +136,21 @@ class Names:
 class Detour(httpcore.AsyncNetworkBackend):
     """Stands for the internet: public addresses lead to the site on loopback, and are kept."""
 
-    def __init__(self, site, *, unreachable=()):
+    def __init__(self, site, *, unreachable=(), silent=()):
         self.site = site
-        self.unreachable = unreachable
-        self.reached = []
+        self.unreachable, self.silent = unreachable, silent
+        self.reached, self.given_up = [], []
 
     async def connect_tcp(self, host, port, *options):
         self.reached.append((host, port))
         if host in self.unreachable:
             raise httpcore.ConnectError("unreachable")
+        if host in self.silent:
+            try:
+                await asyncio.sleep(options[0])
+            finally:
+                self.given_up.append(host)
+            raise httpcore.ConnectTimeout("silent")
         return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self.site.port)
 
 
@@ -228,10 +234,39 @@ async def test_a_listed_port_lists_no_other(site, fetcher):
 
 
 @pytest.mark.parametrize("found", [[PUBLIC, "127.0.0.1"], ["127.0.0.1", PUBLIC], [PUBLIC, "64:ff9b::7f00:1"]])
-async def test_one_private_address_among_public_ones_refuses_the_host(site, found, made):
+async def test_one_private_address_among_public_ones_shuts_the_host_out(site, found, made):
     network = Detour(site)
     it = made(resolve=Names(found), network=network)
-    assert await outcome(it, "https://cdn.example/x.jpg?secret") is Outcome.REFUSED
+    assert await outcome(it, "https://cdn.example/x.jpg?secret") is Outcome.NOT_PUBLIC
+    assert network.reached == []
+
+
+@pytest.mark.parametrize(
+    "lie", ["10.0.0.1", "0.0.0.0", "127.0.0.1", "169.254.169.254", "198.18.0.5", "::", "::1", "64:ff9b::101:101"]
+)
+async def test_a_name_server_that_lies_may_tell_the_truth_later(certificate, made, lie):
+    """A captive portal, a filter, a proxy with addresses of its own, or a network of IPv6 alone."""
+    key, cert = certificate
+    mine = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    mine.load_cert_chain(cert, key)
+    async with serving(Site(answers={"/x.jpg": answer()}), ssl=mine) as site:
+        network = Detour(site)
+        trusting = ssl.create_default_context(cafile=cert)
+        async with made(resolve=Names([lie], [PUBLIC]), network=network, tls=trusting) as it:
+            with pytest.raises(DownloadFailed) as caught:
+                await got(it, "https://cdn.example/x.jpg")
+            assert caught.value.outcome is Outcome.NOT_PUBLIC
+            assert f"cdn.example is {lie}, which is not a public address" in str(caught.value)
+            assert "NANOHOOK_DOWNLOAD_HOSTS" in str(caught.value)
+            assert (network.reached, site.connections) == ([], 0)
+            assert await got(it, "https://cdn.example/x.jpg") == PICTURE
+
+
+async def test_an_address_in_the_url_is_judged_whatever_the_resolver_makes_of_it(site, made):
+    network = Detour(site)
+    it = made(resolve=Names([PUBLIC]), network=network)
+    for host in ("127.0.0.1", "[64:ff9b::101:101]", "localhost", "cdn.localhost"):
+        assert await outcome(it, f"https://{host}/x.jpg?secret") is Outcome.REFUSED
     assert network.reached == []
 
 
@@ -245,10 +280,10 @@ async def test_a_name_is_resolved_once_and_the_judged_address_is_the_one_reached
     assert "host: plain.example\r\n" in site.heads[0].lower()
 
 
-async def test_a_name_that_moves_to_a_private_address_is_refused_when_asked_again(site, made):
+async def test_a_name_that_moves_to_a_private_address_is_not_followed_when_asked_again(site, made):
     names, network = Names([PUBLIC], ["127.0.0.1"]), Detour(site, unreachable={PUBLIC})
     async with made(resolve=names, network=network) as it:
-        for expected in (Outcome.AWAY, Outcome.REFUSED):
+        for expected in (Outcome.AWAY, Outcome.NOT_PUBLIC):
             with pytest.raises(DownloadFailed) as caught:
                 await got(it, "https://rebind.example/x.jpg")
             assert caught.value.outcome is expected
@@ -264,6 +299,48 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(site, made):
     async with it:
         assert await got(it, "http://plain.example/x.jpg") == PICTURE
     assert [host for host, _ in network.reached] == ["2606:4700::1", PUBLIC]
+
+
+BLACK_HOLE = [f"2606:4700::{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("how", ["silent", "unreachable"])
+async def test_addresses_of_a_family_that_leads_nowhere_hide_no_other(site, made, how):
+    network = Detour(site, **{how: BLACK_HOLE})
+    it = made(resolve=Names([*BLACK_HOLE, PUBLIC]), network=network, download_hosts=frozenset({"plain.example"}))
+    started = time.monotonic()
+    async with it:
+        assert await got(it, "http://plain.example/x.jpg") == PICTURE
+    assert time.monotonic() - started < 2
+    assert [host for host, _ in network.reached] == [BLACK_HOLE[0], PUBLIC]
+    assert network.given_up == (BLACK_HOLE[:1] if how == "silent" else [])
+
+
+async def test_addresses_that_are_silent_share_their_time(site, made):
+    network = Detour(site, silent=BLACK_HOLE)
+    started = time.monotonic()
+    error = await failure(made(resolve=Names(BLACK_HOLE), network=network), "https://cdn.example/x.jpg?secret")
+    assert error.outcome is Outcome.AWAY
+    assert time.monotonic() - started < 8
+    assert sorted(network.given_up) == BLACK_HOLE
+
+
+async def test_of_two_connections_that_stand_the_second_is_closed(site):
+    began = asyncio.Event()
+
+    async def stand():
+        stream = await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", site.port)
+        streams.append(stream)
+        if len(streams) == 2:
+            began.set()
+        await began.wait()
+        return stream
+
+    streams = []
+    won = await pinned._first_connected([stand, stand])
+    [lost] = [stream for stream in streams if stream is not won]
+    assert lost.get_extra_info("socket").fileno() == -1
+    await won.aclose()
 
 
 async def test_eight_addresses_of_a_host_are_tried(site, made):

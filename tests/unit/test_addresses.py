@@ -365,3 +365,35 @@ def test_any_text_is_read_or_refused(text):
         assert place.target.isascii()
         again = addresses.parse(f"{place.scheme}://{place.host_text}:{place.port}{place.target}")
         assert again == place
+
+
+@pytest.mark.parametrize(
+    ("host", "is_fixed"),
+    [
+        ("127.0.0.1", True),
+        ("93.184.215.14", True),
+        ("::1", True),
+        ("localhost", True),
+        ("localhost.", True),
+        ("cdn.localhost", True),
+        ("cdn.example", False),
+        ("notlocalhost", False),
+        ("localhost.example", False),
+    ],
+)
+def test_an_ip_address_and_the_names_of_this_machine_need_no_name_server(host, is_fixed):
+    assert addresses.is_fixed_host(host) is is_fixed
+
+
+@pytest.mark.parametrize(
+    ("ips", "expected"),
+    [
+        ([], []),
+        (["1.1.1.1"], ["1.1.1.1"]),
+        (["::1", "::2", "::3", "1.1.1.1"], ["::1", "1.1.1.1", "::2", "::3"]),
+        (["1.1.1.1", "1.1.1.2", "::1", "1.1.1.1"], ["1.1.1.1", "::1", "1.1.1.2"]),
+        (["::1", "1.1.1.1", "1.1.1.2", "1.1.1.3"], ["::1", "1.1.1.1", "1.1.1.2", "1.1.1.3"]),
+    ],
+)
+def test_families_take_turns(ips, expected):
+    assert addresses.interleaved(ips) == expected

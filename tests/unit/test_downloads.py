@@ -14,6 +14,7 @@ PATIENCE = {
     Outcome.BROKEN: ("not_an_image", 5 * MINUTE),
     Outcome.TOO_LARGE: ("too_large", 0),
     Outcome.REFUSED: ("download_failed", 0),
+    Outcome.NOT_PUBLIC: ("download_failed", 60 * MINUTE),
     Outcome.NOT_STORED: ("storage_failed", 24 * 60 * MINUTE),
     Outcome.CRASHED: ("internal", 24 * 60 * MINUTE),
 }

@@ -7,10 +7,11 @@ disagree about where a host ends are how a guard is passed (``https://good@evil/
 
 import dataclasses
 import ipaddress
+import itertools
 import re
 import string
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import idna
@@ -216,6 +217,31 @@ def is_public(ip: str) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _REFUSED_V4)
     return address in _UNICAST_V6 and not any(address in network for network in _REFUSED_V6)
+
+
+def is_fixed_host(host: str) -> bool:
+    """
+    Whether no name server decides where *host* leads: an IP address, or a name of this machine.
+
+    Source: RFC 6761, section 6.3.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.removesuffix(".").rpartition(".")[2] == "localhost"
+    return True
+
+
+def interleaved(ips: Iterable[str]) -> list[str]:
+    """
+    Order *ips* so that IPv6 and IPv4 take turns, that of the first one first; each is kept once.
+
+    Source: RFC 8305, section 4.
+    """
+    once = list(dict.fromkeys(ips))
+    same = [ip for ip in once if (":" in ip) is (":" in once[0])]
+    other = [ip for ip in once if ip not in same]
+    return [ip for pair in itertools.zip_longest(same, other) for ip in pair if ip is not None]
 
 
 def _refused(reason: str) -> errors.Invalid:

@@ -37,7 +37,10 @@ class Outcome(enum.StrEnum):
     TOO_LARGE = "too_large"
     """More bytes or pixels than are taken."""
     REFUSED = "refused"
-    """An address that must not be asked: private, plain http, no address at all."""
+    """A URL that must not be asked for: its host is a private address, it is plain http, or none at all."""
+    NOT_PUBLIC = "not_public"
+    """Its host's name resolves to a private address: never connected to, but a captive portal or a filter of
+    this machine's network says that of every name, and may be passed soon."""
     NOT_STORED = "not_stored"
     """It was fetched, and the storage did not take it."""
     CRASHED = "crashed"
@@ -61,6 +64,7 @@ PATIENCE: Final = {
     Outcome.BROKEN: Patience(code="not_an_image", for_us=5 * _MINUTE_US),
     Outcome.TOO_LARGE: Patience(code="too_large", for_us=_AT_ONCE),
     Outcome.REFUSED: Patience(code="download_failed", for_us=_AT_ONCE),
+    Outcome.NOT_PUBLIC: Patience(code="download_failed", for_us=60 * _MINUTE_US),
     Outcome.NOT_STORED: Patience(code="storage_failed", for_us=24 * 60 * _MINUTE_US),
     Outcome.CRASHED: Patience(code="internal", for_us=24 * 60 * _MINUTE_US),
 }
