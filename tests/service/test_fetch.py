@@ -646,6 +646,45 @@ async def test_a_length_or_a_chunk_that_promised_too_much_does_not_end_a_whole_p
         assert await outcome(fetcher(), site.url()) is Outcome.BROKEN
 
 
+NO_REST = {
+    "416": answer(b"", "416 No", "Content-Range: bytes */763"),
+    "404": answer(b"", "404 No"),
+    "503": answer(b"", "503 Wait"),
+    "another part": answer(b"x", "206 Part", "Content-Range: bytes 5-5/7"),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("rest", NO_REST)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_nor_does_it_where_the_rest_is_asked_for_and_there_is_none(site, fetcher, rest, pack):
+    body, offer = drawn("PNG"), b"\r\nAccept-Ranges: bytes"
+    packed = pack(body)
+    endless = chunked(packed).removesuffix(b"0\r\n\r\n").replace(b" OK", b" OK" + offer, 1)
+    for first in (answer(packed, "200 OK", "Accept-Ranges: bytes", length=len(packed) + 100), endless):
+        site.heads.clear()
+
+        async def send(writer, first=first):
+            await cut(first if len(site.heads) == 1 else NO_REST[rest])(writer)
+
+        site.answers["/x.jpg"] = send
+        async with fetcher() as it:
+            assert await got(it, site.url()) == body
+        assert len(site.heads) > 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_half_a_picture_whose_rest_cannot_be_had_now_may_be_had_later(site, fetcher, pack):
+    packed = pack(Image.effect_noise((64, 64), 90).tobytes())
+
+    async def send(writer):
+        first = answer(packed[:2_000], "200 OK", "Accept-Ranges: bytes", length=len(packed))
+        await cut(first if len(site.heads) == 1 else NO_REST["503"])(writer)
+
+    site.answers["/x.jpg"] = send
+    assert await outcome(fetcher(), site.url()) is Outcome.AWAY
+
+
 @pytest.mark.parametrize(
     "status", ["200 OK", "201 Created", "202 Accepted", "203 Other", "204 No Content", "205 Reset", "206 Part"]
 )

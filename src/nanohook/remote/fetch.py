@@ -134,6 +134,7 @@ class Fetcher:
 
     async def _download(self, transfer: Transfer) -> bytes | mmap.mmap:
         watch = Watch(self._tempo, now_s=_now_s())
+        cut: httpx.TransportError | DownloadFailed | None = None
         try:
             async with asyncio.timeout_at(watch.ends_at_s) as timer:
                 cut = await self._follow(transfer, watch, timer)
@@ -141,6 +142,8 @@ class Fetcher:
         except inflate.TooMuch as exc:
             raise self._too_large(transfer.place) from exc
         except inflate.Damaged as exc:
+            if isinstance(cut, DownloadFailed):
+                raise cut from exc
             raise _failed(transfer.place, "sent a compressed body that is damaged", Outcome.BROKEN) from exc
         except errors.StorageFailed as exc:
             raise DownloadFailed(str(exc), outcome=Outcome.NOT_STORED) from exc
@@ -153,12 +156,14 @@ class Fetcher:
             raise _failed(transfer.place, "sent an empty body", Outcome.BROKEN)
         # A length that promised more than the picture has is a wrong label, no more.
         if cut is not None and not containers.is_ended(whole):
+            if isinstance(cut, DownloadFailed):
+                raise cut
             raise _failed(transfer.place, f"broke off: {type(cut).__name__}", Outcome.BROKEN) from cut
         return whole
 
     async def _follow(
         self, transfer: Transfer, watch: Watch, timer: asyncio.Timeout
-    ) -> httpx.TransportError | None:
+    ) -> httpx.TransportError | DownloadFailed | None:
         """
         Go where redirects lead, and take up what breaks off.
 
@@ -177,6 +182,11 @@ class Fetcher:
                 if not transfer.may_resume or resumes == MAX_RESUMES:
                     return exc
                 resumes += 1
+            except DownloadFailed as exc:
+                # The rest cannot be had: perhaps because there is none, and the picture is whole already.
+                if not transfer.body.received_bytes:
+                    raise
+                return exc
             redirects += transfer.place is not place
             if redirects > self._most_redirects:
                 reason = f"is behind more than {self._most_redirects} redirects"
