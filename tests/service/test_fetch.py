@@ -386,8 +386,11 @@ async def test_tls_is_checked_against_the_name_and_not_the_address(certificate, 
             with pytest.raises(DownloadFailed) as caught:
                 await got(it, "https://other.example/x.jpg")
             assert caught.value.outcome is Outcome.AWAY
+            assert "certificate is not accepted: Hostname mismatch" in str(caught.value)
         strict = made(resolve=Names([PUBLIC]), network=Detour(site))
-        assert await outcome(strict, "https://cdn.example/x.jpg") is Outcome.AWAY
+        error = await failure(strict, "https://cdn.example/x.jpg")
+        assert error.outcome is Outcome.AWAY
+        assert "certificate is not accepted: self-signed certificate" in str(error)
         assert len(site.heads) == 1
 
 
@@ -671,6 +674,19 @@ async def test_nor_does_it_where_the_rest_is_asked_for_and_there_is_none(site, f
         async with fetcher() as it:
             assert await got(it, site.url()) == body
         assert len(site.heads) > 1
+
+
+async def test_nor_does_it_where_the_host_waits_with_the_connection_open(site, fetcher):
+    body = drawn("PNG")
+
+    async def send(writer):
+        writer.write(answer(body, length=len(body) + 1))
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    site.answers["/x.jpg"] = send
+    async with fetcher(tempo=dataclasses.replace(PATIENT, silence_s=0.2)) as it:
+        assert await got(it, site.url()) == body
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -962,6 +978,23 @@ async def test_a_folder_that_is_gone_is_no_fault_of_the_host(site, fetcher, tmp_
 
 
 # --- what is not there, or slow
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("X-Secret : bar", "illegal header line"),
+        ("secret line", "illegal header line"),
+        ("X: secret\0", "illegal header line"),
+        ("Transfer-Encoding: identity", "Only Transfer-Encoding"),
+        ("Content-Length: 1", "conflicting Content-Length headers"),
+    ],
+)
+async def test_a_head_that_is_not_readable_as_http_is_named_and_may_be_mended_later(site, fetcher, header, reason):
+    site.answers["/x.jpg"] = cut(answer(PICTURE, "200 OK", header))
+    error = await failure(fetcher(), site.url())
+    assert error.outcome is Outcome.AWAY
+    assert f"RemoteProtocolError ({reason})" in str(error)
 
 
 @pytest.mark.parametrize("raw", [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
