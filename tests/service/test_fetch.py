@@ -478,6 +478,16 @@ async def test_blanks_and_letters_of_an_address_are_escaped(site, fetcher):
     assert site.heads[0].startswith("GET /r%C3%A9sultat%20final%201.png?name=a%20b&c=%C3%A9 HTTP/1.1\r\n")
 
 
+@pytest.mark.parametrize("is_redirected", [False, True])
+async def test_a_signed_target_arrives_as_a_browser_would_send_it(site, fetcher, is_redirected):
+    """Byte for byte: a host that signs it answers 403 to any other."""
+    target = "/a//b%2Fc%2fd/%7e;x=1|y?sig=a|b^`{}[]'+==%zz&&e=&f?"
+    site.answers |= {"/away": moved(site.url(target)), target.partition("?")[0]: answer()}
+    async with fetcher() as it:
+        assert await got(it, site.url("/away" if is_redirected else target)) == PICTURE
+    assert site.heads[-1].startswith(f"GET {target} HTTP/1.1\r\n")
+
+
 # --- bodies
 
 

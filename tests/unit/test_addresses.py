@@ -215,7 +215,7 @@ def test_a_target_keeps_its_escapes_and_loses_its_fragment():
     assert addresses.parse("https://example.com?a=1#b").target == "/?a=1"
     assert (
         addresses.parse("https://example.com/a%2Fb%20c/é|?x=%3D&y=1+2#z").target
-        == "/a%2Fb%20c/%C3%A9%7C?x=%3D&y=1+2"
+        == "/a%2Fb%20c/%C3%A9|?x=%3D&y=1+2"
     )
 
 
@@ -223,6 +223,10 @@ def test_a_target_keeps_its_escapes_and_loses_its_fragment():
     ("url", "target"),
     [
         ("https://example.com/my picture.jpg", "/my%20picture.jpg"),
+        ("https://example.com/a|b^`{}", "/a|b%5E%60%7B%7D"),
+        ("https://example.com/x?a=b|^`{}[]'\"<>#z", "/x?a=b|^`{}[]'%22%3C%3E"),
+        ("https://example.com/x?", "/x?"),
+        ("https://example.com?", "/?"),
         ("https://example.com/my picture.jpg?name=a b", "/my%20picture.jpg?name=a%20b"),
         ("https://example.com/été.png?q=né", "/%C3%A9t%C3%A9.png?q=n%C3%A9"),
         ("https://example.com/e\u0301.png", "/e%CC%81.png"),
