@@ -200,6 +200,12 @@ async def test_an_address_that_is_not_clean_https_is_refused(url, made):
     assert await outcome(made(resolve=Names([PUBLIC])), url) is Outcome.REFUSED
 
 
+async def test_plain_http_names_the_setting_that_allows_it(made):
+    error = await failure(made(resolve=Names([PUBLIC])), "http://cdn.example/x.jpg?secret")
+    assert error.outcome is Outcome.REFUSED
+    assert "is not https: list the host in NANOHOOK_DOWNLOAD_HOSTS" in str(error)
+
+
 @pytest.mark.parametrize(
     "host",
     [
@@ -720,7 +726,7 @@ async def test_a_body_without_a_byte_may_have_some_later(site, fetcher, status):
 
 
 @pytest.mark.parametrize(
-    "status", ["200 OK", "200", "201 Created", "202 Accepted", "203 Other", "206 Part", "299 X"]
+    "status", ["200 OK", "200", "201 Created", "202 Accepted", "203 Other", "206 Part", "226 IM Used", "299 X"]
 )
 async def test_a_body_of_any_success_is_taken(site, fetcher, status):
     site.answers["/x.jpg"] = answer(PICTURE, status, "Content-Type: text/html")
@@ -866,6 +872,22 @@ async def test_a_rest_that_cannot_be_had_ends_the_try(site, fetcher, raw, expect
 
     site.answers["/x.jpg"] = gone
     assert await outcome(fetcher(), site.url()) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "later"), [(gzip.compress(PICTURE), PICTURE), (PICTURE, gzip.compress(PICTURE))]
+)
+async def test_a_rest_of_the_other_encoding_is_never_joined(site, fetcher, first, later):
+    half = len(first) // 2
+    rest = later[half:] or later[-1:]
+    span = f"Content-Range: bytes {half}-{half + len(rest) - 1}/{half + len(rest)}"
+
+    async def send(writer):
+        head = answer(first[:half], "200 OK", "Accept-Ranges: bytes", length=len(first))
+        await cut(head if len(site.heads) == 1 else answer(rest, "206 Part", span))(writer)
+
+    site.answers["/x.jpg"] = send
+    assert await outcome(fetcher(), site.url()) is Outcome.BROKEN
 
 
 async def test_a_part_that_nobody_asked_for_is_completed(site, fetcher):

@@ -71,6 +71,10 @@ PATIENCE: Final = {
 """The one table of what each outcome of a download means. Source: CONTRACT section 3, "patience in clock time"."""
 
 
+_OURS: Final = frozenset({Outcome.NOT_PUBLIC, Outcome.NOT_STORED, Outcome.CRASHED})
+"""What this machine or its network did: another picture would fare no better."""
+
+
 class DownloadFailed(errors.UpstreamFailed):
     """
     A result could not be fetched from an address.
@@ -114,7 +118,7 @@ class Candidate:
     @property
     def may_be_there(self) -> bool:
         """Its host was not what failed for good: a retry may have it from there without paying."""
-        return not self.is_dead or self.outcome in {Outcome.NOT_STORED, Outcome.CRASHED}
+        return not self.is_dead or self.outcome in _OURS
 
     @property
     def makes_reconcile_due(self) -> bool:
