@@ -332,7 +332,9 @@ class World(Database):
                 begun = self.do(lambda tx: settle.begin(tx, claimed))  # noqa: B023
                 self.finishing.append((claimed, begun.is_there))
 
-    def finish(self, which: int = 0, *, comes: str = "whole", pause_s: int = 60) -> Kept | None:
+    def finish(
+        self, which: int = 0, *, comes: str = "whole", pause_s: int = 60, can_ask: bool = True
+    ) -> Kept | None:
         """A result was fetched ``whole``, or an ``Outcome`` of that name came of it."""
         claimed, is_there = self.finishing.pop(which)
         url = None if claimed.next_candidate is None else claimed.next_candidate.url
@@ -353,7 +355,7 @@ class World(Database):
                 assert kept is Kept.RESULT or self.seen(claimed.job_id) == before, "a late result changed the job"
                 return kept
             else:
-                came = {"detail": comes, "pause_us": pause_s * SECOND, "can_ask": True}
+                came = {"detail": comes, "pause_us": pause_s * SECOND, "can_ask": can_ask}
                 self.do(lambda tx: settle.failed(tx, claimed, url or "", Outcome(comes), **came, **now))
                 self._see_whether_it_is_gone(claimed)
         return None

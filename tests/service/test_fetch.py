@@ -136,15 +136,21 @@ class Names:
 class Detour(httpcore.AsyncNetworkBackend):
     """Stands for the internet: public addresses lead to the site on loopback, and are kept."""
 
-    def __init__(self, site, *, unreachable=()):
+    def __init__(self, site, *, unreachable=(), silent=()):
         self.site = site
-        self.unreachable = unreachable
-        self.reached = []
+        self.unreachable, self.silent = unreachable, silent
+        self.reached, self.given_up = [], []
 
     async def connect_tcp(self, host, port, *options):
         self.reached.append((host, port))
         if host in self.unreachable:
             raise httpcore.ConnectError("unreachable")
+        if host in self.silent:
+            try:
+                await asyncio.sleep(options[0])
+            finally:
+                self.given_up.append(host)
+            raise httpcore.ConnectTimeout("silent")
         return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self.site.port)
 
 
@@ -194,6 +200,12 @@ async def test_an_address_that_is_not_clean_https_is_refused(url, made):
     assert await outcome(made(resolve=Names([PUBLIC])), url) is Outcome.REFUSED
 
 
+async def test_plain_http_names_the_setting_that_allows_it(made):
+    error = await failure(made(resolve=Names([PUBLIC])), "http://cdn.example/x.jpg?secret")
+    assert error.outcome is Outcome.REFUSED
+    assert "is not https: list the host in NANOHOOK_DOWNLOAD_HOSTS" in str(error)
+
+
 @pytest.mark.parametrize(
     "host",
     [
@@ -228,10 +240,39 @@ async def test_a_listed_port_lists_no_other(site, fetcher):
 
 
 @pytest.mark.parametrize("found", [[PUBLIC, "127.0.0.1"], ["127.0.0.1", PUBLIC], [PUBLIC, "64:ff9b::7f00:1"]])
-async def test_one_private_address_among_public_ones_refuses_the_host(site, found, made):
+async def test_one_private_address_among_public_ones_shuts_the_host_out(site, found, made):
     network = Detour(site)
     it = made(resolve=Names(found), network=network)
-    assert await outcome(it, "https://cdn.example/x.jpg?secret") is Outcome.REFUSED
+    assert await outcome(it, "https://cdn.example/x.jpg?secret") is Outcome.NOT_PUBLIC
+    assert network.reached == []
+
+
+@pytest.mark.parametrize(
+    "lie", ["10.0.0.1", "0.0.0.0", "127.0.0.1", "169.254.169.254", "198.18.0.5", "::", "::1", "64:ff9b::101:101"]
+)
+async def test_a_name_server_that_lies_may_tell_the_truth_later(certificate, made, lie):
+    """A captive portal, a filter, a proxy with addresses of its own, or a network of IPv6 alone."""
+    key, cert = certificate
+    mine = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    mine.load_cert_chain(cert, key)
+    async with serving(Site(answers={"/x.jpg": answer()}), ssl=mine) as site:
+        network = Detour(site)
+        trusting = ssl.create_default_context(cafile=cert)
+        async with made(resolve=Names([lie], [PUBLIC]), network=network, tls=trusting) as it:
+            with pytest.raises(DownloadFailed) as caught:
+                await got(it, "https://cdn.example/x.jpg")
+            assert caught.value.outcome is Outcome.NOT_PUBLIC
+            assert f"cdn.example is {lie}, which is not a public address" in str(caught.value)
+            assert "NANOHOOK_DOWNLOAD_HOSTS" in str(caught.value)
+            assert (network.reached, site.connections) == ([], 0)
+            assert await got(it, "https://cdn.example/x.jpg") == PICTURE
+
+
+async def test_an_address_in_the_url_is_judged_whatever_the_resolver_makes_of_it(site, made):
+    network = Detour(site)
+    it = made(resolve=Names([PUBLIC]), network=network)
+    for host in ("127.0.0.1", "[64:ff9b::101:101]", "localhost", "cdn.localhost"):
+        assert await outcome(it, f"https://{host}/x.jpg?secret") is Outcome.REFUSED
     assert network.reached == []
 
 
@@ -245,10 +286,10 @@ async def test_a_name_is_resolved_once_and_the_judged_address_is_the_one_reached
     assert "host: plain.example\r\n" in site.heads[0].lower()
 
 
-async def test_a_name_that_moves_to_a_private_address_is_refused_when_asked_again(site, made):
+async def test_a_name_that_moves_to_a_private_address_is_not_followed_when_asked_again(site, made):
     names, network = Names([PUBLIC], ["127.0.0.1"]), Detour(site, unreachable={PUBLIC})
     async with made(resolve=names, network=network) as it:
-        for expected in (Outcome.AWAY, Outcome.REFUSED):
+        for expected in (Outcome.AWAY, Outcome.NOT_PUBLIC):
             with pytest.raises(DownloadFailed) as caught:
                 await got(it, "https://rebind.example/x.jpg")
             assert caught.value.outcome is expected
@@ -264,6 +305,48 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(site, made):
     async with it:
         assert await got(it, "http://plain.example/x.jpg") == PICTURE
     assert [host for host, _ in network.reached] == ["2606:4700::1", PUBLIC]
+
+
+BLACK_HOLE = [f"2606:4700::{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("how", ["silent", "unreachable"])
+async def test_addresses_of_a_family_that_leads_nowhere_hide_no_other(site, made, how):
+    network = Detour(site, **{how: BLACK_HOLE})
+    it = made(resolve=Names([*BLACK_HOLE, PUBLIC]), network=network, download_hosts=frozenset({"plain.example"}))
+    started = time.monotonic()
+    async with it:
+        assert await got(it, "http://plain.example/x.jpg") == PICTURE
+    assert time.monotonic() - started < 2
+    assert [host for host, _ in network.reached] == [BLACK_HOLE[0], PUBLIC]
+    assert network.given_up == (BLACK_HOLE[:1] if how == "silent" else [])
+
+
+async def test_addresses_that_are_silent_share_their_time(site, made):
+    network = Detour(site, silent=BLACK_HOLE)
+    started = time.monotonic()
+    error = await failure(made(resolve=Names(BLACK_HOLE), network=network), "https://cdn.example/x.jpg?secret")
+    assert error.outcome is Outcome.AWAY
+    assert time.monotonic() - started < 8
+    assert sorted(network.given_up) == BLACK_HOLE
+
+
+async def test_of_two_connections_that_stand_the_second_is_closed(site):
+    began = asyncio.Event()
+
+    async def stand():
+        stream = await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", site.port)
+        streams.append(stream)
+        if len(streams) == 2:
+            began.set()
+        await began.wait()
+        return stream
+
+    streams = []
+    won = await pinned._first_connected([stand, stand])
+    [lost] = [stream for stream in streams if stream is not won]
+    assert lost.get_extra_info("socket").fileno() == -1
+    await won.aclose()
 
 
 async def test_eight_addresses_of_a_host_are_tried(site, made):
@@ -309,8 +392,11 @@ async def test_tls_is_checked_against_the_name_and_not_the_address(certificate, 
             with pytest.raises(DownloadFailed) as caught:
                 await got(it, "https://other.example/x.jpg")
             assert caught.value.outcome is Outcome.AWAY
+            assert "certificate is not accepted: Hostname mismatch" in str(caught.value)
         strict = made(resolve=Names([PUBLIC]), network=Detour(site))
-        assert await outcome(strict, "https://cdn.example/x.jpg") is Outcome.AWAY
+        error = await failure(strict, "https://cdn.example/x.jpg")
+        assert error.outcome is Outcome.AWAY
+        assert "certificate is not accepted: self-signed certificate" in str(error)
         assert len(site.heads) == 1
 
 
@@ -396,6 +482,16 @@ async def test_blanks_and_letters_of_an_address_are_escaped(site, fetcher):
     async with fetcher() as it:
         assert await got(it, "  " + site.url("/résultat final%201.png?name=a b&c=é") + " ") == PICTURE
     assert site.heads[0].startswith("GET /r%C3%A9sultat%20final%201.png?name=a%20b&c=%C3%A9 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("is_redirected", [False, True])
+async def test_a_signed_target_arrives_as_a_browser_would_send_it(site, fetcher, is_redirected):
+    """Byte for byte: a host that signs it answers 403 to any other."""
+    target = "/a//b%2Fc%2fd/%7e;x=1|y?sig=a|b^`{}[]'+==%zz&&e=&f?"
+    site.answers |= {"/away": moved(site.url(target)), target.partition("?")[0]: answer()}
+    async with fetcher() as it:
+        assert await got(it, site.url("/away" if is_redirected else target)) == PICTURE
+    assert site.heads[-1].startswith(f"GET {target} HTTP/1.1\r\n")
 
 
 # --- bodies
@@ -569,6 +665,58 @@ async def test_a_length_or_a_chunk_that_promised_too_much_does_not_end_a_whole_p
         assert await outcome(fetcher(), site.url()) is Outcome.BROKEN
 
 
+NO_REST = {
+    "416": answer(b"", "416 No", "Content-Range: bytes */763"),
+    "404": answer(b"", "404 No"),
+    "503": answer(b"", "503 Wait"),
+    "another part": answer(b"x", "206 Part", "Content-Range: bytes 5-5/7"),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("rest", NO_REST)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_nor_does_it_where_the_rest_is_asked_for_and_there_is_none(site, fetcher, rest, pack):
+    body, offer = drawn("PNG"), b"\r\nAccept-Ranges: bytes"
+    packed = pack(body)
+    endless = chunked(packed).removesuffix(b"0\r\n\r\n").replace(b" OK", b" OK" + offer, 1)
+    for first in (answer(packed, "200 OK", "Accept-Ranges: bytes", length=len(packed) + 100), endless):
+        site.heads.clear()
+
+        async def send(writer, first=first):
+            await cut(first if len(site.heads) == 1 else NO_REST[rest])(writer)
+
+        site.answers["/x.jpg"] = send
+        async with fetcher() as it:
+            assert await got(it, site.url()) == body
+        assert len(site.heads) > 1
+
+
+async def test_nor_does_it_where_the_host_waits_with_the_connection_open(site, fetcher):
+    body = drawn("PNG")
+
+    async def send(writer):
+        writer.write(answer(body, length=len(body) + 1))
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    site.answers["/x.jpg"] = send
+    async with fetcher(tempo=dataclasses.replace(PATIENT, silence_s=0.2)) as it:
+        assert await got(it, site.url()) == body
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_half_a_picture_whose_rest_cannot_be_had_now_may_be_had_later(site, fetcher, pack):
+    packed = pack(Image.effect_noise((64, 64), 90).tobytes())
+
+    async def send(writer):
+        first = answer(packed[:2_000], "200 OK", "Accept-Ranges: bytes", length=len(packed))
+        await cut(first if len(site.heads) == 1 else NO_REST["503"])(writer)
+
+    site.answers["/x.jpg"] = send
+    assert await outcome(fetcher(), site.url()) is Outcome.AWAY
+
+
 @pytest.mark.parametrize(
     "status", ["200 OK", "201 Created", "202 Accepted", "203 Other", "204 No Content", "205 Reset", "206 Part"]
 )
@@ -578,7 +726,7 @@ async def test_a_body_without_a_byte_may_have_some_later(site, fetcher, status):
 
 
 @pytest.mark.parametrize(
-    "status", ["200 OK", "200", "201 Created", "202 Accepted", "203 Other", "206 Part", "299 X"]
+    "status", ["200 OK", "200", "201 Created", "202 Accepted", "203 Other", "206 Part", "226 IM Used", "299 X"]
 )
 async def test_a_body_of_any_success_is_taken(site, fetcher, status):
     site.answers["/x.jpg"] = answer(PICTURE, status, "Content-Type: text/html")
@@ -726,6 +874,22 @@ async def test_a_rest_that_cannot_be_had_ends_the_try(site, fetcher, raw, expect
     assert await outcome(fetcher(), site.url()) is expected
 
 
+@pytest.mark.parametrize(
+    ("first", "later"), [(gzip.compress(PICTURE), PICTURE), (PICTURE, gzip.compress(PICTURE))]
+)
+async def test_a_rest_of_the_other_encoding_is_never_joined(site, fetcher, first, later):
+    half = len(first) // 2
+    rest = later[half:] or later[-1:]
+    span = f"Content-Range: bytes {half}-{half + len(rest) - 1}/{half + len(rest)}"
+
+    async def send(writer):
+        head = answer(first[:half], "200 OK", "Accept-Ranges: bytes", length=len(first))
+        await cut(head if len(site.heads) == 1 else answer(rest, "206 Part", span))(writer)
+
+    site.answers["/x.jpg"] = send
+    assert await outcome(fetcher(), site.url()) is Outcome.BROKEN
+
+
 async def test_a_part_that_nobody_asked_for_is_completed(site, fetcher):
     part = answer(PICTURE[:500], "206 Part", f"Content-Range: bytes 0-499/{len(PICTURE)}")
     rest = answer(PICTURE[500:], "206 Part", f"Content-Range: bytes 500-{len(PICTURE) - 1}/{len(PICTURE)}")
@@ -846,6 +1010,23 @@ async def test_a_folder_that_is_gone_is_no_fault_of_the_host(site, fetcher, tmp_
 
 
 # --- what is not there, or slow
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("X-Secret : bar", "illegal header line"),
+        ("secret line", "illegal header line"),
+        ("X: secret\0", "illegal header line"),
+        ("Transfer-Encoding: identity", "Only Transfer-Encoding"),
+        ("Content-Length: 1", "conflicting Content-Length headers"),
+    ],
+)
+async def test_a_head_that_is_not_readable_as_http_is_named_and_may_be_mended_later(site, fetcher, header, reason):
+    site.answers["/x.jpg"] = cut(answer(PICTURE, "200 OK", header))
+    error = await failure(fetcher(), site.url())
+    assert error.outcome is Outcome.AWAY
+    assert f"RemoteProtocolError ({reason})" in str(error)
 
 
 @pytest.mark.parametrize("raw", [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])

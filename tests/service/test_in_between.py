@@ -193,3 +193,29 @@ def test_a_late_result_that_is_kept_is_not_fetched_again_whoever_tells_of_it(wor
     world.call_back(post, word="y")
     assert fetched(world) == []
     assert (world.task(job_id).step, world.late(job_id)) == (None, [(1, 0)])
+
+
+def test_a_host_whose_failures_change_their_kind_for_ever_comes_to_an_end_after_a_day(world):
+    job_id, post = accepted(world)
+    world.end(post, "ok")
+    world.call_back(post)
+    tries = 0
+    while not world.job(job_id).status.is_final and tries < 200:
+        world.fetch()
+        world.finish(comes=("missing", "away")[tries % 2], pause_s=1_800, can_ask=False)
+        tries += 1
+        world.wait(1_801)
+    assert world.job(job_id).fault.code == "download_failed"
+    assert tries == 49
+
+
+def test_a_change_of_kind_after_a_long_sleep_still_leaves_three_tries(world):
+    job_id, post = accepted(world)
+    world.end(post, "ok")
+    world.call_back(post)
+    world.wait(90_000)
+    for left, comes in ((2, "missing"), (1, "away"), (0, "missing")):
+        world.fetch()
+        world.finish(comes=comes, can_ask=False)
+        assert world.job(job_id).status.is_final is (left == 0)
+        world.wait(61)

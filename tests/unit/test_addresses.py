@@ -215,7 +215,7 @@ def test_a_target_keeps_its_escapes_and_loses_its_fragment():
     assert addresses.parse("https://example.com?a=1#b").target == "/?a=1"
     assert (
         addresses.parse("https://example.com/a%2Fb%20c/é|?x=%3D&y=1+2#z").target
-        == "/a%2Fb%20c/%C3%A9%7C?x=%3D&y=1+2"
+        == "/a%2Fb%20c/%C3%A9|?x=%3D&y=1+2"
     )
 
 
@@ -223,6 +223,10 @@ def test_a_target_keeps_its_escapes_and_loses_its_fragment():
     ("url", "target"),
     [
         ("https://example.com/my picture.jpg", "/my%20picture.jpg"),
+        ("https://example.com/a|b^`{}", "/a|b%5E%60%7B%7D"),
+        ("https://example.com/x?a=b|^`{}[]'\"<>#z", "/x?a=b|^`{}[]'%22%3C%3E"),
+        ("https://example.com/x?", "/x?"),
+        ("https://example.com?", "/?"),
         ("https://example.com/my picture.jpg?name=a b", "/my%20picture.jpg?name=a%20b"),
         ("https://example.com/été.png?q=né", "/%C3%A9t%C3%A9.png?q=n%C3%A9"),
         ("https://example.com/e\u0301.png", "/e%CC%81.png"),
@@ -365,3 +369,35 @@ def test_any_text_is_read_or_refused(text):
         assert place.target.isascii()
         again = addresses.parse(f"{place.scheme}://{place.host_text}:{place.port}{place.target}")
         assert again == place
+
+
+@pytest.mark.parametrize(
+    ("host", "is_fixed"),
+    [
+        ("127.0.0.1", True),
+        ("93.184.215.14", True),
+        ("::1", True),
+        ("localhost", True),
+        ("localhost.", True),
+        ("cdn.localhost", True),
+        ("cdn.example", False),
+        ("notlocalhost", False),
+        ("localhost.example", False),
+    ],
+)
+def test_an_ip_address_and_the_names_of_this_machine_need_no_name_server(host, is_fixed):
+    assert addresses.is_fixed_host(host) is is_fixed
+
+
+@pytest.mark.parametrize(
+    ("ips", "expected"),
+    [
+        ([], []),
+        (["1.1.1.1"], ["1.1.1.1"]),
+        (["::1", "::2", "::3", "1.1.1.1"], ["::1", "1.1.1.1", "::2", "::3"]),
+        (["1.1.1.1", "1.1.1.2", "::1", "1.1.1.1"], ["1.1.1.1", "::1", "1.1.1.2"]),
+        (["::1", "1.1.1.1", "1.1.1.2", "1.1.1.3"], ["::1", "1.1.1.1", "1.1.1.2", "1.1.1.3"]),
+    ],
+)
+def test_families_take_turns(ips, expected):
+    assert addresses.interleaved(ips) == expected

@@ -14,6 +14,7 @@ PATIENCE = {
     Outcome.BROKEN: ("not_an_image", 5 * MINUTE),
     Outcome.TOO_LARGE: ("too_large", 0),
     Outcome.REFUSED: ("download_failed", 0),
+    Outcome.NOT_PUBLIC: ("download_failed", 60 * MINUTE),
     Outcome.NOT_STORED: ("storage_failed", 24 * 60 * MINUTE),
     Outcome.CRASHED: ("internal", 24 * 60 * MINUTE),
 }
@@ -86,7 +87,7 @@ def test_every_doubling_of_its_failures_makes_a_question_due():
 @pytest.mark.parametrize("outcome", Outcome)
 def test_only_what_was_no_fault_of_its_host_may_be_there_when_it_is_dead(outcome):
     dead = Candidate(url="a", outcome=outcome, is_dead=True)
-    assert dead.may_be_there is (outcome in {Outcome.NOT_STORED, Outcome.CRASHED})
+    assert dead.may_be_there is (outcome in {Outcome.NOT_PUBLIC, Outcome.NOT_STORED, Outcome.CRASHED})
     assert Candidate(url="a", outcome=outcome).may_be_there
 
 

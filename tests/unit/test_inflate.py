@@ -1,5 +1,6 @@
 import gzip
 import random
+import time
 import tracemalloc
 import zlib
 
@@ -14,8 +15,10 @@ BARE_DEFLATE = RAW.compress(TEXT) + RAW.flush()
 
 def fed(body, *, size, max_bytes=10**6):
     inflater = inflate.Inflater(max_bytes=max_bytes)
-    out = b"".join(inflater.feed(body[at : at + size]) for at in range(0, len(body), size))
-    return out + inflater.finish()
+    pieces = [piece for at in range(0, len(body), size) for piece in inflater.feed(body[at : at + size])]
+    pieces += inflater.finish()
+    assert all(0 < len(piece) <= inflate.MAX_PIECE_BYTES for piece in pieces)
+    return b"".join(pieces)
 
 
 BODIES = {
@@ -83,11 +86,17 @@ def test_a_body_with_a_flipped_bit_is_damaged():
         inflate.inflated(bytes(body), max_bytes=10**6)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_bomb_is_refused_in_flat_memory(layers):
-    bomb = b"\0" * 200_000_000
+def nothing(layers, size=200_000_000):
+    """A great deal of nothing, compressed again and again."""
+    packed = bytes(size)
     for _ in range(layers):
-        bomb = gzip.compress(bomb)
+        packed = gzip.compress(packed)
+    return packed
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_bomb_is_refused_in_flat_memory(layers):
+    bomb = nothing(layers)
     tracemalloc.start()
     with pytest.raises(inflate.TooMuch):
         inflate.inflated(bomb, max_bytes=1_000_000)
@@ -106,3 +115,42 @@ def test_the_limit_is_of_the_output():
     assert inflate.inflated(gzip.compress(b"x" * 1000), max_bytes=1000) == b"x" * 1000
     with pytest.raises(inflate.TooMuch):
         inflate.inflated(gzip.compress(b"x" * 1001), max_bytes=1000)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_one_call_gives_any_amount_in_flat_memory(layers):
+    bomb = nothing(layers, size=50_000_000)
+    inflater, total = inflate.Inflater(max_bytes=10**9), 0
+    tracemalloc.start()
+    for piece in inflater.feed(bomb):
+        assert len(piece) <= inflate.MAX_PIECE_BYTES
+        total += len(piece)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert total == 50_000_000
+    assert list(inflater.finish()) == []
+
+
+EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_blocks_without_a_byte_do_not_go_on_for_ever(packed):
+    """Nor within a layer that makes many of them of few bytes."""
+    head, blocks = gzip.compress(b"")[:10], EMPTY_BLOCK * 20_000
+    pieces = [head, *[blocks] * 100]
+    if packed:
+        packer = zlib.compressobj()
+        pieces = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+    inflater = inflate.Inflater(max_bytes=10**6)
+    for piece in pieces[:10]:
+        assert list(inflater.feed(piece)) == []
+    with pytest.raises(inflate.TooMuch):
+        list(inflater.feed(pieces[10]))
+
+
+def test_a_megabyte_of_empty_members_takes_no_long_time():
+    body = gzip.compress(b"") * (2**20 // 20)
+    started = time.process_time()
+    assert inflate.inflated(body, max_bytes=2**20) == b""
+    assert time.process_time() - started < 2

@@ -128,7 +128,8 @@ async def failed(
     )
     last = next((each for each in known if each.url == url), None)
     is_over = now_us >= (task.finish_since or now_us) + FINISH_FOR_US
-    if last is None or (is_over and last.outcome_tries >= downloads.MIN_TRIES):
+    # All its failures count: a host that is away, then without the picture, and so on never fails twice alike.
+    if last is None or (is_over and last.failures >= downloads.MIN_TRIES):
         known, last = tuple(replace(each, is_dead=True) for each in known), None
     fault = task.fault if task.is_ended else Fault(code=downloads.PATIENCE[outcome].code, detail=detail)
     after = replace(task, candidates=known, fault=fault)

@@ -133,37 +133,60 @@ class Fetcher:
             yield Download(body=await self._download(Transfer(place=place, body=body)))
 
     async def _download(self, transfer: Transfer) -> bytes | mmap.mmap:
-        watch = Watch(self._tempo, now_s=_now_s())
+        cut: DownloadFailed | None = None
         try:
-            async with asyncio.timeout_at(watch.ends_at_s) as timer:
-                cut = await self._follow(transfer, watch, timer)
-                whole = await transfer.body.finish()
+            cut = await self._receive(transfer)
+            whole = await transfer.body.finish()
         except inflate.TooMuch as exc:
             raise self._too_large(transfer.place) from exc
         except inflate.Damaged as exc:
-            raise _failed(transfer.place, "sent a compressed body that is damaged", Outcome.BROKEN) from exc
+            damaged = _failed(transfer.place, "sent a compressed body that is damaged", Outcome.BROKEN)
+            raise cut or damaged from exc
         except errors.StorageFailed as exc:
             raise DownloadFailed(str(exc), outcome=Outcome.NOT_STORED) from exc
-        except TimeoutError as exc:
-            raise _failed(transfer.place, f"is too slow: {watch.verdict}", Outcome.AWAY) from exc
-        except OSError as exc:
-            # TLS that breaks in the middle comes as Python's own error.
-            raise _failed(transfer.place, f"broke off: {type(exc).__name__}", Outcome.AWAY) from exc
         if not whole:
-            raise _failed(transfer.place, "sent an empty body", Outcome.BROKEN)
+            raise cut or _failed(transfer.place, "sent an empty body", Outcome.BROKEN)
         # A length that promised more than the picture has is a wrong label, no more.
         if cut is not None and not containers.is_ended(whole):
-            raise _failed(transfer.place, f"broke off: {type(cut).__name__}", Outcome.BROKEN) from cut
+            raise cut
         return whole
 
-    async def _follow(
-        self, transfer: Transfer, watch: Watch, timer: asyncio.Timeout
-    ) -> httpx.TransportError | None:
+    async def _receive(self, transfer: Transfer) -> DownloadFailed | None:
+        """
+        Fetch as much of the body as can be had.
+
+        Returns:
+            ``None`` when that is all of it, else why it ended before.
+
+        Raises:
+            DownloadFailed: There is nothing of it.
+        """
+        watch = Watch(self._tempo, now_s=_now_s())
+        try:
+            async with asyncio.timeout_at(watch.ends_at_s) as timer:
+                await self._follow(transfer, watch, timer)
+        except DownloadFailed as exc:
+            failed, cause = exc, exc.__cause__
+        except httpx.TransportError as exc:
+            failed, cause = _failed(transfer.place, f"broke off: {type(exc).__name__}", Outcome.BROKEN), exc
+        except TimeoutError as exc:
+            failed, cause = _failed(transfer.place, f"is too slow: {watch.verdict}", Outcome.AWAY), exc
+        except OSError as exc:
+            # TLS that breaks in the middle comes as Python's own error.
+            failed, cause = _failed(transfer.place, f"broke off: {type(exc).__name__}", Outcome.AWAY), exc
+        else:
+            return None
+        failed.__cause__ = cause
+        if not transfer.body.received_bytes:
+            raise failed
+        return failed
+
+    async def _follow(self, transfer: Transfer, watch: Watch, timer: asyncio.Timeout) -> None:
         """
         Go where redirects lead, and take up what breaks off.
 
-        Returns:
-            ``None`` when all of the body is there, else why it ended before.
+        Raises:
+            TransportError: It broke off once too often, or cannot be taken up.
         """
         redirects = resumes = 0
         while not transfer.is_done:
@@ -172,16 +195,15 @@ class Fetcher:
                 await self._ask(transfer, watch, timer)
             except httpx.TransportError as exc:
                 if not transfer.body.received_bytes:
-                    reason = f"could not be reached: {type(exc).__name__}"
+                    reason = f"could not be reached: {_reason(exc)}"
                     raise _failed(place, reason, Outcome.AWAY) from exc
                 if not transfer.may_resume or resumes == MAX_RESUMES:
-                    return exc
+                    raise
                 resumes += 1
             redirects += transfer.place is not place
             if redirects > self._most_redirects:
                 reason = f"is behind more than {self._most_redirects} redirects"
                 raise _failed(transfer.place, reason, Outcome.MISSING)
-        return None
 
     async def _ask(self, transfer: Transfer, watch: Watch, timer: asyncio.Timeout) -> None:
         """
@@ -255,6 +277,18 @@ def _failed(
     place: addresses.Place, what: str, outcome: Outcome, *, retry_after_s: float | None = None
 ) -> DownloadFailed:
     return DownloadFailed(f"{place.shown} {what}", outcome=outcome, retry_after_s=retry_after_s)
+
+
+def _reason(exc: httpx.TransportError) -> str:
+    """Say why there was no answer, without a word of what the host has sent."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted: {cause.verify_message}"
+        cause = cause.__cause__ or cause.__context__
+    # Behind the colon is the host's own text.
+    text = str(exc).partition(":")[0]
+    return f"{type(exc).__name__} ({text})" if isinstance(exc, httpx.RemoteProtocolError) else type(exc).__name__
 
 
 def _now_s() -> float:

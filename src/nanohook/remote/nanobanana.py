@@ -12,8 +12,8 @@ import dataclasses
 import decimal
 import ipaddress
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import httpx
 import orjson
@@ -21,8 +21,6 @@ import orjson
 from nanohook import awake, errors
 from nanohook.remote import envelopes, orders
 from nanohook.rules import backoff, inflate
-
-P = ParamSpec("P")
 
 MAX_ANSWER_BYTES = 1_048_576
 """Of an answer, and of what comes out of one that is compressed."""
@@ -274,8 +272,8 @@ class Client:
         ):
             # Whatever the label says: the bytes tell whether they are compressed.
             async for chunk in response.aiter_raw():
-                body += _inflated(inflater.feed, chunk)
-        body += _inflated(inflater.finish)
+                body += _inflated(inflater.feed(chunk))
+        body += _inflated(inflater.finish())
         retry_after = backoff.parse_retry_after(response.headers.get("retry-after"), now_s=time.time())
         return _Reply(response.status_code, retry_after, bytes(body))
 
@@ -286,14 +284,17 @@ class Client:
         return message[:_MAX_MESSAGE_CHARS]
 
 
-def _inflated(step: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:
-    """Do one *step* of inflating; what is damaged is no envelope, and ends as what it is so far."""
+def _inflated(pieces: Iterator[bytes]) -> bytes:
+    """Join *pieces* of what is inflated; what is damaged is no envelope, and ends as what it is so far."""
+    out = bytearray()
     try:
-        return step(*args, **kwargs)
+        for piece in pieces:
+            out += piece
     except inflate.TooMuch:
         raise _TooLargeError from None
     except inflate.Damaged:
-        return b""
+        return bytes(out)
+    return bytes(out)
 
 
 class _Watch:

@@ -5,9 +5,10 @@ addresses is connected to, so that a second answer of the name server cannot mov
 
 import asyncio
 import dataclasses
+import functools
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Final
 
 import httpcore
@@ -24,6 +25,11 @@ MAX_CONNECTIONS: Final = 256
 
 MOST_ADDRESSES = 8
 """Of one host that are tried."""
+
+ATTEMPT_DELAY_S: Final = 0.25
+"""Until the next address is tried beside one that has not answered. Source: RFC 8305, section 8."""
+
+_CURE: Final = "list it in NANOHOOK_DOWNLOAD_HOSTS if pictures shall come from there"
 
 _SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
@@ -49,26 +55,66 @@ class Door(httpcore.AsyncNetworkBackend):
         socket_options: _SocketOptions | None = None,
     ) -> httpcore.AsyncNetworkStream:
         found = await self._addresses(host, port)
-        for last, ip in enumerate(found, start=1 - len(found)):
-            try:
-                return await self.network.connect_tcp(ip, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if not last:
-                    raise
-        raise httpcore.ConnectError(f"{host} has no address")
+        if not found:
+            raise httpcore.ConnectError(f"{host} has no address")
+        return await _first_connected(
+            [
+                functools.partial(self.network.connect_tcp, ip, port, timeout, local_address, socket_options)
+                for ip in found
+            ]
+        )
 
     async def _addresses(self, host: str, port: int) -> Sequence[str]:
+        is_listed = addresses.is_listed_host(host, port, self.download_hosts)
+        if not is_listed and addresses.is_fixed_host(host) and not addresses.is_public(host):
+            raise DownloadFailed(f"{host} is not a public address: {_CURE}", outcome=Outcome.REFUSED)
         try:
-            found = list(dict.fromkeys(await self.resolve(host, port)))
+            found = await self.resolve(host, port)
         except (OSError, UnicodeError) as exc:
             raise httpcore.ConnectError(f"{host} is not known to the name server") from exc
-        if not addresses.is_listed_host(host, port, self.download_hosts):
-            # All of them: one private address among public ones is an attack or a broken zone.
-            for ip in found:
-                if not addresses.is_public(ip):
-                    message = f"{host} leads to {ip}, which is not a public address"
-                    raise DownloadFailed(message, outcome=Outcome.REFUSED)
-        return found[:MOST_ADDRESSES]
+        # All of them: one private address among public ones is an attack or a broken zone.
+        private = None if is_listed else next((ip for ip in found if not addresses.is_public(ip)), None)
+        if private is not None:
+            message = (
+                f"the name server says that {host} is {private}, which is not a public address: a login page or a "
+                f"filter of this network may answer for every name; {_CURE}"
+            )
+            raise DownloadFailed(message, outcome=Outcome.NOT_PUBLIC)
+        # Before they are cut to the most: many addresses of a family that this network lacks hide no other.
+        return addresses.interleaved(found)[:MOST_ADDRESSES]
+
+
+async def _first_connected(
+    attempts: Sequence[Callable[[], Coroutine[None, None, httpcore.AsyncNetworkStream]]],
+) -> httpcore.AsyncNetworkStream:
+    """
+    Make *attempts* one after the other without waiting long for each (Happy Eyeballs): the first that stands wins.
+
+    Raises:
+        ConnectError, ConnectTimeout: None did; the last one's.
+
+    Source: RFC 8305, section 5.
+    """
+    started: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
+    winner = None
+    try:
+        running: set[asyncio.Task[httpcore.AsyncNetworkStream]] = set()
+        while winner is None and (running or len(started) < len(attempts)):
+            if len(started) < len(attempts):
+                started.append(asyncio.create_task(attempts[len(started)]()))
+                running.add(started[-1])
+            delay_s = ATTEMPT_DELAY_S if len(started) < len(attempts) else None
+            done, running = await asyncio.wait(running, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
+            winner = next((each for each in done if each.exception() is None), None)
+        return (winner or started[-1]).result()
+    finally:
+        losers = [each for each in started if each is not winner]
+        for loser in losers:
+            loser.cancel()
+        # One may have been connected at the very moment.
+        for stream in await asyncio.gather(*losers, return_exceptions=True):
+            if isinstance(stream, httpcore.AsyncNetworkStream):
+                await stream.aclose()
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):

@@ -23,9 +23,6 @@ MEMORY_BYTES: Final = 64 * 1024 * 1024
 """Held in memory at a time, of all bodies."""
 
 _PREFIX: Final = "download-"
-_STEP_BYTES: Final = 1024
-"""Inflated at a time: deflate makes at most a thousand times as much of it."""
-
 _MARK_BYTES: Final = 3
 """Show whether a body is compressed."""
 
@@ -102,8 +99,7 @@ class Body:
         self._begin()
 
     def _begin(self) -> None:
-        # One for each layer, and small steps between them: a bomb inside a bomb is never held whole.
-        self._layers = [inflate.Inflater(max_bytes=self._max_bytes, layers=1) for _ in range(inflate.MAX_LAYERS)]
+        self._inflater = inflate.Inflater(max_bytes=self._max_bytes)
         self._is_plain: bool | None = None
         self._held = io.BytesIO()
         self._held_bytes = 0
@@ -171,22 +167,13 @@ class Body:
 
     def _add(self, piece: bytes) -> None:
         with _disk():
-            if self._is_plain:
-                self._keep(piece)
-            else:
-                self._inflate(piece, 0)
-
-    def _inflate(self, piece: bytes, depth: int) -> None:
-        if depth == len(self._layers):
-            self._keep(piece)
-            return
-        for at in range(0, len(piece), _STEP_BYTES):
-            self._inflate(self._layers[depth].feed(piece[at : at + _STEP_BYTES]), depth + 1)
+            for part in [piece] if self._is_plain else self._inflater.feed(piece):
+                self._keep(part)
 
     def _finish(self) -> bytes | mmap.mmap:
         with _disk():
-            for depth, layer in enumerate(self._layers):
-                self._inflate(layer.finish(), depth + 1)
+            for part in self._inflater.finish():
+                self._keep(part)
             if self._file is None:
                 return self._held.getvalue()
             self._file.flush()

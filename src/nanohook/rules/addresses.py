@@ -7,10 +7,11 @@ disagree about where a host ends are how a guard is passed (``https://good@evil/
 
 import dataclasses
 import ipaddress
+import itertools
 import re
 import string
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import idna
@@ -37,7 +38,10 @@ _URL = re.compile(
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_KEPT_IN_TARGET = "".join(sorted(set(string.punctuation) - set('"<>\\^`{|}')))
+# What a browser sends as it stands: a host that signs the raw target knows no other. Source: WHATWG URL Standard,
+# "path percent-encode set" and "query percent-encode set"; the apostrophe is left alone, as RFC 3986 does.
+_KEPT_IN_QUERY = "".join(sorted(set(string.punctuation) - set('"<>\\')))
+_KEPT_IN_PATH = "".join(sorted(set(_KEPT_IN_QUERY) - set("^`{}")))
 
 # What the registries of special addresses list, and what lies about where it leads. From Python's own
 # is_global (3.11) multicast, NAT64, 6to4 and site-local pass; a list of ours does not move with versions.
@@ -125,8 +129,10 @@ def parse(url: str) -> Place:
     port = int(match["port"]) if match["port"] else _DEFAULT_PORTS[scheme]
     if not 0 < port <= _MOST_PORT:
         raise _refused("its port is not between 1 and 65535")
-    target = match["target"] or "/"
-    target = urllib.parse.quote(target if target[0] == "/" else "/" + target, safe=_KEPT_IN_TARGET)
+    path, mark, query = (match["target"] or "").partition("?")
+    target = (
+        urllib.parse.quote(path or "/", safe=_KEPT_IN_PATH) + mark + urllib.parse.quote(query, safe=_KEPT_IN_QUERY)
+    )
     if len(target) > MAX_TARGET_CHARS:
         raise _refused("it is too long")
     return Place(
@@ -216,6 +222,31 @@ def is_public(ip: str) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _REFUSED_V4)
     return address in _UNICAST_V6 and not any(address in network for network in _REFUSED_V6)
+
+
+def is_fixed_host(host: str) -> bool:
+    """
+    Whether no name server decides where *host* leads: an IP address, or a name of this machine.
+
+    Source: RFC 6761, section 6.3.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.removesuffix(".").rpartition(".")[2] == "localhost"
+    return True
+
+
+def interleaved(ips: Iterable[str]) -> list[str]:
+    """
+    Order *ips* so that IPv6 and IPv4 take turns, that of the first one first; each is kept once.
+
+    Source: RFC 8305, section 4.
+    """
+    once = list(dict.fromkeys(ips))
+    same = [ip for ip in once if (":" in ip) is (":" in once[0])]
+    other = [ip for ip in once if ip not in same]
+    return [ip for pair in itertools.zip_longest(same, other) for ip in pair if ip is not None]
 
 
 def _refused(reason: str) -> errors.Invalid:

@@ -15,7 +15,7 @@ from nanohook.values import frozen
 MAX_CANDIDATES: Final = 20
 """Addresses kept for one task; more that are named are left out."""
 MIN_TRIES: Final = 3
-"""A candidate is not given up before so many failures of a kind: sleep uses up time, not tries."""
+"""Failures before a candidate is given up, however much time has passed: sleep uses up time, not tries."""
 ASK_AFTER_FAILURES: Final = 2
 """An address that fails so often makes ``record-info`` due."""
 
@@ -37,7 +37,10 @@ class Outcome(enum.StrEnum):
     TOO_LARGE = "too_large"
     """More bytes or pixels than are taken."""
     REFUSED = "refused"
-    """An address that must not be asked: private, plain http, no address at all."""
+    """A URL that must not be asked for: its host is a private address, it is plain http, or none at all."""
+    NOT_PUBLIC = "not_public"
+    """Its host's name resolves to a private address: never connected to, but a captive portal or a filter of
+    this machine's network says that of every name, and may be passed soon."""
     NOT_STORED = "not_stored"
     """It was fetched, and the storage did not take it."""
     CRASHED = "crashed"
@@ -61,10 +64,15 @@ PATIENCE: Final = {
     Outcome.BROKEN: Patience(code="not_an_image", for_us=5 * _MINUTE_US),
     Outcome.TOO_LARGE: Patience(code="too_large", for_us=_AT_ONCE),
     Outcome.REFUSED: Patience(code="download_failed", for_us=_AT_ONCE),
+    Outcome.NOT_PUBLIC: Patience(code="download_failed", for_us=60 * _MINUTE_US),
     Outcome.NOT_STORED: Patience(code="storage_failed", for_us=24 * 60 * _MINUTE_US),
     Outcome.CRASHED: Patience(code="internal", for_us=24 * 60 * _MINUTE_US),
 }
 """The one table of what each outcome of a download means. Source: CONTRACT section 3, "patience in clock time"."""
+
+
+_OURS: Final = frozenset({Outcome.NOT_PUBLIC, Outcome.NOT_STORED, Outcome.CRASHED})
+"""What this machine or its network did: another picture would fare no better."""
 
 
 class DownloadFailed(errors.UpstreamFailed):
@@ -110,7 +118,7 @@ class Candidate:
     @property
     def may_be_there(self) -> bool:
         """Its host was not what failed for good: a retry may have it from there without paying."""
-        return not self.is_dead or self.outcome in {Outcome.NOT_STORED, Outcome.CRASHED}
+        return not self.is_dead or self.outcome in _OURS
 
     @property
     def makes_reconcile_due(self) -> bool:

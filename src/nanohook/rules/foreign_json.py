@@ -100,7 +100,8 @@ def readable(body: bytes, *, max_bytes: int = MAX_BYTES) -> str:
     try:
         # A piece at a time: what comes before the damage, or the limit, is shown.
         for at in range(0, len(body), _PIECE_BYTES):
-            out += inflater.feed(body[at : at + _PIECE_BYTES])
+            for piece in inflater.feed(body[at : at + _PIECE_BYTES]):
+                out += piece
     except (inflate.Damaged, inflate.TooMuch):
         return _decoded(bytes(out))[0] + "\ufffd"
     return _decoded(bytes(out))[0]

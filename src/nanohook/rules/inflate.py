@@ -3,10 +3,13 @@ Compressed bodies, inflated by what their bytes are and within a limit.
 
 A label (``Content-Encoding``) is a claim: some hosts compress without one, some name an encoding that they never
 applied. gzip and zlib begin with marks that neither JSON nor a picture begins with, so the bytes decide. Flat in
-memory: what is held is the output so far, which never passes the limit, and one piece of input.
+memory: output comes in pieces, and what a layer of compression holds meanwhile is one piece, however much there is
+inside of it.
 """
 
+import itertools
 import zlib
+from collections.abc import Iterator
 from typing import Final
 
 MAX_LAYERS: Final = 3
@@ -19,12 +22,14 @@ _DEFLATED: Final = 8
 _METHOD: Final = 0x0F
 _CHECK: Final = 31
 _NO_MEMBER: Final = b"-"
-_STEP_BYTES: Final = 64 * 1024
-"""Inflated at a time: a bomb is found out before it has grown by more than this."""
+MAX_PIECE_BYTES: Final = 64 * 1024
+"""Given at a time: a bomb is found out before it has grown by more than this."""
+_STEP_BYTES: Final = 1024
+"""Of the input at a time: what is left behind a member is copied, and members may have twenty bytes."""
 
 
 class TooMuch(Exception):
-    """The output has more bytes than were allowed."""
+    """It has more bytes than are allowed, packed or unpacked."""
 
 
 class Damaged(Exception):
@@ -43,69 +48,86 @@ def is_compressed(start: bytes) -> bool:
 
 class Inflater:
     """
-    Inflates a body that comes in pieces; one that is not compressed passes through.
+    Inflates a body that comes in pieces, layer by layer; one that is not compressed passes through.
+
+    What its methods return has to be read to the end before the next call.
 
     Args:
-        max_bytes: Of the output in all.
-        layers: So many compressions, one inside the other, are undone.
+        max_bytes: Of the output in all; and of what goes into each layer, because a stream may go on for ever
+            without making a byte.
     """
 
-    def __init__(self, *, max_bytes: int, layers: int = MAX_LAYERS) -> None:
+    def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._layers = layers
-        self._start: bytes | None = b""
-        """The first bytes, until there are enough to tell what they begin."""
-        self._stream: zlib._Decompress | None = None
-        self._inner: Inflater | None = None
-        self._given = 0
-        self._between = b""
-        """What came behind a member, until it shows whether it begins another."""
+        self._layers = [_Layer() for _ in range(MAX_LAYERS)]
+        self._passed = [0] * (MAX_LAYERS + 1)
+        """Bytes that went into each layer, and at the end those that came out of the last."""
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: bytes) -> Iterator[bytes]:
         """
-        Take the next *piece*, return what comes out of it.
+        Take the next *piece*, yield what comes out of it, at most ``MAX_PIECE_BYTES`` at a time.
 
         Raises:
             TooMuch: More than ``max_bytes`` in all.
             Damaged: It is broken.
         """
+        return self._through(piece, 0)
+
+    def finish(self) -> Iterator[bytes]:
+        """
+        Say that the body has ended, yield what is left of it.
+
+        Raises:
+            TooMuch: More than ``max_bytes`` in all.
+            Damaged: It is cut off.
+        """
+        for depth, layer in enumerate(self._layers, start=1):
+            yield from self._through(layer.finish(), depth)
+
+    def _through(self, piece: bytes, depth: int) -> Iterator[bytes]:
+        self._passed[depth] += len(piece)
+        if self._passed[depth] > self._max_bytes:
+            raise TooMuch
+        if depth < MAX_LAYERS:
+            for out in self._layers[depth].feed(piece):
+                yield from self._through(out, depth + 1)
+        elif piece:
+            yield piece
+
+
+class _Layer:
+    """One compression that is undone, if there is one."""
+
+    def __init__(self) -> None:
+        self._start: bytes | None = b""
+        """The first bytes, until there are enough to tell what they begin."""
+        self._stream: zlib._Decompress | None = None
+        self._is_plain = False
+        self._between = b""
+        """What came behind a member, until it shows whether it begins another."""
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
         if self._start is not None:
             self._start += piece
             if len(self._start) < len(_GZIP):
-                return b""
+                return
             piece, self._start = self._start, None
-            if self._layers and is_compressed(piece):
-                self._open()
-        return self._pass(piece) if self._inner is None else self._inflate(piece, self._inner)
+            self._is_plain = not is_compressed(piece)
+            self._stream = None if self._is_plain else zlib.decompressobj(_BOTH)
+        size_bytes = MAX_PIECE_BYTES if self._is_plain else _STEP_BYTES
+        for at in range(0, len(piece), size_bytes):
+            step = piece[at : at + size_bytes]
+            if self._is_plain:
+                yield step
+            else:
+                yield from self._inflate(step)
 
     def finish(self) -> bytes:
-        """
-        Say that the body has ended, return what is left of it.
-
-        Raises:
-            Damaged: It is cut off.
-        """
-        if self._start:
-            start, self._start = self._start, None
-            return self._pass(start)
-        if self._inner is None:
-            return b""
         if self._stream is not None:
             raise Damaged("it ends too early")
-        return self._inner.finish()
+        return self._start or b""
 
-    def _open(self) -> None:
-        self._stream = zlib.decompressobj(_BOTH)
-        self._inner = Inflater(max_bytes=self._max_bytes, layers=self._layers - 1)
-
-    def _pass(self, piece: bytes) -> bytes:
-        self._given += len(piece)
-        if self._given > self._max_bytes:
-            raise TooMuch
-        return piece
-
-    def _inflate(self, piece: bytes, inner: "Inflater") -> bytes:
-        out = bytearray()
+    def _inflate(self, piece: bytes) -> Iterator[bytes]:
         while piece:
             if self._stream is None:
                 # gzip may be several members, one after the other; what follows and is none is left out.
@@ -113,16 +135,16 @@ class Inflater:
                 if self._between[: len(_GZIP)] != _GZIP:
                     if not _GZIP.startswith(self._between):
                         self._between = _NO_MEMBER
-                    break
+                    return
                 self._stream, piece, self._between = zlib.decompressobj(_BOTH), self._between, b""
             try:
-                out += inner.feed(self._stream.decompress(piece, _STEP_BYTES))
+                out = self._stream.decompress(piece, MAX_PIECE_BYTES)
             except zlib.error as exc:
                 raise Damaged(str(exc)) from exc
             piece = self._stream.unconsumed_tail
             if self._stream.eof:
                 piece, self._stream = self._stream.unused_data, None
-        return bytes(out)
+            yield out
 
 
 def inflated(body: bytes, *, max_bytes: int) -> bytes:
@@ -136,7 +158,10 @@ def inflated(body: bytes, *, max_bytes: int) -> bytes:
     if not is_compressed(body):
         return body
     inflater = Inflater(max_bytes=max_bytes)
-    return inflater.feed(body) + inflater.finish()
+    out = bytearray()
+    for piece in itertools.chain(inflater.feed(body), inflater.finish()):
+        out += piece
+    return bytes(out)
 
 
 def bare(body: bytes, *, max_bytes: int) -> bytes | None:
