@@ -34,7 +34,7 @@ def pass_time(data_dir: pathlib.Path, *, seconds: int) -> None:
         for task in of(connection, "SELECT * FROM tasks WHERE step = 'finish' AND held = 0 AND due_at > 1"):
             candidates = json.loads(task["candidates"] or "[]")
             for each in candidates:
-                each["outcome_since"] -= seconds * 1_000_000
+                each["began"] = [[for_us, at - seconds * 1_000_000] for for_us, at in each.get("began", ())]
             connection.execute(
                 "UPDATE tasks SET due_at = 1, candidates = ? WHERE job_id = ? AND attempt = ? AND idx = ?",
                 (json.dumps(candidates) if candidates else None, *_key(task)),

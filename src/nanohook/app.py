@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import pathlib
@@ -177,12 +176,7 @@ async def _running(
         tunnel = await _tunnel(stack, made, local_url)
         # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
         taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
-        for mark in await asyncio.to_thread(marks.take_left):
-            logger.warning("work.died_decoding", extra={"job_id": mark.job_id, "index": mark.index})
-            of_task = functools.partial(
-                settle.suspect, job_id=mark.job_id, attempt=mark.attempt, index=mark.index, now_us=clock.now_us()
-            )
-            await opened.write(of_task)
+        await _suspect(opened, marks)
         state = await opened.read(gate.read)
         logger.info("service.started", extra={"tasks_taken_over": taken, "held_by": state.reason})
         opened.listen(Topic.EVENTS, made.hub.wake)
@@ -206,6 +200,23 @@ async def _running(
         # Also without a signal (a test, another server) nothing is left under way.
         stack.push_async_callback(running.drain)
         yield running
+
+
+async def _suspect(opened: Database, marks: Marks) -> None:
+    """Note what the former process died at; forget it only when that is stored."""
+    left = await asyncio.to_thread(marks.left)
+
+    async def note(tx: Transaction) -> None:
+        for mark in left:
+            await settle.suspect(
+                tx, job_id=mark.job_id, attempt=mark.attempt, index=mark.index, now_us=clock.now_us()
+            )
+
+    for mark in left:
+        logger.warning("work.died_decoding", extra={"job_id": mark.job_id, "index": mark.index})
+    if left:
+        await opened.write(note)
+    await asyncio.to_thread(marks.clear)
 
 
 class _Upstream(NamedTuple):
@@ -298,8 +309,8 @@ async def _work(
         can_ask=upstream is not None,
     )
     trades = [
-        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, is_open=finisher.is_open),
-        Trade(step=Step.FINISH, most=1, do=finisher.do, is_open=finisher.is_open, is_suspect=True),
+        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do),
+        Trade(step=Step.FINISH, most=1, do=finisher.do, is_suspect=True),
     ]
     # What a step can ask for at most: a host's Retry-After, or the deadline; and a lease on top.
     furthest_us = max(int(backoff.MOST_RETRY_AFTER_S * SECOND_US), terms.deadline_us) + 2 * LEASE_US
@@ -322,7 +333,7 @@ async def _work(
         is_open=submitter.is_open,
         stop_s=SUBMIT_STOP_S,
     )
-    asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, is_open=asker.is_open)
+    asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do)
     return Loop(
         made.database,
         [submits, asks, *trades],

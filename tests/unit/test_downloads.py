@@ -2,6 +2,7 @@ import pytest
 
 from nanohook.rules import downloads, words
 from nanohook.rules.downloads import Candidate, Outcome
+from nanohook.values import replace
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -17,6 +18,7 @@ PATIENCE = {
     Outcome.NOT_PUBLIC: ("download_failed", 60 * MINUTE),
     Outcome.NOT_STORED: ("storage_failed", 24 * 60 * MINUTE),
     Outcome.CRASHED: ("internal", 24 * 60 * MINUTE),
+    Outcome.DEADLY: ("internal", 0),
 }
 
 
@@ -49,14 +51,22 @@ def test_a_sleep_between_two_tries_does_not_use_up_the_patience():
         assert candidate.is_dead or candidate.due_at == woken + SECOND
 
 
-def test_another_kind_of_outcome_has_a_patience_of_its_own():
+def test_failures_of_different_kinds_end_no_patience():
+    candidate, now, tries = Candidate(url="u"), START, 0
+    while not candidate.is_dead:
+        kind = (Outcome.MISSING, Outcome.AWAY, Outcome.BROKEN, Outcome.FORBIDDEN)[tries % 4]
+        candidate = downloads.tried(candidate, kind, pause_us=30 * SECOND, now_us=now)
+        now, tries = now + 30 * SECOND, tries + 1
+    # Missing and broken are one: a result that is not there yet.
+    assert now - START <= 6 * MINUTE
+
+
+def test_an_hour_away_uses_up_no_patience_with_what_is_missing():
     candidate = downloads.tried(Candidate(url="u"), Outcome.AWAY, pause_us=SECOND, now_us=START)
-    hour_later = START + 60 * MINUTE
-    for _ in range(2 * downloads.MIN_TRIES):
-        candidate = downloads.tried(candidate, Outcome.MISSING, pause_us=SECOND, now_us=hour_later)
-    assert not candidate.is_dead
-    assert candidate.outcome_since == hour_later
-    assert downloads.tried(candidate, Outcome.MISSING, pause_us=1, now_us=hour_later + 5 * MINUTE).is_dead
+    for minute in range(60, 65):
+        candidate = downloads.tried(candidate, Outcome.MISSING, pause_us=SECOND, now_us=START + minute * MINUTE)
+        assert not candidate.is_dead
+    assert downloads.tried(candidate, Outcome.MISSING, pause_us=1, now_us=START + 65 * MINUTE).is_dead
 
 
 def test_a_clock_that_goes_back_kills_nothing():
@@ -79,9 +89,11 @@ def test_the_next_attempt_gives_the_whole_patience_again():
     assert downloads.fresh((dead,), now_us=START) == (Candidate(url="a", due_at=START),)
 
 
-def test_every_doubling_of_its_failures_makes_a_question_due():
-    due = [tries for tries in range(40) if Candidate(url="a", failures=tries).makes_reconcile_due]
+def test_every_doubling_of_the_failures_makes_a_question_due():
+    due = [tries for tries in range(40) if downloads.is_reconcile_due([Candidate(url="a", failures=tries)])]
     assert due == [2, 4, 8, 16, 32]
+    assert downloads.is_reconcile_due([Candidate(url="a", failures=3), Candidate(url="b", failures=1)])
+    assert not downloads.is_reconcile_due([])
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -91,9 +103,23 @@ def test_only_what_was_no_fault_of_its_host_may_be_there_when_it_is_dead(outcome
     assert Candidate(url="a", outcome=outcome).may_be_there
 
 
-def test_more_candidates_than_are_kept_are_left_out():
+def test_of_one_body_a_few_addresses_are_taken():
     present = downloads.named((), (str(number) for number in range(100)), now_us=START)
-    assert len(present) == downloads.MAX_CANDIDATES
+    assert [each.url for each in present] == [str(number) for number in range(downloads.MAX_NAMED)]
+
+
+def test_the_worst_make_room_for_what_is_named_anew():
+    present = tuple(Candidate(url=str(number), failures=number) for number in range(downloads.MAX_CANDIDATES))
+    present = (*present[:3], replace(present[3], is_dead=True), *present[4:])
+    more = downloads.named(present, ["new", "newer"], now_us=START)
+    assert len(more) == downloads.MAX_CANDIDATES
+    assert {each.url for each in present} - {each.url for each in more} == {"3", "19"}
+    assert [each.url for each in more[-2:]] == ["new", "newer"]
+
+
+def test_what_record_info_names_comes_first():
+    present = downloads.named((), ["a"], now_us=START)
+    assert [each.url for each in downloads.named(present, ["b"], is_confirmed=True, now_us=START)] == ["b", "a"]
 
 
 def test_the_first_named_of_those_due_is_tried_next():

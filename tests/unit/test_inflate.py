@@ -149,8 +149,17 @@ def test_blocks_without_a_byte_do_not_go_on_for_ever(packed):
         list(inflater.feed(pieces[10]))
 
 
-def test_a_megabyte_of_empty_members_takes_no_long_time():
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_members_without_end_are_damaged_in_no_time(layers):
     body = gzip.compress(b"") * (2**20 // 20)
+    for _ in range(layers - 1):
+        body = gzip.compress(body)
     started = time.process_time()
-    assert inflate.inflated(body, max_bytes=2**20) == b""
-    assert time.process_time() - started < 2
+    with pytest.raises(inflate.Damaged):
+        inflate.inflated(body, max_bytes=2**20)
+    assert time.process_time() - started < 0.2
+
+
+def test_a_few_members_are_taken():
+    body = b"".join(gzip.compress(TEXT[at : at + 1]) for at in range(inflate.MAX_MEMBERS))
+    assert inflate.inflated(body, max_bytes=2**20) == TEXT[: inflate.MAX_MEMBERS]

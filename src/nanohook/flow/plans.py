@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from nanohook.flow.terms import NO_ANSWER_FOR_US, SECOND_US, UNREADABLE_FOR_US, Terms
+from nanohook.flow.terms import FINISH_FOR_US, NO_ANSWER_FOR_US, SECOND_US, UNREADABLE_FOR_US, Terms
 from nanohook.rules import addresses, callbacks, downloads
 from nanohook.rules import job as rules
 from nanohook.rules.callbacks import Reading
@@ -11,6 +11,8 @@ from nanohook.rules.job import Fault, Step, Task
 from nanohook.rules.status import Stage
 from nanohook.values import replace
 
+NAMING_FOR_US: Final = 3 * FINISH_FOR_US
+"""New addresses of a result are taken for so long: one that is named anew at each question would have no end."""
 UNSEEN_US: Final = 120 * SECOND_US
 """So long after its submit a task may be one that NanoBanana does not find."""
 
@@ -44,18 +46,19 @@ def of_callback(job_attempt: int, task: Task, reading: Reading, *, terms: Terms,
         return plan or Plan(adopted, "the first final word won: its result is being fetched")
     if believed:
         return Plan(_finish(named, believed, now_us=now_us))
-    said = replace(named, said=reading.stage)
+    said = replace(named, said=reading.stage, candidates=downloads.named((), reading.urls, now_us=now_us))
     if reading.stage is not Stage.COMPLETED:
         said = replace(said, fault=_fault(reading.stage, reading))
     if named.task_id is None:
-        return _without_id(said, reading, now_us=now_us)
+        return _without_id(said, now_us=now_us)
+    if named.step is Step.ASK and named.is_held:
+        return Plan(said, "record-info is being asked")
     return Plan(replace(said, step=Step.ASK, due_at=now_us), "asked record-info first")
 
 
-def _without_id(said: Task, reading: Reading, *, now_us: int) -> Plan:
+def _without_id(noted: Task, *, now_us: int) -> Plan:
     """Tell what a final word means that record-info cannot confirm: no id of NanoBanana's is known."""
-    noted = replace(said, candidates=downloads.named((), reading.urls, now_us=now_us))
-    if said.step is Step.SUBMIT and said.submit_started_at is not None:
+    if noted.step is Step.SUBMIT and noted.submit_started_at is not None:
         # The submit's answer is on its way, and brings the id.
         return Plan(noted, "noted until its submit is answered")
     return Plan(*by_signature(noted, now_us=now_us))
@@ -102,6 +105,8 @@ def _late(
         return Plan(_finish(task, believed, now_us=now_us), f"{ended}; its late result is kept")
     if task.task_id is None:
         return Plan(None, f"{ended}; a success without address or task id")
+    if task.step is Step.ASK and task.is_held:
+        return Plan(adopted, f"{ended}; record-info is being asked")
     return Plan(replace(task, step=Step.ASK, due_at=now_us), f"{ended}; asked record-info first")
 
 
@@ -130,14 +135,15 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
     if task.stage is Stage.COMPLETED:
         return Plan(None, "the task has ended")
     urls = reading.urls if reading is not None and reading.is_success else ()
-    of_result = _of_result(task, urls, now_us=now_us)
+    of_result = _of_result(task, urls, is_fault=record.is_fault, now_us=now_us)
     if of_result is not None:
         return of_result
     has_failed = reading is not None and reading.stage in {Stage.FAILED, Stage.CANCELED}
     is_gone = record.is_gone and not _is_young(task, now_us=now_us)
-    is_late = now_us >= deadline_of(task, terms)
+    is_late = now_us >= _patient_until(task, terms)
     if record.is_fault:
-        is_late = now_us >= deadline_of(task, terms) + UNREADABLE_FOR_US and task.tries >= downloads.MIN_TRIES
+        until = _patient_until(task, terms) + UNREADABLE_FOR_US
+        is_late = now_us >= until and task.tries >= downloads.MIN_TRIES
     if task.is_ended:
         is_over = task.step is not None and (has_failed or is_gone or is_late)
         after = replace(task, step=None, due_at=None) if is_over else None
@@ -146,23 +152,34 @@ def of_record(job_attempt: int, task: Task, record: callbacks.Record, *, terms: 
         return Plan(_buy(task, now_us=now_us), "NanoBanana has none: bought again")
     if has_failed and reading is not None:
         return Plan(_end(task, reading.stage or Stage.FAILED, reading))
-    if task.said in {Stage.FAILED, Stage.CANCELED} and (is_gone or (is_late and not record.found)):
-        said = Stage(task.said)
-        return Plan(rules.advance(task, said, fault=task.fault or Fault(code=_ended_code(said))))
+    if task.said in {Stage.FAILED, Stage.CANCELED} and is_gone:
+        return Plan(_end_by_deadline(task))
     if is_late:
-        return Plan(rules.advance(task, Stage.FAILED, fault=Fault(code="deadline")), "past its deadline")
-    if reading is not None and reading.stage is not None and not reading.stage.is_final:
-        moved = rules.advance(task, reading.stage)
-        return Plan(moved, None if moved else "still running")
-    return Plan(None, "not found yet" if not record.found else "no news")
+        return Plan(_end_by_deadline(task), "past its deadline")
+    return _of_running(task, record)
 
 
-def _of_result(task: Task, urls: Sequence[str], *, now_us: int) -> Plan | None:
+def _of_running(task: Task, record: callbacks.Record) -> Plan:
+    """Tell what an answer means that names no result and no failure."""
+    stage = None if record.reading is None else record.reading.stage
+    if stage is None:
+        return Plan(None, "no news" if record.found else "not found yet")
+    if stage is Stage.COMPLETED:
+        return Plan(None if task.said else replace(task, said=stage), "a success without an address")
+    moved = rules.advance(task, stage)
+    return Plan(moved, None if moved else "still running")
+
+
+def _of_result(task: Task, urls: Sequence[str], *, is_fault: bool, now_us: int) -> Plan | None:
     """Tell what *urls*, where ``record-info`` says a result is, mean; ``None``: there is no result yet."""
     if task.step is Step.FINISH:
         return _another(task, urls, now_us=now_us) or Plan(None, "its result is being fetched")
     if task.has_result and task.step is Step.ASK:
-        more = replace(task, candidates=downloads.named(task.candidates, urls, now_us=now_us))
+        taken = urls if now_us < (task.finish_since or now_us) + NAMING_FOR_US else ()
+        known = downloads.named(task.candidates, taken, is_confirmed=True, now_us=now_us)
+        more = replace(task, candidates=known)
+        if is_fault and more.next_candidate is None and not _is_waited_out(task, now_us=now_us):
+            return Plan(None, "an outage, and no address left")
         return Plan(fetch_or_end(more, now_us=now_us), "asked because an address of its result failed")
     if urls:
         late = "the task has ended; its late result is kept" if task.is_ended else None
@@ -182,13 +199,12 @@ def of_silence(task: Task, *, is_unreadable: bool, pause_us: int, terms: Terms, 
     if task.has_result:
         if task.next_candidate is not None:
             return fetch_or_end(tried, now_us=now_us)
-        # Its last address is dead; an outage of NanoBanana is waited for, in case it knows another.
-        until = max(each.patient_until for each in task.candidates) + UNREADABLE_FOR_US
+        until = _outage_until(task)
     else:
         until = deadline_of(task, terms) + (UNREADABLE_FOR_US if is_unreadable else NO_ANSWER_FOR_US)
     # Not by the first silence: a laptop that wakes after a day has asked nobody meanwhile.
     if now_us >= until and tried.tries >= downloads.MIN_TRIES:
-        return fetch_or_end(tried, now_us=now_us) if task.has_result else _end_by_deadline(tried)
+        return fetch_or_end(tried, now_us=now_us) if task.has_result else _end_by_silence(tried, now_us=now_us)
     due_at = next_question(tried, now_us + pause_us, terms=terms, now_us=now_us)
     return replace(tried, due_at=min(due_at, until) if until > now_us else due_at)
 
@@ -208,6 +224,27 @@ def fetch_or_end(task: Task, *, now_us: int) -> Task:
         return replace(task, step=None, due_at=None)
     fault = task.fault or Fault(code="download_failed")
     return rules.advance(task, Stage.FAILED, fault=fault) or task
+
+
+def _outage_until(task: Task) -> int:
+    """Tell until when an outage of NanoBanana is waited for, in case it knows an address beside the dead ones."""
+    return max(each.patient_until for each in task.candidates) + UNREADABLE_FOR_US
+
+
+def _is_waited_out(task: Task, *, now_us: int) -> bool:
+    return now_us >= _outage_until(task) and task.tries >= downloads.MIN_TRIES
+
+
+def _patient_until(task: Task, terms: Terms) -> int:
+    """Tell until when *task* may run: a success word, though nobody has confirmed it, ends the deadline."""
+    return deadline_of(task, terms) + (FINISH_FOR_US if task.said == Stage.COMPLETED else 0)
+
+
+def _end_by_silence(task: Task, *, now_us: int) -> Task:
+    """End *task*, after which nobody could be asked: what a signed callback has said of it counts."""
+    if task.said == Stage.COMPLETED and task.candidates and not task.is_ended:
+        return _finish(task, [each.url for each in task.candidates], now_us=now_us)
+    return _end_by_deadline(task)
 
 
 def _end_by_deadline(task: Task) -> Task:

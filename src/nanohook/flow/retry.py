@@ -132,6 +132,8 @@ def _next(job: Job, task: Task, *, may_buy_again: bool, now_us: int) -> Task:
         submit_started_at=task.submit_started_at,
         accepted_at=now_us,
         may_buy=True,
+        # What has ended the process once is decoded alone from then on, whoever asks for it again.
+        suspect_deaths=None if task.suspect_deaths is None else 0,
     )
     is_told = task.said is None or task.task_id is None  # not merely noted, with an id to confirm it by
     if task.candidates and is_told and (task.task_id is None or not _is_dead(task)):

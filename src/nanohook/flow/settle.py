@@ -7,7 +7,6 @@ from typing import Final
 from nanohook import errors
 from nanohook.database import Topic, Transaction
 from nanohook.flow import accept, credits, history, plans
-from nanohook.flow.terms import FINISH_FOR_US
 from nanohook.rules import downloads
 from nanohook.rules import job as rules
 from nanohook.rules.downloads import Outcome
@@ -126,15 +125,10 @@ async def failed(
         downloads.tried(each, outcome, pause_us=pause_us, now_us=now_us) if each.url == url else each
         for each in task.candidates
     )
-    last = next((each for each in known if each.url == url), None)
-    is_over = now_us >= (task.finish_since or now_us) + FINISH_FOR_US
-    # All its failures count: a host that is away, then without the picture, and so on never fails twice alike.
-    if last is None or (is_over and last.failures >= downloads.MIN_TRIES):
-        known, last = tuple(replace(each, is_dead=True) for each in known), None
     fault = task.fault if task.is_ended else Fault(code=downloads.PATIENCE[outcome].code, detail=detail)
     after = replace(task, candidates=known, fault=fault)
-    is_asked = last is not None and (last.makes_reconcile_due or after.next_candidate is None)
-    if is_asked and can_ask and task.task_id is not None:
+    is_asked = downloads.is_reconcile_due(known) or after.next_candidate is None
+    if is_asked and known and can_ask and task.task_id is not None:
         after = replace(after, step=Step.ASK, due_at=now_us, tries=0)
         tx.wake(Topic.WORK)
     else:
@@ -160,6 +154,8 @@ async def suspect(tx: Transaction, *, job_id: str, attempt: int, index: int, now
     job = await jobs.load(tx, job_id)
     if deaths >= MAX_DEATHS:
         fault = Fault(code="internal", detail=f"decoding its result ended the process {deaths} times")
+        dead = (replace(each, outcome=Outcome.DEADLY, is_dead=True) for each in task.candidates)
+        after = replace(after, candidates=tuple(dead))
         after = rules.advance(after, Stage.FAILED, fault=fault) or replace(after, step=None, due_at=None)
     if task.is_ended or job is None:
         await tasks.update(tx, after)

@@ -255,9 +255,7 @@ async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) 
         raise errors.LeaseLost(f"task {claimed.index} of job {claimed.job_id} has moved on")
     deadline = plans.deadline_of(task, terms)
     if now_us < deadline:
-        # A clock that has jumped back does not make it wait for longer than it ever would.
-        due_at = min(deadline, now_us + terms.deadline_us)
-        await tasks.update(tx, replace(task, due_at=due_at))
+        await tasks.update(tx, replace(task, due_at=deadline))
         return
     if task.is_ended:
         await tasks.update(tx, replace(task, step=None, due_at=None))
@@ -276,7 +274,8 @@ async def _outcome_unknown(tx: Transaction, job: Job, task: Task, *, terms: Term
     if await _as_said(tx, job, task, now_us=now_us):
         return
     if task.task_id is not None:
-        waiting = replace(task, step=Step.ASK, due_at=now_us + terms.ask_interval_us(0))
+        first_ask = plans.next_question(task, now_us + terms.ask_interval_us(0), terms=terms, now_us=now_us)
+        waiting = replace(task, step=Step.ASK, due_at=first_ask)
         moved = rules.advance(waiting, Stage.GENERATING) or waiting
         await deliveries.match_parked(tx, moved, now_us=now_us)
     elif terms.awaits_callbacks:

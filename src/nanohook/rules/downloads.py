@@ -13,11 +13,13 @@ from nanohook import errors
 from nanohook.values import frozen
 
 MAX_CANDIDATES: Final = 20
-"""Addresses kept for one task; more that are named are left out."""
+"""Addresses kept for one task; the worst make room for more."""
+MAX_NAMED: Final = 5
+"""Addresses taken of one body."""
 MIN_TRIES: Final = 3
 """Failures before a candidate is given up, however much time has passed: sleep uses up time, not tries."""
 ASK_AFTER_FAILURES: Final = 2
-"""An address that fails so often makes ``record-info`` due."""
+"""A result that fails so often makes ``record-info`` due."""
 
 _MINUTE_US: Final = 60 * 1_000_000
 _AT_ONCE: Final = 0
@@ -45,6 +47,8 @@ class Outcome(enum.StrEnum):
     """It was fetched, and the storage did not take it."""
     CRASHED = "crashed"
     """It was fetched, and finishing it raised what nobody thought of."""
+    DEADLY = "deadly"
+    """Decoding it ended the process, again and again."""
 
 
 @frozen
@@ -67,6 +71,7 @@ PATIENCE: Final = {
     Outcome.NOT_PUBLIC: Patience(code="download_failed", for_us=60 * _MINUTE_US),
     Outcome.NOT_STORED: Patience(code="storage_failed", for_us=24 * 60 * _MINUTE_US),
     Outcome.CRASHED: Patience(code="internal", for_us=24 * 60 * _MINUTE_US),
+    Outcome.DEADLY: Patience(code="internal", for_us=_AT_ONCE),
 }
 """The one table of what each outcome of a download means. Source: CONTRACT section 3, "patience in clock time"."""
 
@@ -103,38 +108,42 @@ class Candidate:
     """Tries that came to nothing, in all."""
     outcome: Outcome | None = None
     """What the last of them came to."""
-    outcome_since: int = 0
-    """When that kind of outcome began, µs: patience counts from here."""
-    outcome_tries: int = 0
-    """How often in a row it was that."""
+    began: tuple[tuple[int, int], ...] = ()
+    """For each patience that was begun, how long it is and when it began, both µs: another failure ends none."""
     is_dead: bool = False
     """Not to be tried any more."""
 
     @property
     def patient_until(self) -> int:
-        """When the patience with what it comes to is over, µs."""
-        return self.outcome_since + (0 if self.outcome is None else PATIENCE[self.outcome].for_us)
+        """When the patience with what it came to last is over, µs."""
+        for_us = 0 if self.outcome is None else PATIENCE[self.outcome].for_us
+        return dict(self.began).get(for_us, 0) + for_us
 
     @property
     def may_be_there(self) -> bool:
         """Its host was not what failed for good: a retry may have it from there without paying."""
         return not self.is_dead or self.outcome in _OURS
 
-    @property
-    def makes_reconcile_due(self) -> bool:
-        """It has failed twice, four times, eight times …: NanoBanana may know another address by now."""
-        return self.failures >= ASK_AFTER_FAILURES and self.failures & (self.failures - 1) == 0
 
-
-def named(present: Sequence[Candidate], urls: Iterable[str], *, now_us: int) -> tuple[Candidate, ...]:
+def named(
+    present: Sequence[Candidate], urls: Iterable[str], *, is_confirmed: bool = False, now_us: int
+) -> tuple[Candidate, ...]:
     """
     Add *urls* to the candidates, in the order in which they were named; what is there already stays as it is.
 
-    A dead one, too: who names it once more may know no better, and a task must come to an end.
+    A dead one, too: who names it once more may know no better, and a task must come to an end. Where there are too
+    many, dead ones make room first, then those that have failed most.
+
+    Args:
+        is_confirmed: ``record-info`` names them, which is believed before any callback: they come first.
     """
     known = {candidate.url for candidate in present}
-    added = [Candidate(url=url, due_at=now_us) for url in dict.fromkeys(urls) if url not in known]
-    return (*present, *added)[:MAX_CANDIDATES]
+    fresh_urls = [url for url in dict.fromkeys(urls) if url not in known][:MAX_NAMED]
+    added = [Candidate(url=url, due_at=now_us) for url in fresh_urls]
+    worst = sorted(present, key=lambda each: (each.is_dead, each.failures), reverse=True)
+    gone = {each.url for each in worst[: max(0, len(present) + len(added) - MAX_CANDIDATES)]}
+    kept = [each for each in present if each.url not in gone]
+    return (*added, *kept) if is_confirmed else (*kept, *added)
 
 
 def fresh(candidates: Iterable[Candidate], *, now_us: int) -> tuple[Candidate, ...]:
@@ -149,21 +158,29 @@ def tried(candidate: Candidate, outcome: Outcome, *, pause_us: int, now_us: int)
     Args:
         pause_us: Back-off; cut so that the last try comes when patience ends, not after.
     """
-    is_same = outcome is candidate.outcome
-    since = candidate.outcome_since if is_same else now_us
-    tries = candidate.outcome_tries + 1 if is_same else 1
-    until = since + PATIENCE[outcome].for_us
-    is_over = now_us >= until and (tries >= MIN_TRIES or until == since)
+    for_us = PATIENCE[outcome].for_us
+    began = {for_us: now_us, **dict(candidate.began)}
+    failures = candidate.failures + 1
+    until = began[for_us] + for_us
     due_at = now_us + pause_us
     return Candidate(
         url=candidate.url,
         due_at=min(due_at, until) if until > now_us else due_at,
-        failures=candidate.failures + 1,
+        failures=failures,
         outcome=outcome,
-        outcome_since=since,
-        outcome_tries=tries,
-        is_dead=is_over,
+        began=tuple(sorted(began.items())),
+        is_dead=now_us >= until and (failures >= MIN_TRIES or not for_us),
     )
+
+
+def is_reconcile_due(candidates: Iterable[Candidate]) -> bool:
+    """
+    Tell whether NanoBanana is to be asked for another address after one more failure.
+
+    At the second failure of all together, and each time that their number has doubled since.
+    """
+    failures = sum(candidate.failures for candidate in candidates)
+    return failures >= ASK_AFTER_FAILURES and failures & (failures - 1) == 0
 
 
 def next_of(candidates: Iterable[Candidate]) -> Candidate | None:

@@ -15,6 +15,9 @@ from typing import Final
 MAX_LAYERS: Final = 3
 """Compressed once by an application, once by a proxy; more is nobody's mistake."""
 
+MAX_MEMBERS: Final = 64
+"""Of one layer. Tools that pack in pieces make a few; each costs a stream, and an empty one has twenty bytes."""
+
 _GZIP: Final = b"\x1f\x8b\x08"
 _BOTH: Final = 32 + zlib.MAX_WBITS
 """Let zlib read whichever of the two headers is there."""
@@ -103,6 +106,7 @@ class _Layer:
         """The first bytes, until there are enough to tell what they begin."""
         self._stream: zlib._Decompress | None = None
         self._is_plain = False
+        self._members = 1
         self._between = b""
         """What came behind a member, until it shows whether it begins another."""
 
@@ -136,6 +140,9 @@ class _Layer:
                     if not _GZIP.startswith(self._between):
                         self._between = _NO_MEMBER
                     return
+                self._members += 1
+                if self._members > MAX_MEMBERS:
+                    raise Damaged("it has too many members")
                 self._stream, piece, self._between = zlib.decompressobj(_BOTH), self._between, b""
             try:
                 out = self._stream.decompress(piece, MAX_PIECE_BYTES)

@@ -207,7 +207,7 @@ def advance(task: Task, stage: Stage, *, progress: int | None = None, fault: Fau
 
 
 def completed(task: Task) -> Task:
-    """Plan that *task*, which had ended without a picture, has one after all."""
+    """Plan that *task* has its picture, whether or not it had ended without one."""
     return replace(
         task,
         stage=Stage.COMPLETED,

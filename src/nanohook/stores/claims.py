@@ -7,11 +7,13 @@ from nanohook.rules.job import Step, Task
 from nanohook.stores import line, tasks
 
 _SPOT: Final = len(line.Spot._fields)
+# Only decoding is suspected of anything: asking about such a task is as asking about any other.
+_IS_SUSPECT: Final = "(step = 'finish' AND suspect_deaths IS NOT NULL)"
 _CLAIM: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
     "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END WHERE rowid IN ("
     "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now "
-    "AND (suspect_deaths IS NOT NULL) = :is_suspect ORDER BY due_at LIMIT :most) "
+    f"AND {_IS_SUSPECT} = :is_suspect ORDER BY due_at LIMIT :most) "
     f"RETURNING {tasks.COLUMNS}"
 )
 # In line, whatever is due: one that is put off keeps its place and is passed by.
@@ -26,7 +28,7 @@ _HOLDS: Final = f"{tasks.KEY} AND claim = :claim AND step = :step"
 async def next_due(tx: Transaction, step: Step, *, is_suspect: bool = False) -> int | None:
     """Tell when the next task is due for *step*, µs; of suspects alone, or of all others."""
     row = await tx.one(
-        "SELECT MIN(due_at) AS due FROM tasks WHERE step = ? AND (suspect_deaths IS NOT NULL) = ?",
+        f"SELECT MIN(due_at) AS due FROM tasks WHERE step = ? AND {_IS_SUSPECT} = ?",
         (step.value, int(is_suspect)),
     )
     return None if row is None else row["due"]
@@ -133,21 +135,38 @@ async def take_over(tx: Transaction, *, now_us: int) -> int:
     )
 
 
-async def is_further(tx: Transaction, *, after_us: int) -> bool:
-    """Tell whether any step is due only after *after_us*."""
-    row = await tx.one("SELECT 1 FROM tasks WHERE step IS NOT NULL AND due_at > ? LIMIT 1", (after_us,))
-    return row is not None
+_AHEAD: Final = (
+    "step IN ('ask', 'finish') AND (accepted_at > :now OR submit_started_at > :now OR finish_since > :now)"
+)
+_FURTHER: Final = "step IN ('submit', 'ask', 'finish') AND due_at > :furthest"
+
+
+async def is_ahead(tx: Transaction, *, now_us: int, furthest_us: int) -> bool:
+    """Tell whether any step is due more than *furthest_us* from now, or says that it began only after now."""
+    values: dict[str, Value] = {"now": now_us, "furthest": now_us + furthest_us}
+    for condition in (_FURTHER, _AHEAD):
+        if await tx.one(f"SELECT 1 FROM tasks WHERE {condition} LIMIT 1", values) is not None:
+            return True
+    return False
 
 
 async def pull_in(tx: Transaction, *, now_us: int, furthest_us: int) -> int:
     """
-    Make due what would wait for longer than *furthest_us*: its time was written by a clock that has been set back.
+    Put right what was written by a clock that has been set back: no step waits for its time, no deadline for it.
+
+    What is due more than *furthest_us* from now is due, and what is said to have begun only after now began now. A
+    submit keeps its time: its answer is known by it.
 
     Returns:
-        How many tasks that are.
+        How many tasks are due by it.
     """
+    await tx.run(
+        "UPDATE tasks SET accepted_at = MIN(accepted_at, :now), submit_started_at = MIN(submit_started_at, :now), "
+        f"finish_since = MIN(finish_since, :now) WHERE {_AHEAD}",
+        {"now": now_us},
+    )
     return await tx.run(
-        "UPDATE tasks SET held = 0, due_at = :now WHERE step IS NOT NULL AND due_at > :furthest",
+        f"UPDATE tasks SET held = 0, due_at = :now WHERE {_FURTHER}",
         {"now": now_us, "furthest": now_us + furthest_us},
     )
 

@@ -1,7 +1,7 @@
 """Tasks in SQL: what NanoBanana was asked for, and the step of the work loop that is due for each."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -285,7 +285,10 @@ def _written(candidates: Sequence[Candidate]) -> str | None:
 
 
 def _candidates(text: str) -> tuple[Candidate, ...]:
-    return tuple(
-        Candidate(**{**each, "outcome": None if each["outcome"] is None else Outcome(each["outcome"])})
-        for each in orjson.loads(text)
-    )
+    return tuple(map(_candidate, orjson.loads(text)))
+
+
+def _candidate(kept: dict[str, Any]) -> Candidate:
+    outcome = kept.get("outcome")
+    began = tuple((for_us, at) for for_us, at in kept.get("began", ()))
+    return Candidate(**{**kept, "outcome": None if outcome is None else Outcome(outcome), "began": began})

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from nanohook import clock, errors, ids
-from nanohook.database import Database, Transaction
+from nanohook.database import Database
 from nanohook.faults import reach
 from nanohook.flow import reconcile, submit
 from nanohook.flow.terms import SECOND_US, Terms
@@ -30,10 +30,6 @@ class Asker:
     client: Client
     pace: Pace
     terms: Terms
-
-    async def is_open(self, _tx: Transaction) -> int:
-        """How many more questions may be under way."""
-        return AT_ONCE
 
     async def do(self, claimed: Task) -> None:
         """Ask after *claimed*, or give it up if there is nothing to ask by."""

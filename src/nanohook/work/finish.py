@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nanohook import clock, errors
-from nanohook.database import Database, Transaction
+from nanohook.database import Database
 from nanohook.decoding import Decoder
 from nanohook.faults import reach
 from nanohook.flow import settle
@@ -47,10 +47,6 @@ class Finisher:
     can_ask: bool
     """NanoBanana can be asked for other addresses: there is a key."""
     _shown: set["asyncio.Future[None]"] = field(default_factory=set, init=False)
-
-    async def is_open(self, _tx: Transaction) -> int:
-        """How many more may be finished now: the trade's own bound is the only one."""
-        return 1_000
 
     async def do(self, claimed: Task) -> None:
         """Make *claimed*'s result a picture of ours, or say why not and what follows."""
@@ -100,8 +96,16 @@ class Finisher:
     async def _decode(self, begun: Finishing, body: bytes | mmap.mmap) -> imaging.Finished:
         """Make of *body* what is stored, within the bounds of what may be decoded at one time."""
         task, options = begun.task, begun.job.options
-        # What a host delivers may have endless headers: not on the event loop.
-        probe = await asyncio.to_thread(imaging.probe_result, body, most_pixels=self.most_pixels)
+        is_suspect = task.suspect_deaths is not None
+        # What may have ended the process is looked at while nothing else is decoded. Some headers need a decoder.
+        probe = await self.decoder.run(
+            _ALONE_BYTES if is_suspect else 0,
+            self.marks.guard,
+            task,
+            imaging.probe_result,
+            body,
+            most_pixels=self.most_pixels,
+        )
         logger.debug(
             "image.resizing",
             extra={
@@ -113,8 +117,7 @@ class Finisher:
         )
         self._show(task, Stage.RESIZING)
         return await self.decoder.run(
-            # What may have ended the process is decoded while nothing else is.
-            probe.memory_bytes(begun.size) if task.suspect_deaths is None else _ALONE_BYTES,
+            _ALONE_BYTES if is_suspect else probe.memory_bytes(begun.size),
             self.marks.guard,
             task,
             imaging.finish,

@@ -38,8 +38,8 @@ class Trade:
     step: Step
     most: int
     do: Callable[[Task], Awaitable[None]]
-    is_open: Callable[[Transaction], Awaitable[int]]
-    """How many may be claimed now, seeing the tables; ``most`` is the bound in any case."""
+    is_open: Callable[[Transaction], Awaitable[int]] | None = None
+    """How many may be claimed now, seeing the tables, where ``most`` is not the only bound."""
     stop_s: float = 0.0
     """How long one under way is given at shutdown before it is canceled, seconds."""
     is_suspect: bool = False
@@ -69,6 +69,8 @@ class Loop:
         self._furthest_us = furthest_us
         self._on_jump = on_jump
         self._clock = clock.JumpWatch()
+        self._is_set_back = False
+        """The wall clock was, and the rows do not know yet."""
         self._beaten_at = clock.now_us()
         """When the leases of what is under way were extended last, by the wall clock that they are written in."""
         self._pace = pace
@@ -147,7 +149,7 @@ class Loop:
         return trade.most - sum(1 for running, _ in self._running.values() if running is trade)
 
     async def _claim(self, tx: Transaction, trade: Trade, room: int) -> list[Task]:
-        most = min(room, await trade.is_open(tx))
+        most = room if trade.is_open is None else min(room, await trade.is_open(tx))
         if most <= 0:
             return []
         now = clock.now_us()
@@ -218,21 +220,22 @@ class Loop:
     async def _watch_clock(self) -> None:
         """Let nothing wait for the time of a wall clock that has been set back meanwhile."""
         jump_s = self._clock.look()
-        if not jump_s:
-            return
-        logger.warning("clock.jumped", extra={"seconds": round(jump_s, 1)})
-        self._on_jump(jump_s)
-        if jump_s < 0:
+        if jump_s:
+            logger.warning("clock.jumped", extra={"seconds": round(jump_s, 1)})
+            self._on_jump(jump_s)
+        self._is_set_back = self._is_set_back or jump_s < 0
+        if self._is_set_back:
             await self._database.write(self._extend)
             await self._pull_in(submit.BACKOFF_US)
+            self._is_set_back = False
 
     async def _pull_in(self, furthest_us: int) -> None:
         """Make due what would wait for longer than *furthest_us*."""
+        now = clock.now_us()
 
         async def pull_in(tx: Transaction) -> int:
-            return await claims.pull_in(tx, now_us=clock.now_us(), furthest_us=furthest_us)
+            return await claims.pull_in(tx, now_us=now, furthest_us=furthest_us)
 
-        after_us = clock.now_us() + furthest_us
-        if await self._database.read(lambda tx: claims.is_further(tx, after_us=after_us)):
+        if await self._database.read(lambda tx: claims.is_ahead(tx, now_us=now, furthest_us=furthest_us)):
             await self._database.write(pull_in)
             self._bell.ring()

@@ -8,7 +8,7 @@ wait for the disk.
 
 import pathlib
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from nanohook.faults import reach
 from nanohook.rules.job import Task
@@ -16,9 +16,6 @@ from nanohook.values import frozen
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-MAX_LEFT: Final = 1_000
-"""Marks that are looked at; more were not left by threads of ours."""
 
 
 @frozen
@@ -55,13 +52,17 @@ class Marks:
         finally:
             mark.unlink(missing_ok=True)
 
-    def take_left(self) -> list[Marked]:
-        """Tell what the former process died at, and forget it."""
-        left = []
-        for mark in sorted(self._folder.iterdir())[:MAX_LEFT]:
+    def left(self) -> list[Marked]:
+        """Tell what the former process died at."""
+        found = []
+        for mark in sorted(self._folder.iterdir()):
             job_id, _, rest = mark.name.partition(".")
             attempt, _, index = rest.partition(".")
             if attempt.isdecimal() and index.isdecimal():
-                left.append(Marked(job_id=job_id, attempt=int(attempt), index=int(index)))
+                found.append(Marked(job_id=job_id, attempt=int(attempt), index=int(index)))
+        return found
+
+    def clear(self) -> None:
+        """Forget what the former process died at."""
+        for mark in self._folder.iterdir():
             mark.unlink(missing_ok=True)
-        return left
