@@ -286,8 +286,11 @@ class World(Database):
             self.give_up(claimed)
             return
         [post] = [post for post in self.posts if post.task_id == claimed.task_id]
-        post.may_be_repeated = post.may_be_repeated or post.is_forgotten or post.fate == "failed"
+        if post.is_forgotten or code == 404 or post.fate == "failed":
+            post.may_be_repeated = True
         code = 404 if post.is_forgotten else code
+        if code == 404:
+            post.is_lost = post.is_lost or "NanoBanana says that it has none"
         body = orjson.dumps(self._record(post, host=host) if code is None else {"code": code, "data": None})
         record = callbacks.read_record(body, http_status=200)
         told = self._delivery(claimed, Source.RECORD, body + ids.new_id().encode())
@@ -316,6 +319,11 @@ class World(Database):
         silence = {"is_unreadable": is_unreadable, "pause_us": pause_s * SECOND, "terms": TERMS}
         self.do(lambda tx: reconcile.no_answer(tx, claimed, **silence, now_us=self.now))
         self.forgiven.add((claimed.job_id, claimed.index))
+        of_task = {"job_id": claimed.job_id, "attempt": claimed.attempt, "index": claimed.index}
+        if self.do(lambda tx: tasks.load(tx, **of_task)).step is None:
+            for post in self.posts:
+                if post.task_id == claimed.task_id:
+                    post.is_lost = post.is_lost or "nobody answers for it"
         self._see_whether_it_is_gone(claimed)
 
     def forget(self, post: Post) -> None:
