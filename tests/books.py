@@ -57,7 +57,8 @@ def audit(connection: sqlite3.Connection) -> None:
     reserved, charged, and returned after all; in the third, what came late may be charged after all.
     """
     for each in integrity.CHECKS:
-        assert each.is_warning or wrong(connection, each) == (), each.title
+        found = () if each.is_warning else wrong(connection, each)
+        assert found == (), f"{each.title}: {found}"
     _check_entries(connection, of(connection, "SELECT * FROM ledger WHERE job_id IS NOT NULL"))
 
 

@@ -286,11 +286,11 @@ class World(Database):
             self.give_up(claimed)
             return
         [post] = [post for post in self.posts if post.task_id == claimed.task_id]
-        if post.is_forgotten or code == 404 or post.fate == "failed":
+        if code == 404:
+            self.forget(post)
+        if post.is_forgotten or post.fate == "failed":
             post.may_be_repeated = True
         code = 404 if post.is_forgotten else code
-        if code == 404:
-            post.is_lost = post.is_lost or "NanoBanana says that it has none"
         body = orjson.dumps(self._record(post, host=host) if code is None else {"code": code, "data": None})
         record = callbacks.read_record(body, http_status=200)
         told = self._delivery(claimed, Source.RECORD, body + ids.new_id().encode())

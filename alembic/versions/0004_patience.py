@@ -1,6 +1,7 @@
 """patience: all addresses of a result are tried, and a task whose decoding kills the process ends"""
 
 import json
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ def downgrade() -> None:
     op.execute("ALTER TABLE tasks RENAME COLUMN candidates TO result_url")
 
 
-def _rewrite(change):
+def _rewrite(change: Callable[[str], str]) -> None:
     """Turn an address into the one candidate that it is, or back."""
     connection = op.get_bind()
     found = connection.execute(

@@ -42,6 +42,8 @@ async def take(tx: Transaction, task: Task, *, now_us: int) -> Task:
     if found is None:
         return task
     await credits.pay_again(tx, found, now_us=now_us)
+    # Its own purchase, of which nobody knows whether NanoBanana took it, has no task to wait for any more.
+    await credits.release(tx, task, now_us=now_us)
     await own(tx, found, now_us=now_us)
     completed = rules.completed(task)
     await tasks.update(tx, completed)

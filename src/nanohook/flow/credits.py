@@ -73,9 +73,14 @@ async def charge(tx: Transaction, task: Task, *, now_us: int) -> None:
     await _close(tx, task, Kind.CHARGE, now_us=now_us)
 
 
+async def release(tx: Transaction, task: Task, *, now_us: int) -> None:
+    """Give back what is still set aside for *task*: its time is over, or something else has taken its place."""
+    await _close(tx, task, Kind.RETURN, now_us=now_us)
+
+
 async def refund(tx: Transaction, task: Task, *, now_us: int) -> None:
     """Give back what *task* cost, or what is still set aside for it: it was canceled, and was not taken."""
-    await _close(tx, task, Kind.RETURN, now_us=now_us)
+    await release(tx, task, now_us=now_us)
     written = await ledger.of_task(tx, job_id=task.job_id, attempt=task.attempt, index=task.index)
     if Kind.CHARGE in written and Kind.RETURN not in written:
         await _change(tx, task, Kind.RETURN, available=-written[Kind.RESERVE], reserved=0, now_us=now_us)

@@ -260,8 +260,7 @@ async def give_up(tx: Transaction, claimed: Task, *, terms: Terms, now_us: int) 
     if task.is_ended:
         await tasks.update(tx, replace(task, step=None, due_at=None))
         await _fetch_noted(tx, task, now_us=now_us)
-        if not task.is_known_bought:
-            await credits.refund(tx, task, now_us=now_us)
+        await credits.release(tx, task, now_us=now_us)
         return
     job = await jobs.load(tx, claimed.job_id)
     if job is None:
