@@ -19,7 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
 from nanohook.decoding import Decoder
-from nanohook.flow import gate, settle, submit
+from nanohook.flow import gate, submit
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.hub import Hub
 from nanohook.passwords import Passwords
@@ -44,7 +44,7 @@ from nanohook.work.apply import Applier
 from nanohook.work.ask import AT_ONCE, Asker
 from nanohook.work.finish import Finisher
 from nanohook.work.loop import LEASE_US, Loop, Trade
-from nanohook.work.marks import Marks
+from nanohook.work.marks import Marks, note_deaths
 from nanohook.work.pace import Pace
 from nanohook.work.submit import Submitter
 from nanohook.work.sweep import Sweeper
@@ -176,7 +176,7 @@ async def _running(
         tunnel = await _tunnel(stack, made, local_url)
         # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
         taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
-        await _suspect(opened, marks)
+        await note_deaths(opened, marks)
         state = await opened.read(gate.read)
         logger.info("service.started", extra={"tasks_taken_over": taken, "held_by": state.reason})
         opened.listen(Topic.EVENTS, made.hub.wake)
@@ -200,23 +200,6 @@ async def _running(
         # Also without a signal (a test, another server) nothing is left under way.
         stack.push_async_callback(running.drain)
         yield running
-
-
-async def _suspect(opened: Database, marks: Marks) -> None:
-    """Note what the former process died at; forget it only when that is stored."""
-    left = await asyncio.to_thread(marks.left)
-
-    async def note(tx: Transaction) -> None:
-        for mark in left:
-            await settle.suspect(
-                tx, job_id=mark.job_id, attempt=mark.attempt, index=mark.index, now_us=clock.now_us()
-            )
-
-    for mark in left:
-        logger.warning("work.died_decoding", extra={"job_id": mark.job_id, "index": mark.index})
-    if left:
-        await opened.write(note)
-    await asyncio.to_thread(marks.clear)
 
 
 class _Upstream(NamedTuple):

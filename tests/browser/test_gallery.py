@@ -73,6 +73,7 @@ async def test_filter_and_search_show_what_fits_and_survive_a_reload(browser, tm
 
         await page.get_by_role("button", name="All 3").click()
         await page.keyboard.press("/")
+        await expect(page.locator("#search")).to_be_focused()
         await page.keyboard.type("BOAT")
         await expect(gallery.cards).to_have_count(1)
         await page.locator("#search").fill("nothing like this")

@@ -127,6 +127,34 @@ async def service(
     **given: Any,
 ) -> AsyncIterator[Child]:
     """Run the test entry point on *data_dir*; yields when it is ready. *given* are settings."""
+    command = entry(
+        data_dir,
+        port=port,
+        upstream=upstream,
+        die_at=die_at,
+        grace_s=grace_s,
+        impatient_s=impatient_s,
+        clock=clock,
+        **given,
+    )
+    with started(command, data_dir / "logs") as child:
+        if not await child.is_up(f"http://127.0.0.1:{port}"):
+            raise AssertionError(f"the service did not start\n{child.said[-3000:]}")
+        yield child
+
+
+def entry(
+    data_dir: pathlib.Path,
+    *,
+    port: int,
+    upstream: str,
+    die_at: str | None = None,
+    grace_s: float | None = None,
+    impatient_s: float | None = None,
+    clock: pathlib.Path | None = None,
+    **given: Any,
+) -> tuple[str, ...]:
+    """Spell the command that runs the test entry point on *data_dir*; *given* are settings."""
     command = [sys.executable, "-m", "tests.process.entry"]
     command += ["--port", str(port), "--data-dir", str(data_dir), "--upstream", upstream]
     command += ["--settings", orjson.dumps(given).decode()]
@@ -134,10 +162,7 @@ async def service(
     command += ["--grace", str(grace_s)] if grace_s else []
     command += ["--impatient", str(impatient_s)] if impatient_s else []
     command += ["--clock", str(clock)] if clock else []
-    with started(tuple(command), data_dir / "logs") as child:
-        if not await child.is_up(f"http://127.0.0.1:{port}"):
-            raise AssertionError(f"the service did not start\n{child.said[-3000:]}")
-        yield child
+    return tuple(command)
 
 
 @contextlib.asynccontextmanager

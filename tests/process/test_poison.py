@@ -24,11 +24,13 @@ async def test_three_deaths_while_it_alone_is_decoded_end_a_task_as_internal(tmp
     port, data_dir = live.closed_port(), ready.data_dir
     async with live.serve(upstream) as url:
         where = {"port": port, "upstream": url, "die_at": "finish.decoding"}
+        async with child.service(data_dir, **where) as dying:
+            await ordered(port, ready.key, "poison")
+            assert await dying.exited(timeout_s=30) == -signal.SIGKILL
         # The first death makes it a suspect; three more, while it is decoded alone, end it.
-        for deaths in (None, 0, 1, 2):
-            async with child.service(data_dir, **where) as dying:
-                if deaths is None:
-                    await ordered(port, ready.key, "poison")
+        for deaths in (0, 1, 2):
+            # It dies before it could be asked whether it is ready.
+            with child.started(child.entry(data_dir, **where), data_dir / "logs") as dying:
                 assert await dying.exited(timeout_s=30) == -signal.SIGKILL
             [task] = books.rows(data_dir, "SELECT suspect_deaths FROM tasks")
             assert task["suspect_deaths"] == deaths

@@ -6,13 +6,20 @@ the next process which task that was: they outlive the process without a commit,
 wait for the disk.
 """
 
+import asyncio
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from nanohook import clock
+from nanohook.database import Database, Transaction
 from nanohook.faults import reach
+from nanohook.flow import settle
 from nanohook.rules.job import Task
 from nanohook.values import frozen
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,3 +73,19 @@ class Marks:
         """Forget what the former process died at."""
         for mark in self._folder.iterdir():
             mark.unlink(missing_ok=True)
+
+
+async def note_deaths(database: Database, marks: Marks) -> None:
+    """Make suspects of what the former process died at; the marks go only when that is stored."""
+    left = await asyncio.to_thread(marks.left)
+
+    async def note(tx: Transaction) -> None:
+        now = clock.now_us()
+        for mark in left:
+            await settle.suspect(tx, job_id=mark.job_id, attempt=mark.attempt, index=mark.index, now_us=now)
+
+    for mark in left:
+        logger.warning("work.died_decoding", extra={"job_id": mark.job_id, "index": mark.index})
+    if left:
+        await database.write(note)
+    await asyncio.to_thread(marks.clear)
