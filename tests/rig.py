@@ -136,7 +136,9 @@ async def running(
         if parts:
             service.middleware_stack = _With(service.middleware_stack, parts)
         await stack.enter_async_context(server.serving(service, listener))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=base, trust_env=False, timeout=20))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=base, trust_env=False, timeout=20, limits=httpx.Limits(keepalive_expiry=2))
+        )
         rig = Rig(base, client, service, upstream.state.tasks, upstream_url, parts or {})
         if sign_up:
             client.headers["Authorization"] = f"Bearer {await make_account(rig)}"
