@@ -10,7 +10,7 @@ from nanohook.flow import credits
 from nanohook.rules import job as rules
 from nanohook.rules import views
 from nanohook.rules.job import Job, ResultPicture, Task
-from nanohook.stores import events, jobs, pictures, tasks
+from nanohook.stores import deliveries, events, jobs, pictures, tasks
 from nanohook.values import replace
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,21 @@ async def move(tx: Transaction, job: Job, task: Task, *, is_stored: bool = False
     else:
         group = await tasks.of_attempt(tx, job_id=job.id, attempt=job.attempt)
     return await record(tx, job, rules.summarise(job, group), now_us=now_us)
+
+
+async def carry_out(
+    tx: Transaction, job: Job, before: Task, after: Task, *, is_stored: bool = False, now_us: int
+) -> None:
+    """Store what a plan came to; the task's *job* follows, unless the task had ended for it already."""
+    if before.is_ended:
+        await tasks.update(tx, after)
+    else:
+        await move(tx, job, after, is_stored=is_stored, now_us=now_us)
+    if before.task_id is None and after.task_id is not None:
+        await deliveries.match_parked(tx, after, now_us=now_us)
+    is_other = (after.step, after.due_at) != (before.step, before.due_at)
+    if is_other and after.due_at is not None and after.due_at <= now_us:
+        tx.wake(Topic.WORK)
 
 
 async def _pictures(tx: Transaction, job: Job) -> list[ResultPicture]:

@@ -14,7 +14,7 @@ from nanohook.flow.plans import Plan
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import callbacks
 from nanohook.rules.callbacks import Reading
-from nanohook.rules.job import Job, Step, Task
+from nanohook.rules.job import Step, Task
 from nanohook.rules.status import Stage
 from nanohook.stores import deliveries, jobs, tasks, unclaimed
 from nanohook.stores.deliveries import Delivery, Effect
@@ -161,7 +161,7 @@ async def apply_again(
     else:
         plan = plans.of_callback(job.attempt, task, said, terms=terms, now_us=now_us)
     if plan.task is not None:
-        await carry_out(tx, job, task, plan.task, now_us=now_us)
+        await history.carry_out(tx, job, task, plan.task, now_us=now_us)
     return await _judged(tx, delivery, plan, reading)
 
 
@@ -199,7 +199,9 @@ async def _take(
     if job is None:
         raise errors.NotFound("the job is gone")
     # Stage and progress are stored with the count: often that is all.
-    await carry_out(tx, job, task, plan.task, is_stored=plan.only_progress and counted is plan.task, now_us=now_us)
+    await history.carry_out(
+        tx, job, task, plan.task, is_stored=plan.only_progress and counted is plan.task, now_us=now_us
+    )
     return receipt
 
 
@@ -311,21 +313,6 @@ async def _repeated(tx: Transaction, delivery: Delivery) -> str | None:
     if first is not None:
         await deliveries.repeated(tx, first, now_us=delivery.received_at)
     return first
-
-
-async def carry_out(
-    tx: Transaction, job: Job, before: Task, after: Task, *, is_stored: bool = False, now_us: int
-) -> None:
-    """Store what a plan came to; the task's *job* follows, unless the task had ended for it already."""
-    if before.is_ended:
-        await tasks.update(tx, after)
-    else:
-        await history.move(tx, job, after, is_stored=is_stored, now_us=now_us)
-    if before.task_id is None and after.task_id is not None:
-        await deliveries.match_parked(tx, after, now_us=now_us)
-    is_other = (after.step, after.due_at) != (before.step, before.due_at)
-    if is_other and after.due_at is not None and after.due_at <= now_us:
-        tx.wake(Topic.WORK)
 
 
 async def _only_task(tx: Transaction, job_id: str) -> Task | None:

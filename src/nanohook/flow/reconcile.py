@@ -5,7 +5,7 @@ An answer is believed, and enters as a synthetic delivery: one log for all that 
 """
 
 from nanohook.database import Transaction
-from nanohook.flow import plans, receive
+from nanohook.flow import history, plans, receive
 from nanohook.flow.terms import Terms
 from nanohook.rules import callbacks
 from nanohook.rules.job import Step, Task
@@ -59,7 +59,7 @@ async def answer(
     if after.step is Step.ASK and after.claim == asked.claim:
         due_at = now_us + terms.ask_interval_us(after.asks, chance=chance)
         after = replace(after, due_at=plans.next_question(after, due_at, terms=terms, now_us=now_us))
-    await receive.carry_out(tx, job, before, after, now_us=now_us)
+    await history.carry_out(tx, job, before, after, now_us=now_us)
     return receive.Receipt(
         delivery_id=delivery.id, is_new=is_new, job_id=job.id, effect=effect, reason=plan.reason
     )
@@ -92,4 +92,4 @@ async def no_answer(
     if task is None or job is None:
         return
     after = plans.of_silence(task, is_unreadable=is_unreadable, pause_us=pause_us, terms=terms, now_us=now_us)
-    await receive.carry_out(tx, job, task, after, now_us=now_us)
+    await history.carry_out(tx, job, task, after, now_us=now_us)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nanohook import errors
-from nanohook.database import Topic, Transaction
+from nanohook.database import Transaction
 from nanohook.flow import accept, credits, history, plans
 from nanohook.rules import downloads
 from nanohook.rules import job as rules
@@ -130,13 +130,9 @@ async def failed(
     is_asked = downloads.is_reconcile_due(known) or after.next_candidate is None
     if is_asked and known and can_ask and task.task_id is not None:
         after = replace(after, step=Step.ASK, due_at=now_us, tries=0)
-        tx.wake(Topic.WORK)
     else:
         after = plans.fetch_or_end(after, now_us=now_us)
-    if task.is_ended:
-        await tasks.update(tx, after)
-    else:
-        await history.move(tx, job, after, now_us=now_us)
+    await history.carry_out(tx, job, task, after, now_us=now_us)
     return after.step is not None
 
 
@@ -157,10 +153,10 @@ async def suspect(tx: Transaction, *, job_id: str, attempt: int, index: int, now
         dead = (replace(each, outcome=Outcome.DEADLY, is_dead=True) for each in task.candidates)
         after = replace(after, candidates=tuple(dead))
         after = rules.advance(after, Stage.FAILED, fault=fault) or replace(after, step=None, due_at=None)
-    if task.is_ended or job is None:
+    if job is None:
         await tasks.update(tx, after)
     else:
-        await history.move(tx, job, after, now_us=now_us)
+        await history.carry_out(tx, job, task, after, now_us=now_us)
 
 
 async def _keep(tx: Transaction, job: Job, task: Task, stored: Stored, *, sha256: bytes, now_us: int) -> Kept:

@@ -59,7 +59,7 @@ class Spool:
         return self._left_bytes
 
     def body(self, *, max_bytes: int) -> "Body":
-        """Begin a body of at most *max_bytes*; close it, or use it as ``with``."""
+        """Begin a body of at most *max_bytes*; use it as ``with``."""
         return Body(self, max_bytes=max_bytes)
 
     def take(self, size_bytes: int) -> bool:
@@ -153,7 +153,7 @@ class Body:
         Say that the body has ended.
 
         Returns:
-            All of it; a mapped file where it did not fit into memory. It stays readable after ``close``.
+            All of it; a mapped file where it did not fit into memory. It stays readable after the ``with``.
 
         Raises:
             TooMuch: More than ``max_bytes``.

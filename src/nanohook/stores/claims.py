@@ -70,9 +70,7 @@ async def claim_to_ask(
         # A time to come was written by a clock that has been set back.
         f"AND (asked_at IS NULL OR asked_at <= :asked_before OR asked_at > :now) RETURNING {tasks.COLUMNS}",
         {
-            "job_id": task.job_id,
-            "attempt": task.attempt,
-            "idx": task.index,
+            **tasks.key(task),
             "asked_before": asked_before_us,
             "now": now_us,
             "lease_until": lease_until_us,
@@ -84,15 +82,8 @@ async def claim_to_ask(
 async def put_off(tx: Transaction, claimed: Task, *, until_us: int) -> None:
     """Let the next question wait until *until_us* at least, if nothing came of the one that *claimed* was for."""
     await tx.run(
-        f"UPDATE tasks SET due_at = :until WHERE {tasks.KEY} AND claim = :claim AND step = 'ask' AND held = 0 "
-        "AND due_at < :until",
-        {
-            "job_id": claimed.job_id,
-            "attempt": claimed.attempt,
-            "idx": claimed.index,
-            "claim": claimed.claim,
-            "until": until_us,
-        },
+        f"UPDATE tasks SET due_at = :until WHERE {_HOLDS} AND held = 0 AND due_at < :until",
+        {**_holding(claimed, Step.ASK), "until": until_us},
     )
 
 
@@ -185,10 +176,4 @@ async def ask_soon(tx: Transaction, *, now_us: int) -> int:
 
 
 def _holding(task: Task, step: Step) -> dict[str, Value]:
-    return {
-        "job_id": task.job_id,
-        "attempt": task.attempt,
-        "idx": task.index,
-        "claim": task.claim,
-        "step": step,
-    }
+    return {**tasks.key(task), "claim": task.claim, "step": step}

@@ -171,7 +171,7 @@ async def may_try_once_more(tx: Transaction, task: Task) -> bool:
     return bool(
         await tx.run(
             f"UPDATE tasks SET server_faults = 1 WHERE {KEY} AND server_faults = 0",
-            {"job_id": task.job_id, "attempt": task.attempt, "idx": task.index},
+            key(task),
         )
     )
 
@@ -198,6 +198,11 @@ async def waits_since(tx: Transaction, *, before_us: int, most: int) -> list[Tas
         (before_us, most),
     )
     return [read(row) for row in rows]
+
+
+def key(task: Task) -> dict[str, Value]:
+    """Give the values of ``KEY``."""
+    return {"job_id": task.job_id, "attempt": task.attempt, "idx": task.index}
 
 
 def _values(task: Task) -> dict[str, Value]:

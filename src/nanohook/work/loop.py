@@ -232,10 +232,6 @@ class Loop:
     async def _pull_in(self, furthest_us: int) -> None:
         """Make due what would wait for longer than *furthest_us*."""
         now = clock.now_us()
-
-        async def pull_in(tx: Transaction) -> int:
-            return await claims.pull_in(tx, now_us=now, furthest_us=furthest_us)
-
         if await self._database.read(lambda tx: claims.is_ahead(tx, now_us=now, furthest_us=furthest_us)):
-            await self._database.write(pull_in)
+            await self._database.write(lambda tx: claims.pull_in(tx, now_us=now, furthest_us=furthest_us))
             self._bell.ring()
