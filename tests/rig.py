@@ -14,13 +14,13 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nanohook import app, server, settings
+from nanohook import app, clock, server, settings
 from nanohook.cli import people
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 from nanohook.sandbox.tasks import Table
 from nanohook.web.parts import Parts
-from tests import live
+from tests import conform, live
 
 
 @dataclass
@@ -151,3 +151,21 @@ async def make_account(rig: Rig, email: str = "ada@example.org", *, is_verified:
     return await people.create_in(
         rig.parts.database, people.NewAccount(email=email, is_verified=is_verified, **asked)
     )
+
+
+async def person(rig: Rig, *, document: dict[str, Any] | None = None, **more: Any) -> Rig:
+    """
+    Make somebody of their own for a test; close their ``client``.
+
+    Args:
+        document: OpenAPI, that every answer is held against.
+    """
+    key = await make_account(rig, f"p{clock.now_us()}@example.org", **more)
+    client = httpx.AsyncClient(
+        base_url=rig.base,
+        headers={"Authorization": f"Bearer {key}"},
+        trust_env=False,
+        timeout=30,
+        event_hooks={"response": [] if document is None else [conform.Document(document).check]},
+    )
+    return dataclasses.replace(rig, client=client)

@@ -1,15 +1,13 @@
 """The doors in a real browser: from a stranger to a person who is logged in, and out again."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.stores import accounts
 from tests import rig
-from tests.browsing import Visit, launched, visiting
+from tests.browsing import Visit, visiting
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,12 +15,6 @@ ADA = "ada@example.org"
 PASSWORD = "a kite over the harbour"
 OTHER = "a kite over the mountains"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(name="mails")

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 
 import orjson
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page
 
 from nanohook.web import pages
-from tests import browsing, live, relay, rig
+from tests import live, relay, rig
 from tests.scripted import CUT, MOMENT, NO_CONTENT, RETRY, STATE, Server, http, refused, status, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -20,12 +19,6 @@ _EXPORT = re.compile(r"^export (?:declare )?(?:const|class|function) (?:(\w+)|\{
 MOST_TRIES = 4
 ACCEPTED = http({"job_id": "j1", "status": "PENDING", "progress": 10}, status=202)
 PICTURE = {"index": 0, "url": "/media/a.png?token=t", "thumbnail_url": "/media/b.png?token=t"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with browsing.launched() as launched:
-        yield launched
 
 
 class Site(Server):

@@ -1,21 +1,12 @@
 """The API's page in a real browser: it shows the document, and asks no other host for anything."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.web import operations
-from tests import browsing, rig
+from tests import rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with browsing.launched() as launched:
-        yield launched
 
 
 async def test_it_shows_every_operation_and_tries_one_without_leaving_the_host(browser, tmp_path):

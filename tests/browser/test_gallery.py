@@ -3,16 +3,13 @@
 import io
 import re
 import zipfile
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.sandbox.options import Options
 from tests import live, rig
-from tests.browsing import launched
 from tests.galleries import gallery_of, new_project
 
 _WAIT_MS = 10_000
@@ -21,12 +18,6 @@ _SLOW = Options(latency_s=1.4, callback_pause_s=0.05)
 _NEVER = "a kite [sandbox:latency=600]"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 async def test_delete_is_taken_back_by_a_button_or_a_key(browser, tmp_path):

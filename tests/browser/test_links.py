@@ -1,15 +1,13 @@
 """Links that are dead without a sign, relays that hold streams back, frozen pages: all is seen in the end."""
 
 import contextlib
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.sandbox.options import Options
 from tests import live, relay, rig
-from tests.browsing import launched, visiting
+from tests.browsing import visiting
 from tests.galleries import gallery_of
 from tests.relay import Way
 
@@ -18,12 +16,6 @@ _WAIT_MS = 15_000
 _SLOW = Options(latency_s=1.5, callback_pause_s=0.05)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 @contextlib.asynccontextmanager

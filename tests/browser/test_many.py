@@ -1,24 +1,14 @@
 """Many pictures at once in the gallery: what it says is what the service has, even if the page is closed."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from tests import relay, rig
-from tests.browsing import launched
 from tests.galleries import gallery_of
 
 _WAIT_MS = 30_000
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 async def all_shown(gallery, number, *, base=None):

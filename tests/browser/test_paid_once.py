@@ -2,17 +2,15 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook import clock
 from nanohook.flow import accounts
 from nanohook.web import pages
 from tests import books, live, relay, rig
-from tests.browsing import launched, visiting
+from tests.browsing import visiting
 from tests.galleries import gallery_of, size_of
 from tests.relay import Way
 from tests.scripted import Server, http, refused
@@ -23,12 +21,6 @@ _TRIES = 4
 """As often as the client sends a request to which no answer comes."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 @contextlib.asynccontextmanager

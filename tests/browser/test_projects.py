@@ -1,16 +1,14 @@
 """The pages of projects in a real browser: from the first project to a finished picture."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.sandbox.options import Options
 from tests import rig
-from tests.browsing import launched, visiting
+from tests.browsing import visiting
 from tests.galleries import Gallery, gallery_of, size_of
 
 _BUDGET_BYTES = 60_000
@@ -20,12 +18,6 @@ _SLOW = Options(latency_s=1.4, callback_pause_s=0.05)
 _NEVER = "a kite [sandbox:latency=600]"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 async def test_from_a_new_project_to_a_finished_picture_without_a_reload(browser, tmp_path):

@@ -1,15 +1,12 @@
 """What a page says of money and of waiting: why nothing goes on, at which place, and what is kept."""
 
-from collections.abc import AsyncIterator
-
 import orjson
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.sandbox.options import Options
 from tests import live, rig
-from tests.browsing import launched, visiting
+from tests.browsing import visiting
 from tests.galleries import gallery_of
 
 _WAIT_MS = 15_000
@@ -18,12 +15,6 @@ _KEPT = "NanoBanana had already started: the picture will be kept for you."
 _GARDEE = "NanoBanana avait déjà commencé\N{NO-BREAK SPACE}: l’image sera gardée pour vous."
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 def refusing(code):

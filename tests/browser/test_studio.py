@@ -1,30 +1,21 @@
 """The page in a real browser: the main job as a person does it."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from nanohook.sandbox.options import Options
 from nanohook.web import pages
 from tests import rig
-from tests.browsing import launched, visiting
+from tests.browsing import visiting
 
 _BUDGET_BYTES = 60_000
 # Long enough to see the page at work, and to reload it there.
 _SLOW = Options(latency_s=2.5, callback_pause_s=0.05)
 
-# One browser for all: it takes longer to start than a test to run. Each test has a profile of its own.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="browser")
-async def _browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 @pytest.mark.parametrize(

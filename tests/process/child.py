@@ -115,29 +115,9 @@ async def ran(
 
 
 @contextlib.asynccontextmanager
-async def service(
-    data_dir: pathlib.Path,
-    *,
-    port: int,
-    upstream: str,
-    die_at: str | None = None,
-    grace_s: float | None = None,
-    impatient_s: float | None = None,
-    clock: pathlib.Path | None = None,
-    **given: Any,
-) -> AsyncIterator[Child]:
-    """Run the test entry point on *data_dir*; yields when it is ready. *given* are settings."""
-    command = entry(
-        data_dir,
-        port=port,
-        upstream=upstream,
-        die_at=die_at,
-        grace_s=grace_s,
-        impatient_s=impatient_s,
-        clock=clock,
-        **given,
-    )
-    with started(command, data_dir / "logs") as child:
+async def service(data_dir: pathlib.Path, *, port: int, **how: Any) -> AsyncIterator[Child]:
+    """Run the test entry point on *data_dir*, with *how* as ``entry`` takes it; yields when it is ready."""
+    with started(entry(data_dir, port=port, **how), data_dir / "logs") as child:
         if not await child.is_up(f"http://127.0.0.1:{port}"):
             raise AssertionError(f"the service did not start\n{child.said[-3000:]}")
         yield child

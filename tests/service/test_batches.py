@@ -1,17 +1,14 @@
 """Batches: a hundred jobs of one request are started together or not at all, and followed and ended together."""
 
 import contextlib
-import dataclasses
 
-import httpx
 import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock
 from nanohook.rules.status import ImageJobStatus
 from nanohook.web import docs, slots, wire, work_wire
-from tests import books, conform, lag, live, raw, rig
+from tests import books, lag, live, raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -26,21 +23,9 @@ async def service(tmp_path_factory):
         books.check(running.parts.settings.data_dir)
 
 
-async def person(service, **more):
-    """Somebody of their own for a test."""
-    key = await rig.make_account(service, f"p{clock.now_us()}@example.org", **more)
-    headers = {"Authorization": f"Bearer {key}"}
-    # Every answer is held against the document.
-    hooks = {"response": [conform.Document(DOCUMENT).check]}
-    client = httpx.AsyncClient(
-        base_url=service.base, headers=headers, trust_env=False, timeout=30, event_hooks=hooks
-    )
-    return dataclasses.replace(service, client=client)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def one(service):
-    made = await person(service)
+    made = await rig.person(service, document=DOCUMENT)
     async with made.client:
         yield made
 
@@ -187,7 +172,7 @@ async def test_jobs_with_pictures_need_a_public_address(tmp_path):
 
 
 async def test_too_few_credits_for_all_together_start_none(service):
-    poor = await person(service, credits=11)
+    poor = await rig.person(service, document=DOCUMENT, credits=11)
     async with poor.client:
         answer = await start(poor, *[{"prompt": RUNNING}] * 3)
         assert (answer.status_code, answer.json()["code"]) == (402, "insufficient_credits")
@@ -331,7 +316,10 @@ async def test_deleted_jobs_are_left_out_and_a_batch_of_none_is_gone(one):
 async def test_a_batch_is_its_owner_s_and_an_admin_s(service, one):
     taken = (await start(one, {"prompt": RUNNING})).json()
     here, stop = taken["links"]["self"], taken["links"]["cancel"]
-    eve, admin = await person(service), await person(service, is_admin=True)
+    eve, admin = (
+        await rig.person(service, document=DOCUMENT),
+        await rig.person(service, document=DOCUMENT, is_admin=True),
+    )
     async with eve.client, admin.client:
         for answer in (await eve.client.get(here), await eve.client.post(stop)):
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

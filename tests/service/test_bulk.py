@@ -1,15 +1,11 @@
 """Many pictures at once: deleted and restored by one request, listed by their ids, uploaded with a budget."""
 
-import dataclasses
-
-import httpx
 import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock
 from nanohook.web import docs, jobs, query, work_wire
-from tests import books, conform, rig
+from tests import books, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,22 +21,9 @@ async def service(tmp_path_factory):
         books.check(running.parts.settings.data_dir)
 
 
-async def person(service):
-    """Somebody of their own for a test; every answer is held against the document."""
-    key = await rig.make_account(service, f"p{clock.now_us()}@example.org")
-    client = httpx.AsyncClient(
-        base_url=service.base,
-        headers={"Authorization": f"Bearer {key}"},
-        trust_env=False,
-        timeout=30,
-        event_hooks={"response": [conform.Document(DOCUMENT).check]},
-    )
-    return dataclasses.replace(service, client=client)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def one(service):
-    made = await person(service)
+    made = await rig.person(service, document=DOCUMENT)
     async with made.client:
         yield made
 

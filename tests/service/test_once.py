@@ -1,14 +1,11 @@
 """The same request under the same Idempotency-Key: done once, answered as often as it comes."""
 
 import asyncio
-import dataclasses
 import socket
 
-import httpx
 import pytest
 import pytest_asyncio
 
-from nanohook import clock
 from tests import books, live, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,17 +21,9 @@ async def service(tmp_path_factory):
         books.check(running.parts.settings.data_dir)
 
 
-async def person(service, **more):
-    """Somebody of their own for a test."""
-    key = await rig.make_account(service, f"p{clock.now_us()}@example.org", **more)
-    headers = {"Authorization": f"Bearer {key}"}
-    client = httpx.AsyncClient(base_url=service.base, headers=headers, trust_env=False, timeout=30)
-    return dataclasses.replace(service, client=client)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def one(service):
-    made = await person(service)
+    made = await rig.person(service)
     async with made.client:
         yield made
 
@@ -101,7 +90,7 @@ async def test_the_key_of_another_request_is_refused(one, other):
 
 
 async def test_keys_are_each_persons_own(service, one):
-    other = await person(service)
+    other = await rig.person(service)
     async with other.client:
         first, second = await generate(one, "a-key"), await generate(other, "a-key")
         third = await generate(other, "a-key", {"prompt": RUNNING + " another"})
@@ -166,7 +155,7 @@ async def test_twenty_at_once_that_only_share_the_key_are_one_too(one):
 
 
 async def test_only_what_was_taken_is_remembered(service):
-    poor = await person(service, credits=3)
+    poor = await rig.person(service, credits=3)
     async with poor.client:
         refused(await generate(poor, "a-key"), 402, "insufficient_credits")
         refused(await generate(poor, "a-key", {"prompt": ""}), 422, "invalid")

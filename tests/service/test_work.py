@@ -1,16 +1,12 @@
 """Control over the work: many retried at once, pause and drain, figures, the place in the line."""
 
-import dataclasses
-
-import httpx
 import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock
 from nanohook.sandbox.options import Options
 from nanohook.web import docs, jobs
-from tests import books, conform, live, rig
+from tests import books, live, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,29 +23,16 @@ async def service(tmp_path_factory):
         books.check(running.parts.settings.data_dir)
 
 
-async def person(service, **more):
-    """Somebody of their own for a test; every answer is held against the document."""
-    key = await rig.make_account(service, f"p{clock.now_us()}@example.org", **more)
-    client = httpx.AsyncClient(
-        base_url=service.base,
-        headers={"Authorization": f"Bearer {key}"},
-        trust_env=False,
-        timeout=30,
-        event_hooks={"response": [conform.Document(DOCUMENT).check]},
-    )
-    return dataclasses.replace(service, client=client)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def one(service):
-    made = await person(service)
+    made = await rig.person(service, document=DOCUMENT)
     async with made.client:
         yield made
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def admin(service):
-    made = await person(service, is_admin=True)
+    made = await rig.person(service, document=DOCUMENT, is_admin=True)
     async with made.client:
         yield made
 
@@ -145,7 +128,7 @@ async def test_one_request_looks_at_a_thousand_and_says_where_to_go_on(tmp_path)
 
 
 async def test_who_cannot_pay_for_one_is_told_so_and_pays_for_the_others(service):
-    poor = await person(service, credits=8)
+    poor = await rig.person(service, document=DOCUMENT, credits=8)
     async with poor.client:
         two, single = [(await ended(poor, FAILS, numImages=number))[0] for number in (2, 1)]
         await poor.generate(RUNNING)
@@ -221,7 +204,7 @@ async def test_what_needs_its_picture_fetched_anew_is_not_retried_without_a_publ
 async def quiet(tmp_path):
     """A service of its own, whose work may stand still, and its admin."""
     async with rig.running(tmp_path, sandbox=Options(latency_s=0.2, callback_pause_s=0.05)) as running:
-        boss = await person(running, is_admin=True)
+        boss = await rig.person(running, document=DOCUMENT, is_admin=True)
         async with boss.client:
             yield running, boss
 
@@ -302,7 +285,7 @@ async def test_who_waits_is_told_the_place_and_how_long(tmp_path):
 
 async def test_the_figures_are_ones_own_or_everybody_s(quiet):
     service, boss = quiet
-    other = await person(service)
+    other = await rig.person(service, document=DOCUMENT)
     async with other.client:
         for _ in range(3):
             await service.ended((await service.generate())["job_id"])
