@@ -86,6 +86,26 @@ async def test_a_deletion_that_fails_puts_the_pictures_back_and_says_why(browser
         assert await kept(gallery) == 2
 
 
+async def test_an_answer_that_was_read_before_a_deletion_brings_nothing_back(browser, tmp_path):
+    async with gallery_of(browser, tmp_path) as gallery:
+        await all_shown(gallery, 2)
+        page, client = gallery.page, gallery.visit.service.client
+
+        async def late(route):
+            answer = await (await route.fetch()).json()
+            newest, oldest = answer["images"]
+            await client.delete(f"/api/images/{newest['job_id']}")
+            await expect(gallery.cards).to_have_count(1)
+            # One more, taken in after the others: it shows that they were.
+            answer["images"].append(oldest | {"job_id": "00000000-0000-7000-8000-000000000000"})
+            await route.fulfill(json=answer)
+
+        await page.route("**/api/images?*", late, times=1)
+        async with page.expect_response("**/api/images?*"):
+            await page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(gallery.cards).to_have_count(2)
+
+
 async def test_what_is_taken_back_before_it_is_answered_is_back(browser, tmp_path):
     async with gallery_of(browser, tmp_path) as gallery, relay.before(gallery.visit.service.base) as link:
         await all_shown(gallery, 3, base=link.base)

@@ -19,6 +19,10 @@ const elsewhere = new Set();
 let expected = 0;
 let seekTimer = 0;
 
+/** Deletions that were heard of, by job: an answer may have been read before. */
+const deletions = new Map();
+const isDeleted = (job) => deletions.get(job.job_id) > job.event_id;
+
 /** While an answer is on its way that brings a job of our own, that job is not looked for. */
 export async function expecting(answer) {
   expected += 1;
@@ -41,7 +45,7 @@ async function seek() {
   unknown.clear();
   if (!heard.length) return;
   const found = await firstPage().catch(() => null);
-  found?.filter((job) => heard.includes(job.job_id)).forEach(put);
+  found?.filter((job) => heard.includes(job.job_id) && !isDeleted(job)).forEach(put);
   // Behind a filter it may come to fit.
   if (!isFiltered()) for (const id of heard) if (!byId(id)) elsewhere.add(id);
   count();
@@ -68,7 +72,8 @@ function onStatus(event, id) {
 
 function onDeleted({ job_id: jobId }, id) {
   const card = byId(jobId);
-  if (card && id > card.job.event_id) remove(card);
+  deletions.set(jobId, id);
+  if (card && isDeleted(card.job)) remove(card);
   count();
 }
 
@@ -102,6 +107,7 @@ async function look(stream) {
     const ids = rest.slice(0, MAX_IDS).map((card) => card.job.job_id);
     const others = ids.length ? (await read(`/api/images?limit=${MAX_IDS}&ids=${ids}`)).images : [];
     for (const job of [...(listed ?? []), ...others]) {
+      if (isDeleted(job)) continue;
       const card = byId(job.job_id);
       if (card?.job.event_id < job.event_id) onStatus(job, job.event_id);
       else if (card || listed?.includes(job)) put(job);
