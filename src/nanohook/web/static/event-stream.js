@@ -19,8 +19,9 @@ const MAX_PAUSE_MS = 30_000;
  *
  * `url(query)` makes, or promises, its address of a query that has cursor and heartbeat in it; `on[name](data, id)`
  * hears its events, `id` being 0 for one that has none; `look(isRefused)` asks for the present state in another way,
- * never rejects, and may resolve to the seconds that the service wants to be left alone; `link(state)` hears `live`, `reconnecting` or `offline`. `isOver()` tells that no more is to
- * come: what ends then is no break. `denied(problem)` tells whether it has dealt with what `url` rejected with.
+ * never rejects, and may resolve to the seconds that the service wants to be left alone; `link(state)` hears `live`,
+ * `reconnecting` or `offline`. `isOver()` tells that no more is to come: what ends then is no break.
+ * `denied(problem)` tells whether it has dealt with what `url` rejected with.
  */
 export function openStream({ cursor = "", url, on, parse = JSON.parse, look, link, isOver = () => false, denied }) {
   const listening = new AbortController();
