@@ -7,18 +7,19 @@ itself. So the drain starts in the signal handler.
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import uvicorn
 from starlette.applications import Starlette
 
-from nanohook import errors
+from nanohook import errors, http1
 
 GRACE_S: Final = 10
 """How long open requests are given after the drain."""
@@ -35,12 +36,23 @@ class Server(uvicorn.Server):
     Args:
         handle_signals: This server owns the process.
         greeting: Printed once it serves.
+        limits: How much of a stranger is borne.
     """
 
-    def __init__(self, app: Starlette, *, handle_signals: bool = True, greeting: str | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        *,
+        handle_signals: bool = True,
+        greeting: str | None = None,
+        limits: http1.Limits | None = None,
+    ) -> None:
+        table = http1.Table(limits or http1.Limits())
         super().__init__(
             uvicorn.Config(
                 app,
+                http=cast("type[asyncio.Protocol]", functools.partial(http1.Connection, table=table)),
+                ws="none",
                 access_log=False,
                 log_config=None,
                 server_header=False,

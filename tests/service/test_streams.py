@@ -591,7 +591,7 @@ def unsent_bytes(stream):
     send = stream.send
     while not hasattr(send, "__self__"):  # a wrapper around the server's own
         send = next(cell.cell_contents for cell in send.__closure__ if callable(cell.cell_contents))
-    transport = send.__self__.transport
+    transport = send.__self__._wire._transport
     raw = transport.get_extra_info("socket")
     queued = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
     return transport.get_write_buffer_size() + queued
