@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +28,8 @@ UNSENT_BYTES: Final = 16 * 1024
 UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
+_OWN_FILES: Final = 600
+"""Descriptors for ourselves: 256 results being fetched have a socket and a file each, and the database its own."""
 
 
 class Server(uvicorn.Server):
@@ -123,6 +126,22 @@ class Server(uvicorn.Server):
                 await running.drain()
         finally:
             self.should_exit = True
+
+
+def bearable_connections() -> int:
+    """
+    Tell how many connections there are descriptors for, beside our own files and the downloads.
+
+    As many as the system allows are asked for first: what a shell sets by itself is made for other programs.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return http1.MOST_CONNECTIONS
+    return max(1, min(http1.MOST_CONNECTIONS, soft - min(soft // 2, _OWN_FILES)))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -188,6 +188,7 @@ class Settings(LogSettings):
     trusted_proxies: Networks = ()
     allowed_origins: Origins = ()
     streams_per_user: int = Field(default=50, ge=1)
+    keep_alive_s: float = Field(default=95.0, ge=1, le=3_600, allow_inf_nan=False)
     metrics_token: SecretStr | None = None
     disk_reserve_bytes: int = Field(default=500_000_000, ge=0)
 

@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import logging
 import sqlite3
+import threading
 import time
 import urllib.parse
 
@@ -23,7 +24,7 @@ from nanohook import database, errors
 from nanohook.sandbox.options import Options
 from nanohook.stores import deliveries
 from nanohook.web import rejections, webhook
-from tests import live, rig
+from tests import live, raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -653,21 +654,59 @@ async def writer_held(base):
     The writer, which would give up after five seconds, waits for as long as a busy machine may need.
     """
     [[_, _, path]] = await base.read(lambda tx: tx.all("PRAGMA database_list"))
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock:
+    is_held, begin = threading.Event(), database._begin_in_turn
+
+    def noted(connection, given):
+        is_held.set()
+        begin(connection, given)
+
+    with (
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(database, "BUSY_MS", 60_000)
+        patch.setattr(database, "_begin_in_turn", noted)
         lock.execute("BEGIN IMMEDIATE")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database, "BUSY_MS", 60_000)
+        try:
+            # It waits with this unit, or with one of the service's own, and this one is the first in line.
             waiting = [base.offer(nothing)]
-            await live.until(lambda: base.waiting == 0)
-            try:
-                yield waiting
-            finally:
-                lock.execute("ROLLBACK")
+            await live.until(is_held.is_set)
+            yield waiting
+        finally:
+            lock.execute("ROLLBACK")
     await asyncio.gather(*waiting)
 
 
 async def nothing(_tx):
     """A unit that does nothing."""
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["{door}/{token}/", "/{door}/{token}", "/api//webhooks/./image-completion//{token}", "{door}/{token}//"],
+)
+async def test_a_callback_is_taken_by_every_spelling_of_its_address(service, spelling):
+    job = await started(service)
+    path = spelling.format(door=DOOR, token=service.token(job["job_id"]))
+    body = {"job_id": job["job_id"], "status": "generating", "data": {"progress": 62}}
+    async with raw.opened(service.base) as connection:
+        content = orjson.dumps(body)
+        await connection.begin("POST", path, {"Content-Length": str(len(content))})
+        await connection.send(content)
+        answer = await connection.answer()
+    assert (answer.status_code, answer.json()["status"]) == (200, "accepted")
+
+
+async def test_an_address_that_is_only_like_a_callbacks_is_kept_as_refused(service):
+    job = await started(service)
+    for tail in (f"{service.token(job['job_id'])}/more", "%2e%2e/x", "x//y/"):
+        before = service.parts.rejections.total
+        answer = await service.client.post(f"{DOOR}/{tail}", content=b"{}", follow_redirects=False)
+        assert answer.status_code == 401
+        assert service.parts.rejections.total == before + 1
+    for method in ("GET", "HEAD", "OPTIONS", "PUT"):
+        answer = await service.client.request(method, f"{DOOR}/{service.token(job['job_id'])}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 async def test_a_full_line_is_503_and_never_200(service):

@@ -30,6 +30,7 @@ def test_defaults_are_the_contracts():
     assert found.submit_paths["nano-banana-2"] == "generate-2"
     assert (found.reconcile_after_s, found.reconcile_every_s, found.job_deadline_s) == (90, 5, 900)
     assert found.believed_hosts == {"tempfile.aiquickdraw.com"}
+    assert found.keep_alive_s == 95
     assert (found.max_upload_bytes, found.max_pixels, found.streams_per_user) == (20 * 2**20, 40_000_000, 50)
 
 

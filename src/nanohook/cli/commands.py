@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nanohook import app, errors, logs, migrations, server
+from nanohook import app, errors, http1, logs, migrations, server
 from nanohook.cli import backup, deliveries, integrity, jobs, people, reach, serving
 from nanohook.cli import demo as demo_run
 from nanohook.cli import dev as dev_run
@@ -76,7 +76,8 @@ def serve(
         raise errors.ConfigError(_ONE_PROCESS)
     chosen = serving.configured()
     listener = server.listen(host, port)
-    serving.run(app.create_app(chosen), listener, name="nanohook")
+    limits = http1.Limits(keep_alive_s=chosen.keep_alive_s, connections=server.bearable_connections())
+    serving.run(app.create_app(chosen), listener, name="nanohook", limits=limits)
 
 
 @commands.command()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-from nanohook import logs, server, settings
+from nanohook import http1, logs, server, settings
 from nanohook.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,15 @@ def configured(**given: Any) -> Settings:
     return chosen
 
 
-def run(app: Starlette, listener: socket.socket, *, name: str) -> None:
+def run(app: Starlette, listener: socket.socket, *, name: str, limits: http1.Limits | None = None) -> None:
     """
     Serve *app* until a signal.
 
     Raises:
         ConfigError: It did not start.
     """
-    running = server.Server(app, greeting=f"{name} serves on {server.address(listener)}")
+    greeting = f"{name} serves on {server.address(listener)}"
+    running = server.Server(app, greeting=greeting, limits=limits)
     with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
         runner.run(running.serve(sockets=[listener]))
     if not running.started:

@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+MOST_CONNECTIONS: Final = 16_384
 _LOOK_S: Final = 1.0
 
 
@@ -37,7 +38,7 @@ class Limits:
     headers: int = 100
     all_heads_bytes: int = 32 * 1024 * 1024
     """Of all heads that are not whole yet."""
-    connections: int = 16_384
+    connections: int = MOST_CONNECTIONS
     first_byte_s: float = 20.0
     head_s: float = 10.0
     keep_alive_s: float = 95.0

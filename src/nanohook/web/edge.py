@@ -18,6 +18,7 @@ from nanohook.web.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _KEPT_ID: Final = re.compile(rb"[A-Za-z0-9-]{8,64}")
+_EMPTY_SEGMENTS: Final = re.compile(r"/(?:\.?/)+")
 _PROCESS: Final = os.urandom(6).hex().encode()
 _NUMBER: Final = itertools.count(0x1000)
 """Request ids of our own: this process, then the number of the request."""
@@ -123,11 +124,15 @@ class Edge:
 
     def _way(self, scope: Scope) -> ASGIApp:
         lane, path = self._lane, scope["path"]
-        if scope["method"] != "POST" or not path.startswith(lane.prefix):
+        if scope["method"] != "POST":
+            return self._app
+        if "//" in path or "/./" in path or path.endswith("/"):
+            # Some write an address anew on its way. A callback is taken by each of its spellings, or refused where
+            # it is kept: what is redirected, or not found, is lost without a trace.
+            path = _EMPTY_SEGMENTS.sub("/", path).rstrip("/")
+        if not path.startswith(lane.prefix):
             return self._app
         value = path[len(lane.prefix) :]
-        if not value or "/" in value:
-            return self._app
         scope["path_params"] = {lane.variable: value}
         scope["route"] = lane.route
         return lane.endpoint
