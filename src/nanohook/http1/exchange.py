@@ -102,6 +102,10 @@ class Exchange:
         """Have *app* answer; a crash of it is answered too, if that can still be done."""
         try:
             await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            if not self.is_complete:
+                self._wire.abort()
+            raise
         except Exception:
             logger.exception("http.crashed")
         if self.is_complete or self.is_disconnected:
