@@ -28,6 +28,7 @@ UNSENT_BYTES: Final = 16 * 1024
 UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
+LOCAL_KEEP_ALIVE_S: Final = 5.0
 _OWN_FILES: Final = 600
 """Descriptors for ourselves: 256 results being fetched have a socket and a file each, and the database its own."""
 
@@ -202,7 +203,9 @@ async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None
     Raises:
         ConfigError: It did not start; the log says why.
     """
-    server = Server(app, handle_signals=False)
+    # On one machine no proxy keeps a pool, and a browser notices a dead link the sooner.
+    limits = http1.Limits(keep_alive_s=LOCAL_KEEP_ALIVE_S)
+    server = Server(app, handle_signals=False, limits=limits)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="server")
     try:
         while not server.started:
