@@ -51,8 +51,34 @@ class Connection:
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.split("\r\n")
             headers = httpx.Headers([tuple(line.split(": ", 1)) for line in lines if line])
-            content = await self._reader.readexactly(int(headers.get("content-length", 0)))
+            content = await self._content(headers)
         return Answer(int(first.split()[1]), headers, content)
+
+    async def rest(self, *, timeout_s: float = 5.0) -> bytes:
+        """Read what comes until the service closes."""
+        async with asyncio.timeout(timeout_s):
+            return await self._reader.read()
+
+    async def went_on(self, *, timeout_s: float = 5.0) -> bytes:
+        """Read what the service says to a client that expects to be told before it sends its body."""
+        async with asyncio.timeout(timeout_s):
+            return await self._reader.readuntil(b"\r\n\r\n")
+
+    def end(self) -> None:
+        """Say that nothing more will be sent."""
+        self._writer.write_eof()
+
+    async def _content(self, headers: httpx.Headers) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            content = b""
+            while size := int(await self._reader.readline(), 16):
+                content += await self._reader.readexactly(size)
+                await self._reader.readexactly(2)
+            await self._reader.readexactly(2)
+            return content
+        if "content-length" in headers or headers.get("connection") != "close":
+            return await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return await self._reader.read()
 
 
 @contextlib.asynccontextmanager

@@ -28,7 +28,8 @@ UNSENT_BYTES: Final = 16 * 1024
 UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
-LOCAL_KEEP_ALIVE_S: Final = 5.0
+LOCAL: Final = http1.Limits(keep_alive_s=5.0)
+"""On one machine no proxy keeps a pool of connections, and a browser notices a dead link the sooner."""
 _OWN_FILES: Final = 600
 """Descriptors for ourselves: 256 results being fetched have a socket and a file each, and the database its own."""
 
@@ -196,15 +197,13 @@ def raise_refusal(app: Starlette) -> NoReturn:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(app: Starlette, listener: socket.socket, *, limits: http1.Limits = LOCAL) -> AsyncIterator[None]:
     """
     Serve *app* beside other things in this event loop, from its start-up to its drained end.
 
     Raises:
         ConfigError: It did not start; the log says why.
     """
-    # On one machine no proxy keeps a pool, and a browser notices a dead link the sooner.
-    limits = http1.Limits(keep_alive_s=LOCAL_KEEP_ALIVE_S)
     server = Server(app, handle_signals=False, limits=limits)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="server")
     try:

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from nanohook import ids
 from nanohook.http1 import head as heads
 from nanohook.http1.chunks import Chunks
-from nanohook.http1.exchange import HIGH_WATER_BYTES, STATUS_LINES, Exchange
+from nanohook.http1.exchange import HIGH_WATER_BYTES, Exchange, answer_head
 from nanohook.http1.head import Head, Refused
 from nanohook.http1.table import Owes, Table
 from nanohook.web import failures
@@ -47,7 +47,6 @@ class Connection(asyncio.Protocol):
         "_drained",
         "_ends_at",
         "_exchange",
-        "_is_ending",
         "_is_read_paused",
         "_left",
         "_loop",
@@ -70,8 +69,6 @@ class Connection(asyncio.Protocol):
         table: Table,
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        if not config.loaded:
-            config.load()
         self._app: Any = config.loaded_app
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -93,8 +90,8 @@ class Connection(asyncio.Protocol):
         """Bytes of the body still to come."""
         self._chunks: Chunks | None = None
         """The body still to come, if it comes in chunks."""
-        self._is_ending = False
         self._ends_at = 0.0
+        """When the last is read of a client that has had its last answer."""
 
     # What the transport tells.
 
@@ -103,7 +100,6 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         connections = self._state.connections
         if len(connections) >= self._table.limits.connections and not self._table.make_room():
-            self._is_ending = True
             logger.warning("http.no_room", extra={"connections": len(connections)})
             self._transport.abort()
             return
@@ -126,7 +122,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; what cannot be used yet is kept."""
-        if self._is_ending:
+        if self._owes is Owes.END:
             if self._loop.time() < self._ends_at:
                 self._wait(Owes.END)
             return
@@ -222,7 +218,7 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         data = self._unread
-        if data and self._exchange is None and not self._is_ending and not self._transport.is_closing():
+        if data and self._exchange is None and not self._transport.is_closing():
             self._forget_unread()
             self._take(data)
             self.resume_reading()
@@ -344,11 +340,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         answer = failures.problem(exc.status, code=exc.code, detail=exc.detail)
-        lines = [STATUS_LINES[exc.status]]
-        headers = [(b"x-request-id", ids.new_id().encode()), (b"connection", b"close")]
-        for name, value in (*self.default_headers, *answer.raw_headers, *headers):
-            lines.append(b"%b: %b\r\n" % (name, value))
-        self.write(b"".join((*lines, b"\r\n", bytes(answer.body))))
+        headers = [
+            *self.default_headers,
+            *answer.raw_headers,
+            (b"x-request-id", ids.new_id().encode()),
+            (b"connection", b"close"),
+        ]
+        self.write(answer_head(exc.status, headers) + bytes(answer.body))
         self._part(is_read=False)
 
     def _lose_exchange(self) -> bool:
@@ -362,16 +360,13 @@ class Connection(asyncio.Protocol):
 
     def _part(self, *, is_read: bool) -> None:
         """Close; if not all that was sent *is_read*, only after a while: a reset would take the answer with it."""
-        self._is_ending = True
         self._left, self._chunks = 0, None
         self._forget_unread()
         if is_read or not self._transport.can_write_eof():
             self._transport.close()
             return
         self._transport.write_eof()
-        if self._is_read_paused:
-            self._is_read_paused = False
-            self._transport.resume_reading()
+        self.resume_reading()
         self._ends_at = self._loop.time() + _END_S
         self._wait(Owes.END)
 

@@ -3,7 +3,7 @@
 import asyncio
 import http
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, Protocol
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,20 @@ def _status_line(status: int) -> bytes:
 
 
 STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
+
+
+def answer_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """
+    Write the head of an answer.
+
+    Raises:
+        ValueError: A header holds a line end or a NUL: it would begin a header, or an answer, that nobody meant.
+    """
+    lines = [STATUS_LINES[status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        raise ValueError("a header of the answer holds a line end or a NUL")
+    return head
 
 
 class Wire(Protocol):
@@ -154,31 +168,24 @@ class Exchange:
 
     def _start(self, message: Message) -> None:
         status: int = message["status"]
-        is_http_1_0 = self.scope["http_version"] == "1.0"
-        if self.has_more_body and not (self.is_small_body and not self.expects_continue):
+        if self.has_more_body and (self.expects_continue or not self.is_small_body):
             # What is left of the body is not worth the wait: whoever sends it is told not to go on.
             self.keep_alive = False
         self._has_no_body = self.scope["method"] == "HEAD" or status in {204, 304}
-        left = _ANY_LENGTH if is_http_1_0 else _CHUNKED
-        lines = [STATUS_LINES[status]]
+        left = _ANY_LENGTH if self.scope["http_version"] == "1.0" else _CHUNKED
+        headers = []
         for name, value in (*self._wire.default_headers, *message.get("headers", ())):
-            lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"connection" and b"close" in value.lower():
+                self.keep_alive = False  # and said below
+                continue
             if name == b"content-length":
                 left = int(value)
-            elif name == b"connection" and b"close" in value.lower():
-                self.keep_alive = False
-                lines.pop()  # said below
+            headers.append((name, value))
         if left == _CHUNKED and not self._has_no_body:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if left == _ANY_LENGTH and not self._has_no_body:
-            self.keep_alive = False
+            headers.append((b"transfer-encoding", b"chunked"))
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
-            # A line end within a value would begin a header, or an answer, that nobody meant.
-            raise ValueError("a header of the answer holds a line end or a NUL")
+            headers.append((b"connection", b"close"))
+        head = answer_head(status, headers)
         self.has_started = True
         self._left = left
         self._wire.write(head)

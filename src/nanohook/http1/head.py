@@ -76,21 +76,31 @@ def parse(raw: bytes) -> Head:
     Raises:
         Refused: It is not HTTP/1.1 or 1.0, or could be understood in two ways.
     """
-    for text in (raw, _UPGRADE.sub(b"x-upgrade-offered", raw)):
-        lines = _Lines()
-        parser = httptools.HttpRequestParser(lines)
-        try:
-            parser.feed_data(text)
-        except httptools.HttpParserUpgrade:
-            # Asked again without the offer, which hides from it that a body follows.
-            continue
-        except httptools.HttpParserError:
-            raise Refused(400, "bad_request", "this is not HTTP/1.1 as RFC 9112 has it") from None
-        return _head(parser, lines)
-    raise Refused(405, "method_not_allowed", "CONNECT is for proxies")
+    try:
+        return _head(raw)
+    except httptools.HttpParserUpgrade:
+        pass
+    try:
+        # The offer hides from the parser that a body follows: it is asked again without.
+        return _head(_UPGRADE.sub(b"x-upgrade-offered", raw))
+    except httptools.HttpParserUpgrade:
+        raise Refused(405, "method_not_allowed", "CONNECT is for proxies") from None
 
 
-def _head(parser: httptools.HttpRequestParser, lines: _Lines) -> Head:
+def _head(raw: bytes) -> Head:
+    """
+    Read a head that offers no upgrade.
+
+    Raises:
+        HttpParserUpgrade: It offers one, or is a CONNECT.
+        Refused: As ``parse``.
+    """
+    lines = _Lines()
+    parser = httptools.HttpRequestParser(lines)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserError:
+        raise Refused(400, "bad_request", "this is not HTTP/1.1 as RFC 9112 has it") from None
     version = parser.get_http_version()
     if version not in {"1.1", "1.0"}:
         raise Refused(505, "http_version", "HTTP/1.1 and HTTP/1.0 are spoken here")
