@@ -2,8 +2,8 @@
 A time limit that counts only while this process runs.
 
 A laptop sleeps, a container is frozen: when it goes on, every timer is over, and an answer that lies in the socket
-is thrown away unread. What was bought by the question is unknown then. So time is counted in small steps, of which
-none counts for more than twice its length.
+is thrown away unread. What was bought by the question is unknown then. So time is counted in small steps, and one
+that took more than twice its length counts for its length alone.
 """
 
 import asyncio
@@ -55,7 +55,8 @@ class Timeout:
         self._timer = self._loop.call_later(self._step_s, self._step)
 
     def _step(self) -> None:
-        self._left_s -= min(self._loop.time() - self._began, 2 * self._step_s)
+        took_s = self._loop.time() - self._began
+        self._left_s -= took_s if took_s <= 2 * self._step_s else self._step_s
         if self._left_s > 0:
             self._wait()
         else:

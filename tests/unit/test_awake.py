@@ -29,6 +29,13 @@ async def test_time_in_which_the_process_stood_still_does_not_count():
         await asyncio.sleep(0.3)
 
 
+async def test_standing_still_again_and_again_costs_one_step_each():
+    async with awake.Timeout(1.7):
+        for _ in range(3):
+            time.sleep(1.5)  # noqa: ASYNC251 - as above
+            await asyncio.sleep(0.01)
+
+
 async def test_an_error_within_is_what_comes_out():
     with pytest.raises(LookupError):
         async with awake.Timeout(1):
