@@ -474,7 +474,7 @@ async def test_json_of_no_known_shape_is_refused(service, body):
     refusal(await service.call_back(job["job_id"], body), 422, "unreadable_callback")
 
 
-async def signed(service, body, *, secret=SECRET, webhook_id=None, at=None, signed_body=None):
+async def signed(service, body, *, secret=SECRET, webhook_id=None, at=None, signed_body=None, path=DOOR):
     """Send a callback that is signed in its headers, by another implementation than ours."""
     content = orjson.dumps(body)
     webhook_id = webhook_id or f"msg_{time.monotonic_ns()}"
@@ -488,7 +488,7 @@ async def signed(service, body, *, secret=SECRET, webhook_id=None, at=None, sign
         "Webhook-Signature": signature,
         "Content-Type": "application/json",
     }
-    return await service.client.post(DOOR, content=content, headers=headers)
+    return await service.client.post(path, content=content, headers=headers, follow_redirects=False)
 
 
 async def test_a_header_signed_callback_finds_its_task_by_task_id(service, url):
@@ -695,6 +695,13 @@ async def test_a_callback_is_taken_by_every_spelling_of_its_address(service, spe
         await connection.send(content)
         answer = await connection.answer()
     assert (answer.status_code, answer.json()["status"]) == (200, "accepted")
+
+
+@pytest.mark.parametrize("path", [f"{DOOR}/", f"{DOOR}//", "/api//webhooks/./image-completion"])
+async def test_a_header_signed_callback_is_taken_by_every_spelling_of_its_address(service, url, path):
+    job = await started(service)
+    answer = await signed(service, success(task_id_of(job), url), path=path)
+    assert (await effect(service, answer))[0] == "applied"
 
 
 async def test_an_address_that_is_only_like_a_callbacks_is_kept_as_refused(service):

@@ -130,6 +130,8 @@ class Edge:
             # Some write an address anew on its way. A callback is taken by each of its spellings, or refused where
             # it is kept: what is redirected, or not found, is lost without a trace.
             path = _EMPTY_SEGMENTS.sub("/", path).rstrip("/")
+            if f"{path}/".startswith(lane.prefix):
+                scope["path"] = path  # for the router too: those signed by headers have no token behind it
         if not path.startswith(lane.prefix):
             return self._app
         value = path[len(lane.prefix) :]
