@@ -174,7 +174,7 @@ REFUSALS: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
         402: ("NotEnoughCredits", "`insufficient_credits`; nothing was reserved."),
         403: (
             "Forbidden",
-            "`email_unverified`, `wrong_origin` (a write by cookie from another site), `forbidden`.",
+            "`email_unverified`, `wrong_origin` (a write by cookie from another site's page), `forbidden`.",
         ),
         404: ("NotFound", "No such thing, or it is somebody else's."),
         408: ("TooSlow", "The body did not come in time."),

@@ -36,6 +36,8 @@ class Parts:
     """The service's parts that the web side stands on."""
 
     settings: Settings
+    instance: str
+    """Eight hexadecimal digits that tell this instance from others on its host, for as long as its database."""
     terms: Terms
     database: Database
     storage: Storage
