@@ -22,11 +22,11 @@ def upgrade() -> None:
     op.create_index(
         "ix_jobs_uploaded",
         "jobs",
-        ["owner_id", "deleted_at", "upload_bytes"],
+        ["owner_id", "deleted_at", "stage", "purged_at", "upload_bytes"],
         sqlite_where=sa.text("stage = 'uploaded' AND purged_at IS NULL"),
     )
     op.create_index(
-        "ix_projects_cover", "projects", ["owner_id", "bytes"], sqlite_where=sa.text("key IS NOT NULL")
+        "ix_projects_cover", "projects", ["owner_id", "bytes"], sqlite_where=sa.text("bytes IS NOT NULL")
     )
 
 

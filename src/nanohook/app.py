@@ -191,7 +191,7 @@ async def _running(
             ("rejections", made.rejections.run()),
             ("apply", applier.run()),
             ("mail", made.mailer.run()),
-            ("sweep", Sweeper(opened, made.storage).run()),
+            ("sweep", Sweeper(opened, made.storage, reserve_bytes=settings.disk_reserve_bytes).run()),
             *(() if tunnel is None else (("tunnel", tunnel.run()),)),
             *(() if upstream is None else (("account", upstream.account.run()),)),
         ):
@@ -247,12 +247,13 @@ async def _parts(
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)
     relay = settings.smtp_url
+    storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
     return parts.Parts(
         settings=settings,
         instance=await opened.write(lambda tx: facts.keep(tx, facts.INSTANCE, secrets.token_hex(4))),
         terms=terms,
         database=opened,
-        storage=await asyncio.to_thread(Storage, settings.data_dir / "media"),
+        storage=storage,
         decoder=decoder,
         tokens=tokens,
         hub=Hub(
@@ -271,6 +272,7 @@ async def _parts(
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
         uploads=Slots(),
+        make_room=Sweeper(opened, storage).make_room,
         ask=None if upstream is None else upstream.asker.ask,
     )
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from nanohook.rules import credit, job, status
 
-_NEVER_GENERATED = "stage = 'uploaded' AND purged_at IS NULL"
+_UPLOAD_COLUMNS = ("owner_id", "deleted_at", "stage", "purged_at", "upload_bytes")
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -140,7 +140,7 @@ projects = Table(
     Column("updated_at", Integer, nullable=False),
     Index("ix_projects_owner_id_id", "owner_id", "id"),
     # With "bytes", covers are summed up without a look at their rows.
-    Index("ix_projects_cover", "owner_id", "bytes", sqlite_where=text("key IS NOT NULL")),
+    Index("ix_projects_cover", "owner_id", "bytes", sqlite_where=text("bytes IS NOT NULL")),
 )
 
 job_counts = Table(
@@ -227,7 +227,7 @@ jobs = Table(
         )
     ),
     # As of covers: "upload_bytes" is summed up without a look at the rows.
-    Index("ix_jobs_uploaded", "owner_id", "deleted_at", "upload_bytes", sqlite_where=text(_NEVER_GENERATED)),
+    Index("ix_jobs_uploaded", *_UPLOAD_COLUMNS, sqlite_where=text("stage = 'uploaded' AND purged_at IS NULL")),
     Index("ix_jobs_source_job_id", "source_job_id", sqlite_where=text("source_job_id IS NOT NULL")),
     Index("ix_jobs_batch_id_id", "batch_id", "id", sqlite_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_deleted_at", "deleted_at", sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL")),

@@ -304,12 +304,36 @@ async def test_a_cookie_is_for_https_alone_where_the_proxy_says_https(service, v
     origin = service.base.replace("http:", "https:")
     secure = await login(browser, email, **{"X-Forwarded-Proto": "https", "Origin": origin})
     assert "secure" in secure.headers["set-cookie"].lower().split("; ")
+    for said in (["https, http"], ["https,https"], ["HTTPS"], ["https", "http"], ["wss"], ['"https"']):
+        headers = [("X-Forwarded-Proto", each) for each in said]
+        asked = {"email": email, "password": RIGHT}
+        answer = await (await visit(Origin=origin)).post("/api/auth/login", json=asked, headers=headers)
+        assert (said, answer.status_code) == (said, 200)
+        assert "secure" in answer.headers["set-cookie"].lower().split("; ")
     # The page that asked is no longer its own.
     refused(
         await login(browser, email, **{"X-Forwarded-Proto": "https", "Origin": "http://elsewhere"}),
         403,
         "wrong_origin",
     )
+
+
+async def test_the_host_that_a_proxy_was_asked_for_is_our_own(service, visit, told):
+    browser, email = await visit(), new_address()
+    await member(browser, told, email)
+    way = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "pictures.example, inner"}
+    answer = await login(browser, email, Origin="https://pictures.example", **way)
+    assert answer.status_code == 200
+    assert "secure" in answer.headers["set-cookie"].lower().split("; ")
+    refused(await login(browser, email, Origin="https://inner", **way), 403, "wrong_origin")
+
+
+async def test_under_dev_no_proxy_makes_another_host_loopback(tmp_path):
+    parts, way = {"guests_are_local": True}, {"X-Forwarded-Host": "localhost"}
+    async with rig.running(tmp_path, sign_up=False, parts=parts, trusted_proxies=("127.0.0.1",)) as service:
+        assert (await service.client.get("/login", headers=way)).status_code == 200
+        answer = await service.client.get("/login", headers={**way, "Host": "tunnel.example"})
+        refused(answer, 404, "not_found")
 
 
 async def test_what_a_stranger_says_of_his_way_is_not_believed(plain):

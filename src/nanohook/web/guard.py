@@ -133,7 +133,8 @@ def check_origin(request: Request, parts: Parts) -> None:
 
 def _own_origins(request: Request, parts: Parts) -> set[str]:
     """Name the origins of our own pages: what this request came to, and the public address."""
-    own = {_origin(request.scope["scheme"], _host(request))}
+    host = _host(request)
+    own = {_origin(request.scope["scheme"], host)} if host else set()
     if parts.terms.public_url is not None:
         public = URL(parts.terms.public_url)
         own.add(_origin(public.scheme, public.netloc))

@@ -52,6 +52,8 @@ class Parts:
     mailer: Mailer
     rates: Rates
     uploads: Slots
+    make_room: Callable[[str | None], Awaitable[None]]
+    """Removes early what a person (``None``: anybody) has deleted of what was never generated."""
     ask: Ask | None
     """``None`` without a key for NanoBanana."""
     guests_are_local: bool
