@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from nanohook import clock
+from nanohook.cli import people
 from nanohook.flow import accounts as flow
 from nanohook.web import credentials, pages
 from tests import rig
@@ -418,3 +419,17 @@ async def test_a_bad_token_of_ours_is_not_replaced_by_a_cookie_and_a_foreign_one
             assert (await anybody.head(url, headers=basic)).status_code == 200
             refused(await anybody.get(url, headers=revoked), 401, "unauthenticated")
             assert (await anybody.head(f"{path}?token={good}", headers={"Cookie": "a=b"})).status_code == 200
+
+
+# What the command line does.
+
+
+async def test_a_callback_address_that_was_signed_by_hand_stands_in_the_audit(service):
+    async with browser(service) as client:
+        answer = await client.post("/api/generate-image", json={"prompt": "a kite"})
+        job_id = answer.json()["job_id"]
+        await people.callback_token(service.parts.settings, job_id=job_id, index=0, expires_at_s=4_000_000_000)
+        rows = await service.parts.database.read(
+            lambda tx: tx.all("SELECT actor, action FROM audit WHERE subject = ?", (job_id,))
+        )
+        assert [tuple(row) for row in rows] == [("command line", "callback.sign")]

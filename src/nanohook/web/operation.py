@@ -179,7 +179,7 @@ REFUSALS: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
         404: ("NotFound", "No such thing, or it is somebody else's."),
         408: ("TooSlow", "The body did not come in time."),
         409: ("Conflict", "The state of the thing does not allow this; `code` says why."),
-        413: ("TooLarge", "More bytes than are taken here."),
+        413: ("TooLarge", "More bytes than are taken here: `too_large`; or than a person may keep: `quota`."),
         415: ("UnknownMediaType", "The content is none of the types taken here."),
         416: ("RangeNotSatisfiable", "The range lies outside the file."),
         422: ("CannotBeUsed", "Fields that cannot be used, named in `errors`."),
