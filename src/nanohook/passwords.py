@@ -36,8 +36,8 @@ LEAST_CHARS: Final = 8
 THREADS: Final = 2
 """Hashed at once: 128 MiB."""
 
-MOST_WAITING: Final = 128
-"""For one of the threads; about five seconds' worth on a small machine, and a browser waits longer."""
+MOST_WAITING: Final = 64
+"""For one of the threads; some three seconds' worth on a small machine, and a browser waits longer."""
 
 NICENESS: Final = 10
 """Of the threads, and of those that argon2 starts from them: a tenth of the time that others get."""
