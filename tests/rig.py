@@ -19,6 +19,7 @@ from nanohook.cli import people
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 from nanohook.sandbox.tasks import Table
+from nanohook.web import credentials
 from nanohook.web.parts import Parts
 from tests import conform, live
 
@@ -40,6 +41,11 @@ class Rig:
     @property
     def parts(self) -> Parts:
         return dataclasses.replace(self.service.state.parts, **self.chosen_parts)
+
+    @property
+    def cookie(self) -> str:
+        """Name of the session's cookie."""
+        return credentials.session_cookie(self.parts)
 
     async def upload(self, body: bytes | None = None) -> dict[str, Any]:
         answer = await self.client.post("/api/images", files={"file": ("x.png", body or picture())})

@@ -14,7 +14,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from nanohook import address, clock, database, errors, migrations
 from nanohook.database import Database, Topic, Transaction
@@ -34,6 +33,7 @@ from nanohook.storage import Storage
 from nanohook.stores import facts
 from nanohook.web import failures, parts, routes
 from nanohook.web.edge import Edge
+from nanohook.web.forwarded import Forwarded
 from nanohook.web.metrics import Metrics
 from nanohook.web.rates import Rates
 from nanohook.web.readiness import Readiness
@@ -125,7 +125,7 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
     # Around all of it, Starlette's own outermost layer included: a crash, too, has its line and its id.
     edge: Any = Edge(_for_others(made.build_middleware_stack(), settings), lane=routes.lane(), metrics=metrics)
     if settings.trusted_proxies:
-        edge = ProxyHeadersMiddleware(edge, trusted_hosts=list(settings.trusted_proxies))
+        edge = Forwarded(edge, trusted=settings.trusted_proxies)
     made.middleware_stack = edge
     return made
 
@@ -191,7 +191,7 @@ async def _running(
             ("rejections", made.rejections.run()),
             ("apply", applier.run()),
             ("mail", made.mailer.run()),
-            ("sweep", Sweeper(opened, made.storage).run()),
+            ("sweep", Sweeper(opened, made.storage, reserve_bytes=settings.disk_reserve_bytes).run()),
             *(() if tunnel is None else (("tunnel", tunnel.run()),)),
             *(() if upstream is None else (("account", upstream.account.run()),)),
         ):
@@ -247,11 +247,13 @@ async def _parts(
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)
     relay = settings.smtp_url
+    storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
     return parts.Parts(
         settings=settings,
+        instance=await opened.write(lambda tx: facts.keep(tx, facts.INSTANCE, secrets.token_hex(4))),
         terms=terms,
         database=opened,
-        storage=await asyncio.to_thread(Storage, settings.data_dir / "media"),
+        storage=storage,
         decoder=decoder,
         tokens=tokens,
         hub=Hub(
@@ -270,6 +272,7 @@ async def _parts(
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
         uploads=Slots(),
+        make_room=Sweeper(opened, storage).make_room,
         ask=None if upstream is None else upstream.asker.ask,
     )
 

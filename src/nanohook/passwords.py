@@ -1,21 +1,26 @@
 """
 Passwords: made into argon2id hashes and checked against them, two at once, away from the event loop.
 
-Each takes 64 MiB and a good part of a core, so what may wait is bounded too: more memory than the machine
-has, or a line that nobody waits out, would be an easy way to stop the service.
+Each takes 64 MiB and a good part of a core. So what may wait is bounded, and shared out by fair queuing between
+the networks that ask; and the threads yield to all others, so that a flood of logins is felt by logins alone.
 
-Source: RFC 9106, section 4, the second recommended option, which is argon2-cffi's default.
+Sources: RFC 9106, section 4, the second recommended option, which is argon2-cffi's default; RFC 7806, section 2,
+for the round robin and for dropping from the longest line.
 """
 
 import asyncio
 import base64
+import collections
+import contextlib
 import contextvars
 import logging
+import os
 import secrets
+import sys
 import threading
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import argon2
@@ -31,8 +36,11 @@ LEAST_CHARS: Final = 8
 THREADS: Final = 2
 """Hashed at once: 128 MiB."""
 
-MOST_WAITING: Final = 32
-"""For one of the threads; about two seconds' worth on a small machine."""
+MOST_WAITING: Final = 64
+"""For one of the threads; some three seconds' worth on a small machine, and a browser waits longer."""
+
+NICENESS: Final = 10
+"""Of the threads, and of those that argon2 starts from them: a tenth of the time that others get."""
 
 _STAND_IN: Final = b""
 _logger = logging.getLogger(__name__)
@@ -51,12 +59,16 @@ class Passwords:
     def __init__(self, hasher: argon2.PasswordHasher | None = None) -> None:
         self._hasher: Final = hasher or argon2.PasswordHasher()
         self._nobodys: Final = _nobodys(self._hasher)
-        self._pool: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="password")
-        self._places: Final = threading.BoundedSemaphore(THREADS + MOST_WAITING)
+        self._pool: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="password", initializer=_be_nice)
+        self._line: Final = _FairQueue(places=THREADS, most_waiting=MOST_WAITING)
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, *, whose: str = "") -> str:
         """
         Make what is stored of *password*, with a salt of its own.
+
+        Args:
+            password: As it came in.
+            whose: The network that it came from: each has its turn.
 
         Raises:
             Invalid: ``check`` has something against it.
@@ -66,11 +78,11 @@ class Passwords:
         if secret is None or reason is not None:
             raise errors.Invalid("the password cannot be used", fields={"password": reason or "cannot be used"})
         try:
-            return await self._in_thread(lambda: self._hasher.hash(secret))
+            return await self._in_thread(lambda: self._hasher.hash(secret), whose=whose)
         except exceptions.HashingError as exc:
             raise errors.Unavailable("the password could not be hashed, ask again") from exc
 
-    async def verify(self, stored: str | None, password: str) -> bool:
+    async def verify(self, stored: str | None, password: str, *, whose: str = "") -> bool:
         """
         Whether *stored* was made of *password*.
 
@@ -82,14 +94,15 @@ class Passwords:
             stored: As ``hash`` made it; ``None``: there is no such person, or one without a password. A
                 broken one is logged, and the answer is no.
             password: As it came in.
+            whose: The network that it came from: each has its turn.
 
         Raises:
             Unavailable: Too many wait already.
         """
         secret = _encoded(password)
         if secret is None:
-            return await self._in_thread(lambda: self._verify(None, _STAND_IN))
-        return await self._in_thread(lambda: self._verify(stored, secret))
+            return await self._in_thread(lambda: self._verify(None, _STAND_IN), whose=whose)
+        return await self._in_thread(lambda: self._verify(stored, secret), whose=whose)
 
     def needs_rehash(self, stored: str) -> bool:
         """Whether *stored* was made with other parameters than today's: hash again, once ``verify`` said yes."""
@@ -102,18 +115,23 @@ class Passwords:
         """Wait for the threads and end them; whoever comes later gets ``Unavailable``."""
         self._pool.shutdown()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if not self._places.acquire(blocking=False):
-            raise errors.Unavailable("too many passwords are being checked, ask again")
+    async def _in_thread(self, work: Callable[[], T], *, whose: str) -> T:
+        await self._line.acquire(whose)
+        loop = asyncio.get_running_loop()
+
+        def release(_done: "Future[T]") -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(self._line.release)
+
         try:
             # With the context, so that what is logged there has the request's id.
             running = self._pool.submit(contextvars.copy_context().run, work)
         except RuntimeError as exc:
-            self._places.release()
+            self._line.release()
             raise errors.Unavailable("passwords are no longer checked here: the service is ending") from exc
         # Of the pool's own future: it is done when the thread is, or when a waiting one was given up. The
         # loop's would be done as soon as its caller went away, with the thread and its memory still busy.
-        running.add_done_callback(lambda _: self._places.release())
+        running.add_done_callback(release)
         return await asyncio.wrap_future(running)
 
     def _verify(self, stored: str | None, secret: bytes) -> bool:
@@ -133,6 +151,74 @@ class Passwords:
             return False
 
 
+class _FairQueue:
+    """
+    A semaphore whose waiters take turns by whose they are; on the event loop alone.
+
+    Full, it drops the newest of the longest line, unless that is the newcomer's own: whoever asks for much is
+    refused first, and no line of one network keeps another out.
+    """
+
+    def __init__(self, *, places: int, most_waiting: int) -> None:
+        self._free = places
+        self._most_waiting: Final = most_waiting
+        # In the order of their turns.
+        self._lines: Final[dict[str, collections.deque[asyncio.Future[None]]]] = {}
+
+    async def acquire(self, whose: str) -> None:
+        """
+        Take a place, or wait for one.
+
+        Raises:
+            Unavailable: Too many wait already.
+        """
+        if self._free:
+            self._free -= 1
+            return
+        if sum(map(len, self._lines.values())) >= self._most_waiting:
+            self._drop_for(whose)
+        turn = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(whose, collections.deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._forget(whose, turn)
+            else:  # the place came in the same moment
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a place back: to the next in turn, if anybody waits."""
+        while self._lines:
+            whose, line = next(iter(self._lines.items()))
+            del self._lines[whose]
+            turn = line.popleft()
+            if line:
+                self._lines[whose] = line
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _drop_for(self, newcomer: str) -> None:
+        longest = max(self._lines, key=lambda whose: len(self._lines[whose]))
+        refusal = errors.Unavailable("too many passwords are being checked, ask again")
+        if len(self._lines[longest]) <= len(self._lines.get(newcomer, ())) + 1:
+            raise refusal
+        turn = self._lines[longest][-1]
+        self._forget(longest, turn)
+        if not turn.done():
+            turn.set_exception(refusal)
+
+    def _forget(self, whose: str, turn: "asyncio.Future[None]") -> None:
+        line = self._lines.get(whose)
+        if line is not None and turn in line:
+            line.remove(turn)
+            if not line:
+                del self._lines[whose]
+
+
 def check(password: str) -> str | None:
     """Say why *password* cannot be chosen; ``None``: it can."""
     if len(password) < LEAST_CHARS:
@@ -144,6 +230,13 @@ def check(password: str) -> str | None:
     except UnicodeEncodeError:
         return "has characters that are not text"
     return f"has more than {MOST_BYTES:,} bytes" if size_bytes > MOST_BYTES else None
+
+
+def _be_nice() -> None:
+    """Let this thread yield to those that answer requests; argon2's own inherit it."""
+    # Linux counts niceness by thread; elsewhere there is nothing to set.
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICENESS)
 
 
 def _encoded(password: str) -> bytes | None:

@@ -185,6 +185,7 @@ class Settings(LogSettings):
     rate_status: Rate = "60/minute"
     rate_write: Rate = "30/10 seconds"
     rate_upload: Rate = "120/minute"
+    upload_quota_bytes: int = Field(default=1024 * 1024 * 1024, ge=1)
     trusted_proxies: Networks = ()
     allowed_origins: Origins = ()
     streams_per_user: int = Field(default=50, ge=1)

@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from nanohook.rules import credit, job, status
 
+_UPLOAD_COLUMNS = ("owner_id", "deleted_at", "stage", "purged_at", "upload_bytes")
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -71,6 +72,9 @@ sessions = Table(
     Column("owner_id", Text, ForeignKey("users.id"), nullable=False, index=True),
     Column("created_at", Integer, nullable=False),
     Column("expires_at", Integer, nullable=False, index=True),
+    Column("user_agent", Text),
+    Column("address", Text),
+    Column("last_used_at", Integer),
 )
 
 balances = Table(
@@ -135,6 +139,8 @@ projects = Table(
     Column("created_at", Integer, nullable=False),
     Column("updated_at", Integer, nullable=False),
     Index("ix_projects_owner_id_id", "owner_id", "id"),
+    # With "bytes", covers are summed up without a look at their rows.
+    Index("ix_projects_cover", "owner_id", "bytes", sqlite_where=text("bytes IS NOT NULL")),
 )
 
 job_counts = Table(
@@ -204,6 +210,8 @@ jobs = Table(
     Column("deleted_at", Integer),
     # Its pictures and words are gone for good; what is left says that there was a job.
     Column("purged_at", Integer),
+    # Of the picture that it was made of, for the quota of those that were never generated.
+    Column("upload_bytes", Integer),
     _one_of("status", status.ImageJobStatus),
     _one_of("stage", status.Stage),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
@@ -218,6 +226,8 @@ jobs = Table(
             ("status", "id"),
         )
     ),
+    # As of covers: "upload_bytes" is summed up without a look at the rows.
+    Index("ix_jobs_uploaded", *_UPLOAD_COLUMNS, sqlite_where=text("stage = 'uploaded' AND purged_at IS NULL")),
     Index("ix_jobs_source_job_id", "source_job_id", sqlite_where=text("source_job_id IS NOT NULL")),
     Index("ix_jobs_batch_id_id", "batch_id", "id", sqlite_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_deleted_at", "deleted_at", sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL")),

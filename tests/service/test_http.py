@@ -15,7 +15,7 @@ from nanohook import clock
 from nanohook.flow import accounts
 from nanohook.rules import signing
 from nanohook.rules.status import ImageJobStatus
-from nanohook.web import guard
+from nanohook.web import credentials
 from tests import live, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -148,11 +148,11 @@ async def test_a_session_cookie_opens_what_a_key_opens(service, done):
     for wrong in (
         "x",
         service.parts.tokens.sign_purpose("stream", await owner(service), int(time.time()) + 60),
-        service.parts.tokens.sign_purpose(guard.SESSION, await owner(service), int(time.time())),
-        service.parts.tokens.sign_purpose(guard.SESSION, NOBODY, int(time.time()) + 60),
+        service.parts.tokens.sign_purpose(credentials.SESSION, await owner(service), int(time.time())),
+        service.parts.tokens.sign_purpose(credentials.SESSION, NOBODY, int(time.time()) + 60),
     ):
         async with guest(service) as client:
-            answer = await client.get("/api/images", headers={"Cookie": f"{guard.COOKIE}={wrong}"})
+            answer = await client.get("/api/images", headers={"Cookie": f"{service.cookie}={wrong}"})
             refused(answer, 401, "unauthenticated")
 
 
@@ -165,10 +165,10 @@ async def owner(service):
 
 async def _cookie(service, user_id):
     session_id = await service.parts.database.write(
-        lambda tx: accounts.sign_in(tx, user_id, former=None, now_us=clock.now_us())
+        lambda tx: accounts.sign_in(tx, user_id, browser=accounts.Browser(), now_us=clock.now_us())
     )
-    token = service.parts.tokens.sign_purpose(guard.SESSION, session_id, int(time.time()) + 60)
-    return f"{guard.COOKIE}={token}"
+    token = service.parts.tokens.sign_purpose(credentials.SESSION, session_id, int(time.time()) + 60)
+    return f"{service.cookie}={token}"
 
 
 class signed_in:  # noqa: N801 - reads as a verb where it is used

@@ -1,8 +1,10 @@
 """Passwords are hashed in two threads, and how long a no takes does not say why."""
 
 import asyncio
+import contextlib
 import logging
-import statistics
+import os
+import sys
 import threading
 import time
 
@@ -140,6 +142,55 @@ async def test_one_too_many_is_told_to_come_back(cheap, hasher):
     assert await cheap.verify(None, RIGHT) is False
 
 
+async def test_networks_take_turns_and_a_flood_of_one_keeps_nobody_out(cheap, hasher):
+    hasher.gate.clear()
+    places = passwords.THREADS + passwords.MOST_WAITING
+    flood = [asyncio.create_task(cheap.verify(None, f"flood {n}", whose="flood")) for n in range(places)]
+    await live.until(lambda: hasher.inside == 2)
+    with pytest.raises(errors.Unavailable):
+        await cheap.verify(None, "one more", whose="flood")
+    others = [asyncio.create_task(cheap.verify(None, f"other {n}", whose=f"other {n}")) for n in range(8)]
+    others += [asyncio.create_task(cheap.verify(None, f"family {n}", whose="family")) for n in range(8)]
+    # For each of them the flood's newest is refused.
+    await live.until(lambda: sum(task.done() for task in flood) == len(others))
+    assert all(isinstance(task.exception(), errors.Unavailable) for task in flood[-len(others) :])
+    hasher.gate.set()
+    assert await asyncio.gather(*others) == [False] * 16
+    await asyncio.gather(*flood, return_exceptions=True)
+    # Two of the flood were inside already, and each round has one of its.
+    waited = [str(password, "utf-8") for password in hasher.seen[2:]]
+    assert {name.partition(" ")[0] for name in waited[:10]} == {"flood", "other", "family"}
+    assert max(waited.index(f"other {n}") for n in range(8)) < 14
+    assert [name for name in waited if name.startswith("family")] == [f"family {n}" for n in range(8)]
+    assert waited.index("family 7") < 40
+
+
+async def test_two_hundred_at_once_from_everywhere_are_answered_one_way_or_the_other(cheap, hasher):
+    hasher.gate.clear()
+    tasks = [asyncio.create_task(cheap.verify(None, RIGHT, whose=str(n))) for n in range(200)]
+    places = passwords.THREADS + passwords.MOST_WAITING
+    await live.until(lambda: sum(task.done() for task in tasks) == 200 - places)
+    hasher.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert answers[:places] == [False] * places
+    assert all(isinstance(answer, errors.Unavailable) for answer in answers[places:])
+    assert hasher.most_inside == passwords.THREADS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux alone")
+async def test_hashing_yields_to_whoever_answers_requests():
+    class Asked(argon2.PasswordHasher):
+        def hash(self, password, **options):
+            self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return super().hash(password, **options)
+
+    hasher = Asked(**CHEAP)
+    with contextlib.closing(passwords.Passwords(hasher)) as made:
+        await made.hash(RIGHT)
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert hasher.niceness == min(19, here + passwords.NICENESS)
+
+
 async def test_whoever_goes_away_while_waiting_leaves_the_place_and_costs_nothing(cheap, hasher):
     hasher.gate.clear()
     places = passwords.THREADS + passwords.MOST_WAITING
@@ -173,9 +224,10 @@ async def test_a_no_takes_as_long_for_a_stranger_as_for_a_wrong_password(real):
             began = time.perf_counter()
             assert await real.verify(hashed, password) is False
             took[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(times) for name, times in took.items()}
+    # What the machine does besides only adds to a time.
+    least = {name: min(times) for name, times in took.items()}
     for name in cases:
-        assert 0.5 < medians[name] / medians["wrong"] < 2, medians
+        assert 0.5 < least[name] / least["wrong"] < 2, least
 
 
 async def test_the_first_stranger_costs_one_hash_and_no_more(cheap, hasher):

@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 
 from nanohook import clock
 from nanohook.flow import accounts as flow
-from nanohook.web import guard, routes
+from nanohook.web import credentials, routes
 from tests import raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,6 +86,7 @@ LINES = {
     ("POST", "/api/auth/password"): Line(json={"new_password": "a password of eve"}),
     ("GET", "/api/auth/keys"): Line(),
     ("POST", "/api/auth/keys"): Line(),
+    ("GET", "/api/auth/sessions"): Line(),
     ("GET", "/api/projects"): Line(),
     ("POST", "/api/projects"): Line(json={"name": "a project of eve"}),
     ("GET", "/api/images"): Line(query={"project_id": "{project_id}", "task_id": "{task_id}"}),
@@ -117,6 +118,7 @@ LINES = {
     ("PATCH", "/api/projects/{project_id}"): Line(theirs=UNKNOWN, json={"name": "taken over"}),
     # What removes something comes last: the owner may do all of this, one after the other.
     ("DELETE", "/api/auth/keys/{key_id}"): Line(theirs=UNKNOWN),
+    ("DELETE", "/api/auth/sessions/{session_id}"): Line(theirs=UNKNOWN),
     ("DELETE", "/api/images/{job_id}"): Line(theirs=UNKNOWN),
     ("DELETE", "/api/projects/{project_id}"): Line(theirs=UNKNOWN),
 }
@@ -175,7 +177,7 @@ async def admin(service):
 
 
 async def make_things(service):
-    """A project, a completed job in it, and a key; all of them Ada's."""
+    """A project, a completed job in it, a key, and a session; all of them Ada's."""
     project = (await service.client.post("/api/projects", json={"name": EXTRA})).raise_for_status().json()
     files, data = {"file": ("x.png", rig.picture(32, 32))}, {"project_id": project["project_id"]}
     job = (await service.client.post("/api/images", files=files, data=data)).raise_for_status().json()
@@ -192,6 +194,7 @@ async def make_things(service):
         "project_id": project["project_id"],
         "batch_id": batch["batch_id"],
         "key_id": key["id"],
+        "session_id": (await session(service, "ada@example.org")).partition("=")[2].partition(".")[0],
         "task_id": ended["tasks"][0]["task_id"],
     }
 
@@ -275,12 +278,12 @@ async def session(service, email, *, is_expired=False, is_ended=False):
     """The cookie of a session."""
     user_id, now_us = await person_of(service, email), clock.now_us()
     session_id = await service.parts.database.write(
-        lambda tx: flow.sign_in(tx, user_id, former=None, now_us=now_us)
+        lambda tx: flow.sign_in(tx, user_id, browser=flow.Browser(), now_us=now_us)
     )
     if is_ended:
         await run(service, "DELETE FROM sessions WHERE id = ?", session_id)
     expires_at_s = int(time.time()) + (-1 if is_expired else HOUR_S)
-    return f"{guard.COOKIE}={service.parts.tokens.sign_purpose(guard.SESSION, session_id, expires_at_s)}"
+    return f"{service.cookie}={service.parts.tokens.sign_purpose(credentials.SESSION, session_id, expires_at_s)}"
 
 
 # Every route has its line.
@@ -302,7 +305,7 @@ async def test_who_is_nobody_is_refused_before_the_body_is_read(service, things,
         "a password": {"Authorization": "Basic YWRhOnB3"},
         "no key": {"Authorization": "Bearer"},
         "odd bytes": {"Authorization": "Bearer \xfc"},
-        "a wrong cookie": {"Cookie": f"{guard.COOKIE}=x"},
+        "a wrong cookie": {"Cookie": f"{service.cookie}=x"},
         "an expired cookie": {"Cookie": await session(service, "ada@example.org", is_expired=True)},
         "an ended session": {"Cookie": await session(service, "ada@example.org", is_ended=True)},
     }
@@ -558,21 +561,27 @@ async def test_a_streams_token_that_is_no_longer_good_opens_nothing(service):
     ][0]
     wrong = {
         "expired": tokens.sign_purpose("stream", f"{user_id} {job_id}", now_s),
-        "of nobody": tokens.sign_purpose("stream", f"nobody {job_id}", now_s + HOUR_S),
+        "of nobody": tokens.sign_purpose("stream", f"nobody {job_id} nothing", now_s + HOUR_S),
+        "of no key": tokens.sign_purpose("stream", f"{user_id} {job_id} nothing", now_s + HOUR_S),
         "without a job": tokens.sign_purpose("stream", user_id, now_s + HOUR_S),
-        "of a session": tokens.sign_purpose(guard.SESSION, f"{user_id} {job_id}", now_s + HOUR_S),
+        "of a session": tokens.sign_purpose(credentials.SESSION, f"{user_id} {job_id}", now_s + HOUR_S),
         "of media": tokens.sign_media(key=f"{user_id} {job_id}", expires_at_s=now_s + HOUR_S),
         "of a picture": image["url"].partition("?token=")[2],
         "of a callback": service.token(job_id),
-        "cut": good[:-1],
-        "empty": "",
-        "odd": "é🍌\x00",
     }
+    foreign = {"cut": good[:-1], "empty": "", "odd": "é🍌\x00", "somebody else's": "0123456789abcdef"}
+    paths = ((of(job_id), {}), ("/api/events", {}), ("/api/events", {"job": job_id}))
     for name, token in wrong.items():
-        for path, query in ((of(job_id), {}), ("/api/events", {}), ("/api/events", {"job": job_id})):
+        for path, query in paths:
             answer = await service.client.get(path, params={"token": token, **query})
             refused(answer, 401, "unauthenticated")
-            assert name not in answer.text or name in {"empty", "cut"}
+            assert name not in answer.text
+    # What is not even of our form opens nothing, and hides no credential that does.
+    async with guest(service) as anybody:
+        for token in foreign.values():
+            for path, query in paths:
+                refused(await anybody.get(path, params={"token": token, **query}), 401, "unauthenticated")
+                assert (await head(service.client, path, token, **query)).status_code == 200
 
 
 async def test_a_streams_token_ends_with_the_person(service):
@@ -601,7 +610,7 @@ async def test_a_token_in_an_address_opens_nothing_else(service, things):
             for headers in (
                 {},
                 {"Authorization": f"Bearer {token}"},
-                {"Cookie": f"{guard.COOKIE}={token}", "Origin": service.base},
+                {"Cookie": f"{service.cookie}={token}", "Origin": service.base},
             ):
                 for line in LINES:
                     method, route = line

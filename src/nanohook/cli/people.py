@@ -188,4 +188,9 @@ async def callback_token(settings: Settings, *, job_id: str, index: int, expires
         if job is None or job.attempt == 0:
             raise errors.ConfigError("there is no job of this id that was generated")
         tokens = signing.Tokens(await app.keys(settings, found))
+        await found.write(
+            lambda tx: audit.append(
+                tx, actor=COMMAND_LINE, action="callback.sign", subject=job.id, now_us=clock.now_us()
+            )
+        )
         return tokens.sign_callback(job_id=job.id, attempt=job.attempt, index=index, expires_at_s=expires_at_s)

@@ -176,7 +176,8 @@ async def look_at_way_back(chosen: Settings, way: Way, keys: list[str], *, is_ru
         return [fail("way back", "there is no key to sign a test with", "cure the keys first, see above")]
     key = f"doctor/{ids.new_id()}.png"
     signer, until = signing.Tokens(keys), int(time.time()) + _PROBE_FOR_S
-    media = f"{way.public_url}/media/{key}?token={signer.sign_media(key=key, expires_at_s=until)}"
+    opened = signer.sign_media(key=key, expires_at_s=until, for_upstream=True)  # no row names it
+    media = f"{way.public_url}/media/{key}?token={opened}"
     token = signer.sign_callback(job_id=TEST_JOB, attempt=1, index=0, expires_at_s=until)
     callback = f"{way.public_url}/api/webhooks/image-completion/{token}"
     body = {"job_id": TEST_JOB, "status": "pending", "data": {"nonce": secrets.token_hex(8)}}

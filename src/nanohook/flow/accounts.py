@@ -10,11 +10,27 @@ from nanohook.database import Transaction
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules.credit import MOST_CREDITS, Kind
 from nanohook.stores import accounts, audit, ledger
-from nanohook.stores.accounts import Account, Key, Person
+from nanohook.stores.accounts import Account, Key, Person, Session
+from nanohook.values import frozen
 
 SESSION_S: Final = 30 * 24 * 3600
 MOST_KEYS: Final = 50
 """API keys of a person that are not revoked."""
+
+
+MAX_SESSIONS: Final = 100
+"""Logins of a person at once; one more ends the oldest."""
+
+
+@frozen
+class Browser:
+    """What is kept of a browser that a session begins in."""
+
+    former: tuple[str, ...] = ()
+    """Sessions that it has: they end."""
+    user_agent: str | None = None
+    address: str | None = None
+    """Of the net."""
 
 
 class Registered(enum.Enum):
@@ -157,13 +173,14 @@ async def reset_password(
 
 
 async def change_password(
-    tx: Transaction, person: Person, password_hash: str, *, present: str | None, now_us: int
+    tx: Transaction, person: Person, password_hash: str, *, present: str | None, browser: Browser, now_us: int
 ) -> str | None:
     """
     Set a new password; all sessions end.
 
     Args:
         present: The hash that the present password was checked against.
+        browser: Where it is asked for.
 
     Returns:
         The new session of the one who asked, if they asked in one.
@@ -176,14 +193,14 @@ async def change_password(
         raise errors.Forbidden("the present password is another", code="bad_credentials")
     await accounts.set_password(tx, person.id, password_hash)
     await accounts.end_sessions(tx, person.id)
-    return None if person.session_id is None else await sign_in(tx, person.id, former=None, now_us=now_us)
+    return None if person.session_id is None else await sign_in(tx, person.id, browser=browser, now_us=now_us)
 
 
 async def log_in(
-    tx: Transaction, account: Account, *, stronger: str | None, former: str | None, now_us: int
+    tx: Transaction, account: Account, *, stronger: str | None, browser: Browser, now_us: int
 ) -> str | None:
     """
-    Begin a session of who has shown the password of *account*, in place of a *former* one.
+    Begin a session of who has shown the password of *account*, in place of those that *browser* had.
 
     Checking a password takes a while: whoever knows the old one must not come in, nor bring it back, after it
     was changed.
@@ -200,22 +217,40 @@ async def log_in(
         return None
     if stronger is not None:
         await accounts.set_password(tx, account.person.id, stronger)
-    return await sign_in(tx, account.person.id, former=former, now_us=now_us)
+    return await sign_in(tx, account.person.id, browser=browser, now_us=now_us)
 
 
-async def sign_in(tx: Transaction, user_id: str, *, former: str | None, now_us: int) -> str:
-    """Begin a session in place of a *former* one of the same browser; return its id."""
-    if former is not None:
+async def sign_in(tx: Transaction, user_id: str, *, browser: Browser, now_us: int) -> str:
+    """Begin a session in place of those that *browser* had; return its id."""
+    for former in browser.former:
         await accounts.end_session(tx, former)
-    session_id = secrets.token_urlsafe(16)
-    await accounts.insert_session(
-        tx,
-        session_id=session_id,
-        owner_id=user_id,
-        now_us=now_us,
-        expires_at_us=now_us + SESSION_S * SECOND_US,
+    session = Session(
+        id=secrets.token_urlsafe(16),
+        user_agent=browser.user_agent,
+        address=browser.address,
+        created_at=now_us,
+        last_used_at=None,
+        expires_at=now_us + SESSION_S * SECOND_US,
     )
-    return session_id
+    await accounts.end_oldest_sessions(tx, user_id, kept=MAX_SESSIONS - 1)
+    await accounts.insert_session(tx, session, owner_id=user_id)
+    return session.id
+
+
+async def end_session(tx: Transaction, person: Person, session_id: str) -> None:
+    """
+    Sign *person* out of one session.
+
+    Raises:
+        NotFound: They have none of this id.
+        Forbidden: It carries rights that the one who asks does not have.
+    """
+    account = await accounts.account_of(tx, person.id)
+    if account is None or not await accounts.end_session(tx, session_id, owner_id=person.id):
+        raise errors.NotFound("no such session")
+    if account.person.is_admin and not person.is_admin:
+        # Undone with the rest of this transaction.
+        raise errors.Forbidden("only a key or login with admin rights ends the sessions of an admin")
 
 
 async def add_key(

@@ -11,7 +11,7 @@ from nanohook.rules import views, wishes
 from nanohook.rules.job import Job, Step, Stored, Task
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.rules.wishes import Wish
-from nanohook.stores import events, jobs, pictures, projects, tasks
+from nanohook.stores import events, jobs, pictures, projects, tasks, uploads
 from nanohook.values import replace
 
 NO_PUBLIC_URL: Final = "NanoBanana must fetch the picture: set NANOHOOK_PUBLIC_URL"
@@ -31,7 +31,9 @@ async def upload(
     original_id = ids.new_id()
     await pictures.insert_original(tx, stored, original_id=original_id, owner_id=owner_id, now_us=now_us)
     job = _blank(owner_id=owner_id, language=language, now_us=now_us)
-    return await _introduce(tx, replace(job, original_id=original_id, project_id=project_id), now_us=now_us)
+    made = await _introduce(tx, replace(job, original_id=original_id, project_id=project_id), now_us=now_us)
+    await uploads.note(tx, made.id, size_bytes=stored.size_bytes)
+    return made
 
 
 async def generate(

@@ -4,12 +4,16 @@ from typing import Final
 
 from nanohook.database import Transaction
 from nanohook.flow import cancel
+from nanohook.flow.quota import GRACE_US
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules.job import UNCLAIMED_FOR_US, Job, Unclaimed
 from nanohook.stores import jobs, pictures, retention, unclaimed
+from nanohook.stores import uploads as uploads_store
 
 UPLOAD_US: Final = 7 * 24 * 3600 * SECOND_US
 """How long a picture waits for something to be asked for it."""
+PURGE_MARGIN_US: Final = 60 * SECOND_US
+"""Beyond the time in which a deletion can be taken back: the two never meet."""
 
 
 async def uploads(tx: Transaction, *, most: int, now_us: int) -> list[str]:
@@ -24,6 +28,26 @@ async def uploads(tx: Transaction, *, most: int, now_us: int) -> list[str]:
     for upload in old:
         await cancel.delete(tx, owner_id=upload.owner_id, job_id=upload.job_id, now_us=now_us)
     return [upload.job_id for upload in old]
+
+
+async def hasten(tx: Transaction, *, owner_id: str | None, most: int, now_us: int) -> int:
+    """
+    Give up on pictures that were never generated and were deleted ``GRACE_US`` ago: they are due to be purged.
+
+    Args:
+        owner_id: Whose; ``None``: everybody's.
+        most: So many at once.
+
+    Returns:
+        How many those were.
+    """
+    return await uploads_store.hasten(
+        tx,
+        owner_id=owner_id,
+        before_us=now_us - GRACE_US,
+        until_us=now_us - cancel.RESTORE_US - PURGE_MARGIN_US - 1,
+        most=most,
+    )
 
 
 async def late_results(tx: Transaction, *, most: int, now_us: int) -> list[Unclaimed]:

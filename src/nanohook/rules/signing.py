@@ -29,6 +29,8 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - it marks a secret and is none
 MIN_SECRET_BYTES: Final = 16
 
 _DAY_S: Final = 86_400
+_UPSTREAM: Final = 1
+"""Before the expiry, in a media token that is for NanoBanana."""
 # Attempt, index and expiry.
 _CALLBACK_NUMBERS: Final = 3
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -104,9 +106,16 @@ class Tokens:
         attempt, index, expires_at_s = numbers
         return CallbackToken(job_id=job_id, attempt=attempt, index=index, expires_at_s=expires_at_s)
 
-    def sign_media(self, *, key: str, expires_at_s: int) -> str:
-        """Make the token that opens the file stored as *key*; the token does not contain the key."""
-        return _sealed(self._media, [expires_at_s], hidden=key)
+    def sign_media(self, *, key: str, expires_at_s: int, for_upstream: bool = False) -> str:
+        """
+        Make the token that opens the file stored as *key*; the token does not contain the key.
+
+        Args:
+            key: As it is stored.
+            expires_at_s: Seconds since the epoch, UTC.
+            for_upstream: It opens the file whatever became of the job: see ``is_for_upstream``.
+        """
+        return _sealed(self._media, [*([_UPSTREAM] if for_upstream else []), expires_at_s], hidden=key)
 
     def read_media(self, token: str, *, key: str, now_s: float) -> int:
         """
@@ -158,6 +167,21 @@ class Tokens:
 def fingerprint(key: str) -> str:
     """Name a signing key without giving it away: 16 hexadecimal digits, for the database to remember."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def is_token(text: str) -> bool:
+    """Tell whether *text* has the form of a token, whoever signed it and whatever it is good for."""
+    return len(text) <= MAX_TOKEN_CHARS and _TOKEN.fullmatch(text) is not None
+
+
+def is_for_upstream(token: str) -> bool:
+    """
+    Tell whether a media token that ``read_media`` took was made for NanoBanana.
+
+    What was ordered is paid and may be restored, so its input can be fetched even if its owner deletes the job.
+    """
+    numbers = token.split(".")[:-1]
+    return len(numbers) > 1
 
 
 def media_expiry(now_s: float) -> int:

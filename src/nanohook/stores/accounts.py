@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Final
 
 from nanohook.database import Row, Transaction
 
@@ -19,10 +20,10 @@ class Person:
     """µs."""
     key_id: str | None = None
     """The API key it is asked with."""
-    key_used_at: int | None = None
-    """When that key was last noted as used, µs."""
     session_id: str | None = None
     """The session it is asked in."""
+    last_used_at: int | None = None
+    """When that key or session was last noted as used, µs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,24 @@ class Key:
     is_admin: bool
     created_at: int
     last_used_at: int | None
+
+
+MAX_USER_AGENT_CHARS: Final = 300
+"""Kept of what a browser calls itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """A login as its owner sees it in a list. Times are µs."""
+
+    id: str
+    user_agent: str | None
+    """What the browser called itself."""
+    address: str | None
+    """Of the net, where the login came from."""
+    created_at: int
+    last_used_at: int | None
+    expires_at: int
 
 
 _PERSON = "users.id, users.email, users.verified_at, users.created_at"
@@ -117,30 +136,60 @@ async def set_disabled(tx: Transaction, user_id: str, *, at_us: int | None) -> N
     await tx.run("UPDATE users SET disabled_at = :at WHERE id = :id", {"at": at_us, "id": user_id})
 
 
-async def insert_session(
-    tx: Transaction, *, session_id: str, owner_id: str, now_us: int, expires_at_us: int
-) -> None:
+async def insert_session(tx: Transaction, session: Session, *, owner_id: str) -> None:
     """Store that somebody has signed in."""
     await tx.run(
-        "INSERT INTO sessions (id, owner_id, created_at, expires_at) VALUES (:id, :owner_id, :now, :expires)",
-        {"id": session_id, "owner_id": owner_id, "now": now_us, "expires": expires_at_us},
+        "INSERT INTO sessions (id, owner_id, user_agent, address, created_at, expires_at) "
+        "VALUES (:id, :owner_id, :user_agent, :address, :now, :expires)",
+        {
+            "id": session.id,
+            "owner_id": owner_id,
+            "user_agent": session.user_agent,
+            "address": session.address,
+            "now": session.created_at,
+            "expires": session.expires_at,
+        },
     )
 
 
 async def by_session(tx: Transaction, session_id: str, *, now_us: int) -> Person | None:
     """Find who is signed in by a session; one that has ended or expired is nobody's."""
     row = await tx.one(
-        f"SELECT {_PERSON}, users.is_admin, sessions.id AS session_id FROM sessions "
+        f"SELECT {_PERSON}, users.is_admin, sessions.id AS session_id, last_used_at FROM sessions "
         "JOIN users ON users.id = sessions.owner_id "
         "WHERE sessions.id = :id AND expires_at > :now AND disabled_at IS NULL",
         {"id": session_id, "now": now_us},
     )
-    return None if row is None else _person(row, session_id=row["session_id"])
+    return None if row is None else _person(row, session_id=row["session_id"], last_used_at=row["last_used_at"])
 
 
-async def end_session(tx: Transaction, session_id: str) -> None:
-    """Sign out of one session."""
-    await tx.run("DELETE FROM sessions WHERE id = :id", {"id": session_id})
+async def sessions(tx: Transaction, *, owner_id: str, now_us: int) -> list[Session]:
+    """List a person's sessions that have not ended, newest first."""
+    rows = await tx.all(
+        "SELECT id, user_agent, address, created_at, last_used_at, expires_at FROM sessions "
+        "WHERE owner_id = :owner_id AND expires_at > :now ORDER BY created_at DESC, id",
+        {"owner_id": owner_id, "now": now_us},
+    )
+    return [Session(**dict(row)) for row in rows]
+
+
+async def end_session(tx: Transaction, session_id: str, *, owner_id: str | None = None) -> bool:
+    """Sign out of one session, of *owner_id* if that is given; ``False`` if there is none."""
+    return bool(
+        await tx.run(
+            "DELETE FROM sessions WHERE id = :id AND owner_id = COALESCE(:owner_id, owner_id)",
+            {"id": session_id, "owner_id": owner_id},
+        )
+    )
+
+
+async def end_oldest_sessions(tx: Transaction, owner_id: str, *, kept: int) -> None:
+    """Sign out of a person's oldest sessions, so that no more than *kept* are left."""
+    await tx.run(
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE owner_id = ? "
+        "ORDER BY created_at DESC, id LIMIT -1 OFFSET ?)",
+        (owner_id, kept),
+    )
 
 
 async def end_sessions(tx: Transaction, owner_id: str) -> int:
@@ -182,12 +231,13 @@ async def by_key(tx: Transaction, key: str) -> Person | None:
         "WHERE sha256 = :sha256 AND revoked_at IS NULL AND disabled_at IS NULL",
         {"sha256": _digest(key)},
     )
-    return None if row is None else _person(row, key_id=row["key_id"], key_used_at=row["last_used_at"])
+    return None if row is None else _person(row, key_id=row["key_id"], last_used_at=row["last_used_at"])
 
 
-async def note_use(tx: Transaction, key_id: str, *, now_us: int) -> None:
-    """Note when an API key was last used."""
-    await tx.run("UPDATE api_keys SET last_used_at = :now WHERE id = :id", {"now": now_us, "id": key_id})
+async def note_use(tx: Transaction, person: Person, *, now_us: int) -> None:
+    """Note when the key or session that *person* asks with was last used."""
+    await tx.run("UPDATE api_keys SET last_used_at = ? WHERE id = ?", (now_us, person.key_id))
+    await tx.run("UPDATE sessions SET last_used_at = ? WHERE id = ?", (now_us, person.session_id))
 
 
 async def keys(tx: Transaction, *, owner_id: str) -> list[Key]:
@@ -227,6 +277,17 @@ async def revoke_keys(tx: Transaction, owner_id: str, *, now_us: int) -> None:
     )
 
 
+async def is_signed_in(tx: Transaction, person_id: str, credential_id: str, *, now_us: int) -> bool:
+    """Tell whether the key or session *credential_id* still opens the account of *person_id*."""
+    row = await tx.one(
+        "SELECT 1 FROM users WHERE id = :person AND disabled_at IS NULL AND ("
+        "EXISTS (SELECT 1 FROM api_keys WHERE id = :id AND owner_id = :person AND revoked_at IS NULL) OR "
+        "EXISTS (SELECT 1 FROM sessions WHERE id = :id AND owner_id = :person AND expires_at > :now))",
+        {"person": person_id, "id": credential_id, "now": now_us},
+    )
+    return row is not None
+
+
 async def by_id(tx: Transaction, user_id: str) -> Person | None:
     """Find a person who may still come in."""
     found = await account_of(tx, user_id)
@@ -247,7 +308,7 @@ def _account(row: Row) -> Account:
 
 
 def _person(
-    row: Row, *, key_id: str | None = None, key_used_at: int | None = None, session_id: str | None = None
+    row: Row, *, key_id: str | None = None, session_id: str | None = None, last_used_at: int | None = None
 ) -> Person:
     return Person(
         id=row["id"],
@@ -256,6 +317,6 @@ def _person(
         is_verified=row["verified_at"] is not None,
         created_at=row["created_at"],
         key_id=key_id,
-        key_used_at=key_used_at,
         session_id=session_id,
+        last_used_at=last_used_at,
     )

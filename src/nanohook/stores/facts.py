@@ -1,6 +1,11 @@
 """Few things the service must remember about itself, by name."""
 
+from typing import Final
+
 from nanohook.database import Transaction
+
+INSTANCE: Final = "instance"
+"""What tells this service from others on its host: random, and as old as its database."""
 
 
 async def get(tx: Transaction, name: str) -> str | None:
@@ -16,6 +21,12 @@ async def put(tx: Transaction, name: str, value: str) -> None:
         "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         {"name": name, "value": value},
     )
+
+
+async def keep(tx: Transaction, name: str, value: str) -> str:
+    """Store a fact unless there is one already; return the one that is there then."""
+    await tx.run("INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
+    return await get(tx, name) or value
 
 
 async def take_once(tx: Transaction, name: str) -> bool:

@@ -22,6 +22,15 @@ _KEPT: Final = {
 }
 
 
+_SHOWN: Final = " UNION ALL ".join(
+    f"SELECT users.disabled_at IS NOT NULL AS is_disabled FROM {table} JOIN users ON users.id = {table}.owner_id "
+    f"WHERE {table}.{column} = :key AND {_KEPT[table]}"
+    for table in TABLES
+    for column in ("key", "thumbnail_key")
+)
+_NEVER: Final = 2**63 - 1
+
+
 @frozen
 class Named:
     """A picture that a row names."""
@@ -46,6 +55,17 @@ async def named(tx: Transaction, keys: Collection[str]) -> set[str]:
         for column in ("key", "thumbnail_key")
     )
     return {row["name"] for row in await tx.all(either, values)}
+
+
+async def is_owner_disabled(tx: Transaction, key: str) -> bool | None:
+    """
+    Tell whether the owner of a picture, or of its thumbnail, is disabled.
+
+    Returns:
+        ``None`` if nothing shows the picture: there is none, or all of its jobs are deleted.
+    """
+    row = await tx.one(f"{_SHOWN} LIMIT 1", {"key": key, "deleted_since": _NEVER})
+    return None if row is None else bool(row["is_disabled"])
 
 
 async def page(tx: Transaction, table: str, *, after_key: str, deleted_since_us: int) -> list[Named]:

@@ -14,15 +14,16 @@ from starlette.responses import Response
 
 from nanohook import clock, errors, ids
 from nanohook.clock import rfc3339
+from nanohook.database import Transaction
 from nanohook.flow import accounts as flow
 from nanohook.flow.accounts import Registered
 from nanohook.rules import letters
 from nanohook.stores import accounts, ledger
 from nanohook.stores.accounts import Account, Person
-from nanohook.web import guard, wire
+from nanohook.web import credentials, guard, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, Parts
-from nanohook.web.rates import network_of
+from nanohook.web.rates import Rate, network_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,12 @@ async def register(request: Request, parts: Parts) -> Response:
     if parts.settings.registration == "closed":
         raise errors.Forbidden("registration is closed here", code="registration_closed")
     asked = await _body(request, parts, wire.Register)
-    hashed = await parts.passwords.hash(asked.password)
+    hashed = await parts.passwords.hash(asked.password, whose=_network(request))
     became, account = await parts.database.write(
         lambda tx: flow.register(tx, email=asked.email, password_hash=hashed, now_us=clock.now_us())
     )
     logger.info("account.registered", extra={"outcome": became.value})
-    return _write_to(request, parts, account, _LETTERS[became], to=asked.email)
+    return await _write_to(request, parts, account, _LETTERS[became], to=asked.email)
 
 
 async def login(request: Request, parts: Parts) -> Response:
@@ -58,7 +59,8 @@ async def login(request: Request, parts: Parts) -> Response:
     asked = await _body(request, parts, wire.Login)
     found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
     # Work is done for an address without an account too: the time does not tell.
-    is_right = await parts.passwords.verify(None if found is None else found.password_hash, asked.password)
+    stored = None if found is None else found.password_hash
+    is_right = await parts.passwords.verify(stored, asked.password, whose=_network(request))
     session_id = None
     if found is not None and is_right:
         session_id = await _log_in(request, parts, found, asked.password)
@@ -71,12 +73,17 @@ async def login(request: Request, parts: Parts) -> Response:
 
 
 async def logout(call: Call) -> Response:
-    """End this session."""
+    """End this session, and any other that the browser's cookies still name: none of them shall take its place."""
     session_id = call.person.session_id
+
+    async def end(tx: Transaction) -> None:
+        for session in credentials.sessions(call.request, call.parts):
+            await accounts.end_session(tx, session.id)
+
     answer = Response(status_code=204)
     if session_id is not None:
-        await call.parts.database.write(lambda tx: accounts.end_session(tx, session_id))
-        answer.delete_cookie(guard.COOKIE)
+        await call.parts.database.write(end)
+        guard.drop_cookies(call.request, call.parts, answer)
     return answer
 
 
@@ -96,11 +103,21 @@ async def change_password(call: Call) -> Response:
         raise errors.Forbidden("this key carries no admin rights, its account does")
     present = None if found is None else found.password_hash
     # An account that the command line made has none yet: its key is all there is to show.
-    if present is not None and not await parts.passwords.verify(present, asked.current_password or ""):
+    network = _network(call.request)
+    if present is not None and not await parts.passwords.verify(
+        present, asked.current_password or "", whose=network
+    ):
         raise errors.Forbidden("the present password is another", code="bad_credentials")
-    hashed = await parts.passwords.hash(asked.new_password)
+    hashed = await parts.passwords.hash(asked.new_password, whose=network)
     session_id = await parts.database.write(
-        lambda tx: flow.change_password(tx, person, hashed, present=present, now_us=clock.now_us())
+        lambda tx: flow.change_password(
+            tx,
+            person,
+            hashed,
+            present=present,
+            browser=guard.browser_of(call.request, parts),
+            now_us=clock.now_us(),
+        )
     )
     answer = Response(status_code=204)
     if session_id is not None:
@@ -113,7 +130,7 @@ async def forgot(request: Request, parts: Parts) -> Response:
     asked = await _body(request, parts, wire.Forgot)
     found = await parts.database.read(lambda tx: accounts.account(tx, asked.email))
     meant = None if found is None or found.is_disabled else found
-    return _write_to(request, parts, meant, RESET, to=asked.email)
+    return await _write_to(request, parts, meant, RESET, to=asked.email)
 
 
 async def reset(request: Request, parts: Parts) -> Response:
@@ -122,7 +139,7 @@ async def reset(request: Request, parts: Parts) -> Response:
     subject = _subject(parts, RESET, asked.token)
     found = await parts.database.read(lambda tx: flow.linked(tx, subject))
     await _count(request, parts, found.person.email)
-    hashed = await parts.passwords.hash(asked.new_password)
+    hashed = await parts.passwords.hash(asked.new_password, whose=_network(request))
     await parts.database.write(
         lambda tx: flow.reset_password(
             tx,
@@ -151,7 +168,7 @@ async def resend(call: Call) -> Response:
     await _count(call.request, call.parts, person.email)
     found = await call.parts.database.read(lambda tx: accounts.account_of(tx, person.id))
     meant = None if found is None or person.is_verified else found
-    return _write_to(call.request, call.parts, meant, VERIFY, to=person.email)
+    return await _write_to(call.request, call.parts, meant, VERIFY, to=person.email)
 
 
 async def keys(call: Call) -> Response:
@@ -178,34 +195,55 @@ async def revoke(call: Call) -> Response:
     return Response(status_code=204)
 
 
+async def sessions(call: Call) -> Response:
+    """List where this person is logged in, newest first."""
+    found = await call.parts.database.read(
+        lambda tx: accounts.sessions(tx, owner_id=call.person.id, now_us=clock.now_us())
+    )
+    shown = [_shown_session(session, is_current=session.id == call.person.session_id) for session in found]
+    return json_answer({"sessions": shown})
+
+
+async def end_session(call: Call) -> Response:
+    """Log this person out in one place; felt by the next request from there."""
+    session_id = str(call.request.path_params["session_id"])
+    await call.parts.database.write(lambda tx: flow.end_session(tx, call.person, session_id))
+    answer = Response(status_code=204)
+    if session_id == call.person.session_id:
+        guard.drop_cookies(call.request, call.parts, answer)
+    return answer
+
+
 async def _body(request: Request, parts: Parts, model: type[wire.M]) -> wire.M:
-    """Read what a stranger sends; counted against where they are, and against the account they name."""
-    await parts.rates.sign_in(f"address {network_of(_peer(request))}", route=_route(request))
+    """Read what a stranger sends; counted against where they are, and against the account they name from there."""
+    # Before the body: of who is over this, nothing is read.
+    await parts.rates.sign_in(Rate.SIGN_IN_NETWORK, _network(request), route=_route(request))
     asked = await wire.body_of(request, model)
-    email = getattr(asked, "email", None)
-    if email is not None:
-        await _count(request, parts, email)
+    await _count(request, parts, getattr(asked, "email", ""))
     return asked
 
 
 async def _count(request: Request, parts: Parts, email: str) -> None:
     """
-    Count a request against an account.
+    Count a request against an account: as tried from one network, and as tried from everywhere.
 
-    It has a budget for each route: whoever has mails sent to an address does not lock its owner out.
+    The first is used up by who tries, and not by the owner elsewhere. Each route has a budget of its own: whoever
+    has mails sent to an address does not lock its owner out.
     """
     route = _route(request)
-    await parts.rates.sign_in(f"account {email} {route}", route=route)
+    await parts.rates.sign_in(Rate.SIGN_IN, f"{_network(request)} {email} {route}", route=route)
+    if email:
+        await parts.rates.sign_in(Rate.SIGN_IN_ACCOUNT, f"{email} {route}", route=route)
 
 
 async def _log_in(request: Request, parts: Parts, found: Account, password: str) -> str | None:
     """Begin a session of who has shown the right password; ``None`` if it is so no longer."""
     stronger = None
     if found.password_hash is not None and parts.passwords.needs_rehash(found.password_hash):
-        stronger = await parts.passwords.hash(password)
-    former = guard.former(request, parts)
+        stronger = await parts.passwords.hash(password, whose=_network(request))
+    browser = guard.browser_of(request, parts)
     return await parts.database.write(
-        lambda tx: flow.log_in(tx, found, stronger=stronger, former=former, now_us=clock.now_us())
+        lambda tx: flow.log_in(tx, found, stronger=stronger, browser=browser, now_us=clock.now_us())
     )
 
 
@@ -217,6 +255,10 @@ def _peer(request: Request) -> str:
     return "" if request.client is None else request.client.host
 
 
+def _network(request: Request) -> str:
+    return network_of(_peer(request))
+
+
 def _subject(parts: Parts, purpose: str, token: str) -> str:
     try:
         return parts.tokens.read_purpose(purpose, token, time.time())
@@ -226,7 +268,7 @@ def _subject(parts: Parts, purpose: str, token: str) -> str:
         ) from None
 
 
-def _write_to(
+async def _write_to(
     request: Request, parts: Parts, account: Account | None, kind: str, *, to: str | None = None
 ) -> Response:
     """
@@ -245,7 +287,10 @@ def _write_to(
         link = f"{parts.terms.public_url or ''}{_PAGES[kind]}{token}"
     subject, text = letters.letter(kind, wire.language(request), link=link or parts.terms.public_url or "/login")
     recipient = account.person.email if account is not None else to or ""
-    parts.mailer.send(to=recipient, subject=subject, text=text, link=link, is_dropped=account is None)
+    # Many networks together ask more often than anybody wants to be written to; the newest mail is a moment old.
+    standing = await parts.rates.hit(Rate.MAIL, recipient, route=_route(request))
+    is_dropped = account is None or (standing is not None and standing.is_over)
+    parts.mailer.send(to=recipient, subject=subject, text=text, link=link, is_dropped=is_dropped)
     return json_answer(_SENT, status=202)
 
 
@@ -258,6 +303,18 @@ async def _me(parts: Parts, person: Person) -> dict[str, object]:
         "is_verified": person.is_verified,
         "created_at": rfc3339(person.created_at),
         "credits": {"available": balance.available, "reserved": balance.reserved},
+    }
+
+
+def _shown_session(session: accounts.Session, *, is_current: bool) -> dict[str, object]:
+    return {
+        "id": session.id,
+        "user_agent": session.user_agent,
+        "address": session.address,
+        "is_current": is_current,
+        "created_at": rfc3339(session.created_at),
+        "last_used_at": None if session.last_used_at is None else rfc3339(session.last_used_at),
+        "expires_at": rfc3339(session.expires_at),
     }
 
 

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from nanohook.web import guard, openapi, operations
+from nanohook.web import credentials, guard, openapi, operations
 from nanohook.web.parts import Parts, parts_of
 
 ASSETS: Final = "/static/swagger-ui"
@@ -46,9 +46,9 @@ _PAGE_HEADERS: Final = {
 }
 
 
-async def document(request: Request, _parts: Parts) -> Response:
+async def document(request: Request, parts: Parts) -> Response:
     """Give the OpenAPI document; 304 to who has it already."""
-    body, tag = written()
+    body, tag = written(credentials.session_cookie(parts))
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
     known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
     if known & {"*", tag}:
@@ -61,10 +61,16 @@ async def page(_request: Request, _parts: Parts) -> Response:
     return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)
 
 
-@functools.cache
-def written() -> tuple[bytes, str]:
+@functools.lru_cache(maxsize=1)
+def written(session_cookie: str = credentials.FORMER_COOKIE) -> tuple[bytes, str]:
     """Write the document, once a process; with its ``ETag``."""
-    built = openapi.build(operations.ALL, info=operations.INFO, tags=operations.TAGS, webhooks=operations.WEBHOOKS)
+    built = openapi.build(
+        operations.ALL,
+        info=operations.INFO,
+        tags=operations.TAGS,
+        webhooks=operations.WEBHOOKS,
+        session_cookie=session_cookie,
+    )
     body = orjson.dumps(built)
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 

@@ -36,7 +36,9 @@ def behind(page: PersonalEndpoint) -> PublicEndpoint:
             return _login(request, parts, "first", then=here, status=401)
         if not person.is_verified:
             return _door(request, "unverified.html", status=403, person=person, then=here)
-        return await page(Call(request=request, parts=parts, person=person))
+        answer = await page(Call(request=request, parts=parts, person=person))
+        guard.rename_cookie(request, parts, answer, person)
+        return answer
 
     return pages.in_any_language(answer)
 

@@ -14,21 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanohook import clock, errors
+from nanohook.database import Transaction
 from nanohook.flow import accounts as flow
+from nanohook.flow.accounts import Browser
 from nanohook.flow.terms import SECOND_US
 from nanohook.stores import accounts
-from nanohook.stores.accounts import Person
+from nanohook.stores.accounts import MAX_USER_AGENT_CHARS, Person
+from nanohook.web import credentials, forwarded
 from nanohook.web.parts import Call, Parts
 
 logger = logging.getLogger(__name__)
 
-COOKIE: Final = "nanohook_session"
-SESSION: Final = "session"
 _NOTED_EVERY_US: Final = 60 * SECOND_US
-"""The time of a key's last use is noted no more often than this."""
+"""The time of the last use of a key or session is noted no more often than this."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _PORTS: Final = {"http": ":80", "https": ":443"}
+_WRONG_ORIGIN: Final = (
+    "this write did not come from our own page: its Origin is neither the address that the request came to nor "
+    "NANOHOOK_PUBLIC_URL. Behind a proxy, set NANOHOOK_TRUSTED_PROXIES to its address, or NANOHOOK_PUBLIC_URL to "
+    "what browsers call this service; a script sends an API key, or the Origin"
+)
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 
 PublicEndpoint = Callable[[Request, Parts], Awaitable[Response]]
@@ -47,22 +53,34 @@ class Who(enum.Enum):
 
 async def person_of(request: Request, parts: Parts) -> Person:
     """
-    Tell who is asking, by API key or session cookie.
+    Tell who is asking, by API key or else by session cookie.
 
     Raises:
         Unauthenticated: Nobody that is known.
         Forbidden: ``wrong_origin``: a page elsewhere tries to write with this person's cookie.
     """
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme:
-        if scheme.lower() != "bearer" or not key.strip().isascii():
-            raise errors.Unauthenticated("use Authorization: Bearer with an API key")
-        found = await parts.database.read(lambda tx: accounts.by_key(tx, key.strip()))
-        _note_use(parts, found)
+    key = credentials.api_key(request.headers)
+    if key is not None:
+        found = await person_of_key(parts, key)
     else:
-        found = await _by_cookie(request, parts)
+        by_cookie = await _by_cookie(request, parts)
+        if by_cookie is None:
+            raise credentials.missing(request.headers)
+        found = by_cookie
+    _note_use(parts, found)
+    return found
+
+
+async def person_of_key(parts: Parts, key: str) -> Person:
+    """
+    Find whose API key it is.
+
+    Raises:
+        Unauthenticated: Nobody's: it was revoked, or never was, or its owner is disabled.
+    """
+    found = await parts.database.read(lambda tx: accounts.by_key(tx, key))
     if found is None:
-        raise errors.Unauthenticated("this needs an API key or a login")
+        raise errors.Unauthenticated("this API key opens nothing: it was revoked, or its account is disabled")
     return found
 
 
@@ -104,55 +122,96 @@ def check_origin(request: Request, parts: Parts) -> None:
     """
     if request.method in _SAFE:
         return
-    origin = request.headers.get("origin")
-    if origin is None:
+    origins = request.headers.getlist("origin")
+    if not origins:
         if request.headers.get("sec-fetch-site") == "same-origin":
             return
-    elif origin in {f"{request.scope['scheme']}://{request.headers.get('host')}", _public_origin(parts)}:
+    elif set(origins) <= _own_origins(request, parts):
         return
-    raise errors.Forbidden("this write did not come from our own page", code="wrong_origin")
+    raise errors.Forbidden(_WRONG_ORIGIN, code="wrong_origin")
 
 
-def _public_origin(parts: Parts) -> str | None:
-    """Write the public address as a browser names the origin of its pages: no path, no port that goes without."""
-    if parts.terms.public_url is None:
-        return None
-    url = URL(parts.terms.public_url)
-    return f"{url.scheme}://{url.netloc.lower().removesuffix(_PORTS[url.scheme])}"
+def _own_origins(request: Request, parts: Parts) -> set[str]:
+    """Name the origins of our own pages: what this request came to, and the public address."""
+    host = _host(request)
+    own = {_origin(request.scope["scheme"], host)} if host else set()
+    if parts.terms.public_url is not None:
+        public = URL(parts.terms.public_url)
+        own.add(_origin(public.scheme, public.netloc))
+    return own
+
+
+def _origin(scheme: str, host: str) -> str:
+    """Write an origin as a browser does: small letters, no port that goes without."""
+    return f"{scheme}://{host.lower().removesuffix(_PORTS.get(scheme, ':'))}"
+
+
+def _host(request: Request) -> str:
+    """Tell the host that the browser asked for: what a trusted proxy says of it, else ``Host``."""
+    said: str | None = request.scope.get(forwarded.HOST)
+    return said or request.headers.get("host", "")
 
 
 async def _by_cookie(request: Request, parts: Parts) -> Person | None:
-    cookie = request.cookies.get(COOKIE)
-    if cookie is None:
-        return None
-    try:
-        session_id = parts.tokens.read_purpose(SESSION, cookie, time.time())
-    except errors.SignatureInvalid:
+    shown = credentials.sessions(request, parts)
+    if not shown:
         return None
     check_origin(request, parts)
-    return await parts.database.read(lambda tx: accounts.by_session(tx, session_id, now_us=clock.now_us()))
+
+    async def first(tx: Transaction) -> Person | None:
+        for session in shown:
+            person = await accounts.by_session(tx, session.id, now_us=clock.now_us())
+            if person is not None:
+                return person
+        return None
+
+    return await parts.database.read(first)
 
 
 async def sign_in(request: Request, parts: Parts, answer: Response, *, user_id: str) -> None:
-    """Begin a session, with its cookie on *answer*; the one that this browser had ends."""
+    """Begin a session, with its cookie on *answer*; those that this browser had end."""
     session_id = await parts.database.write(
-        lambda tx: flow.sign_in(tx, user_id, former=former(request, parts), now_us=clock.now_us())
+        lambda tx: flow.sign_in(tx, user_id, browser=browser_of(request, parts), now_us=clock.now_us())
     )
     set_cookie(request, parts, answer, session_id)
 
 
-def former(request: Request, parts: Parts) -> str | None:
-    """Read which session this browser has, to be ended by the next."""
-    with contextlib.suppress(errors.SignatureInvalid):
-        return parts.tokens.read_purpose(SESSION, request.cookies.get(COOKIE, ""), time.time())
-    return None
+def browser_of(request: Request, parts: Parts) -> Browser:
+    """Read what is kept of a browser that a session begins in; its former sessions are ended by that."""
+    return Browser(
+        former=tuple(session.id for session in credentials.sessions(request, parts)),
+        user_agent=request.headers.get("user-agent", "")[:MAX_USER_AGENT_CHARS] or None,
+        address=None if request.client is None else request.client.host,
+    )
 
 
 def set_cookie(request: Request, parts: Parts, answer: Response, session_id: str) -> None:
-    """Put the cookie of a session on *answer*."""
+    """Put the cookie of a session on *answer*, in place of one by its former name."""
+    token = parts.tokens.sign_purpose(credentials.SESSION, session_id, int(time.time()) + flow.SESSION_S)
+    _set_cookie(request, parts, answer, token)
+    _drop_former(request, parts, answer)
+
+
+def drop_cookies(request: Request, parts: Parts, answer: Response) -> None:
+    """Let the browser forget its session."""
+    answer.delete_cookie(credentials.session_cookie(parts), httponly=True, samesite="lax")
+    _drop_former(request, parts, answer)
+
+
+def rename_cookie(request: Request, parts: Parts, answer: Response, person: Person) -> None:
+    """Give the cookie of *person*'s session our own name, if it came by the one that all instances once shared."""
+    if person.session_id is None or "set-cookie" in answer.headers:
+        return
+    for session in credentials.sessions(request, parts):
+        if session.is_former and session.id == person.session_id:
+            _set_cookie(request, parts, answer, session.cookie)
+            _drop_former(request, parts, answer)
+
+
+def _set_cookie(request: Request, parts: Parts, answer: Response, token: str) -> None:
     answer.set_cookie(
-        COOKIE,
-        parts.tokens.sign_purpose(SESSION, session_id, int(time.time()) + flow.SESSION_S),
+        credentials.session_cookie(parts),
+        token,
         max_age=flow.SESSION_S,
         httponly=True,
         samesite="lax",
@@ -160,22 +219,26 @@ def set_cookie(request: Request, parts: Parts, answer: Response, session_id: str
     )
 
 
+def _drop_former(request: Request, parts: Parts, answer: Response) -> None:
+    # Only ours: an older release on another port may still use that name.
+    if any(session.is_former for session in credentials.sessions(request, parts)):
+        answer.delete_cookie(credentials.FORMER_COOKIE, httponly=True, samesite="lax")
+
+
 def _is_secure(request: Request, parts: Parts) -> bool:
     """Tell whether this browser came by TLS: as far as we see, or by the name of our public address."""
     public = URL(parts.terms.public_url or "")
-    return request.url.scheme == "https" or (
-        public.scheme == "https" and request.headers.get("host", "").lower() == public.netloc.lower()
+    return request.scope["scheme"] == "https" or (
+        public.scheme == "https" and _origin("https", _host(request)) == _origin("https", public.netloc)
     )
 
 
-def _note_use(parts: Parts, person: Person | None) -> None:
-    """Note that a key was used, without making its request wait for that."""
-    if person is None or person.key_id is None:
-        return
-    key_id, now = person.key_id, clock.now_us()
-    if person.key_used_at is None or now - person.key_used_at > _NOTED_EVERY_US:
+def _note_use(parts: Parts, person: Person) -> None:
+    """Note that a key or session was used, without making its request wait for that."""
+    now = clock.now_us()
+    if person.last_used_at is None or now - person.last_used_at > _NOTED_EVERY_US:
         with contextlib.suppress(errors.Unavailable):  # a full line has better things to do
-            noted = parts.database.offer(lambda tx: accounts.note_use(tx, key_id, now_us=now))
+            noted = parts.database.offer(lambda tx: accounts.note_use(tx, person, now_us=now))
             noted.add_done_callback(_nobody_waits)
 
 

@@ -42,18 +42,19 @@ async def upload(call: Call) -> Response:
         project_id = form.fields.get("project_id") or None
         stored = await uploads.store(call.parts, form.file, folder="originals")
     reach("upload.stored")
-    job = await uploads.keep(
-        call.parts,
-        stored,
-        lambda tx: create.upload(
+
+    async def keep(tx: Transaction) -> Job:
+        await uploads.check_quota(tx, call.parts, owner_id=call.person.id, adds_bytes=stored.size_bytes)
+        return await create.upload(
             tx,
             stored,
             owner_id=call.person.id,
             project_id=project_id,
             language=wire.language(call.request),
             now_us=clock.now_us(),
-        ),
-    )
+        )
+
+    job = await uploads.keep(call.parts, stored, keep)
     reach("upload.settled")
     # The server measures the original before anything is asked upstream.
     logger.info(

@@ -8,22 +8,32 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from nanohook import errors
-from nanohook.web import failures
+from nanohook.rules import signing
+from nanohook.stores import media as stored
+from nanohook.web import failures, guard
 from nanohook.web.parts import Parts
 
 _RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
+_NO_PICTURE: Final = "no such picture"
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 async def media(request: Request, parts: Parts) -> Response:
-    """Serve one file to whoever holds its address; a range of it if asked."""
-    key = str(request.path_params["key"])
-    expires_at_s = parts.tokens.read_media(request.query_params.get("token", ""), key=key, now_s=time.time())
+    """
+    Serve one file to whoever holds its address; a range of it if asked.
+
+    A picture is there as long as a job or project shows it: not while that is deleted, nor while its owner is
+    disabled. What NanoBanana was sent to fetch, it may fetch.
+    """
+    key, token = str(request.path_params["key"]), request.query_params.get("token", "")
+    expires_at_s = parts.tokens.read_media(token, key=key, now_s=time.time())
     # Only verified pictures are ever stored, and their keys are ours: the ending tells the type.
     content_type = _TYPES.get(key.rpartition(".")[2])
     path = parts.storage.path(key)
     if content_type is None or path is None or not path.is_file():
-        raise errors.NotFound("no such picture")
+        raise errors.NotFound(_NO_PICTURE)
+    if not signing.is_for_upstream(token):
+        await _check_shown(request, parts, key)
     refusal = _check_range(request, size=path.stat().st_size)
     if refusal is not None:
         return refusal
@@ -42,6 +52,23 @@ async def media(request: Request, parts: Parts) -> Response:
         kept = ("etag", "cache-control", "last-modified")
         return Response(status_code=304, headers={name: answer.headers[name] for name in kept})
     return answer
+
+
+async def _check_shown(request: Request, parts: Parts, key: str) -> None:
+    """
+    Refuse a picture that nothing shows any more.
+
+    Raises:
+        NotFound: It is deleted; or its owner is disabled, and it is no admin who looks.
+    """
+    is_disabled = await parts.database.read(lambda tx: stored.is_owner_disabled(tx, key))
+    if is_disabled is None:
+        raise errors.NotFound(_NO_PICTURE)
+    if is_disabled:
+        try:
+            await guard.require(request, parts, guard.Who.ADMIN)
+        except errors.Rejected:
+            raise errors.NotFound(_NO_PICTURE) from None
 
 
 def _check_range(request: Request, *, size: int) -> Response | None:

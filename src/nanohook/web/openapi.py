@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from nanohook.web import guard
+from nanohook.web import credentials
 from nanohook.web.operation import EVENTS, JSON, REFUSALS, Body, Content, Json, Operation, Parameter, Plain
 from nanohook.web.shapes import Problem
 
@@ -22,7 +22,7 @@ _SCHEMES: Final[Json] = {
     "session": {
         "type": "apiKey",
         "in": "cookie",
-        "name": guard.COOKIE,
+        "name": credentials.FORMER_COOKIE,
         "description": "A browser's session. Writes also need an `Origin` that is the service's own.",
     },
     "token": {
@@ -55,6 +55,7 @@ def build(
     info: Mapping[str, object],
     tags: Mapping[str, str],
     webhooks: Mapping[str, Operation],
+    session_cookie: str,
 ) -> Json:
     """Build the document; *webhooks* are what others send to the service of their own accord."""
     # Without a variable in its path: a webhook's address is not for its sender to fill in.
@@ -74,7 +75,7 @@ def build(
             "schemas": schemas,
             "responses": {name: _refusal(status, text, refs) for status, (name, text) in REFUSALS.items()},
             "headers": _HEADERS,
-            "securitySchemes": _SCHEMES,
+            "securitySchemes": {**_SCHEMES, "session": {**_SCHEMES["session"], "name": session_cookie}},
         },
     }
 

@@ -12,13 +12,15 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from nanohook.rules import page_words, wishes, words
 from nanohook.settings import Settings
 from nanohook.stores import ledger
+from nanohook.web import credentials
 from nanohook.web.guard import PublicEndpoint
-from nanohook.web.parts import Call, Parts
+from nanohook.web.parts import Call, Parts, parts_of
 
 STATIC: Final = Path(__file__).parent / "static"
 LOGIN: Final = "login"
 LOGIN_S: Final = 3600
 LANGUAGE: Final = "nanohook_language"
+"""The cookie's former name, and how that of an instance begins: see ``credentials.session_cookie``."""
 STUDIO: Final = "/generate-images"
 _LANGUAGE_S: Final = 365 * 24 * 3600
 _SWITCH: Final = "lang"
@@ -110,7 +112,7 @@ def in_any_language(endpoint: PublicEndpoint) -> PublicEndpoint:
             return await endpoint(request, parts)
         # A browser carries the address's #job over a redirect: the picture stays in view.
         moved = RedirectResponse(here(request), 303)
-        moved.set_cookie(LANGUAGE, chosen, max_age=_LANGUAGE_S, httponly=True, samesite="lax")
+        moved.set_cookie(_language_cookie(parts), chosen, max_age=_LANGUAGE_S, httponly=True, samesite="lax")
         return moved
 
     return answer
@@ -118,8 +120,15 @@ def in_any_language(endpoint: PublicEndpoint) -> PublicEndpoint:
 
 def language_of(request: Request) -> str:
     """Tell which language somebody reads a page in: as they chose, or as their browser says."""
-    chosen = request.cookies.get(LANGUAGE)
-    return chosen if chosen in words.LANGUAGES else words.language_of(request.headers.get("accept-language"))
+    for name in (_language_cookie(parts_of(request.scope)), LANGUAGE):
+        for chosen in credentials.cookies(request.headers, name):
+            if chosen in words.LANGUAGES:
+                return chosen
+    return words.language_of(request.headers.get("accept-language"))
+
+
+def _language_cookie(parts: Parts) -> str:
+    return f"{LANGUAGE}_{parts.instance}"
 
 
 def page(request: Request, name: str, *, texts: Mapping[str, str], status: int = 200, **shown: Any) -> Response:

@@ -36,6 +36,8 @@ class Parts:
     """The service's parts that the web side stands on."""
 
     settings: Settings
+    instance: str
+    """Eight hexadecimal digits that tell this instance from others on its host, for as long as its database."""
     terms: Terms
     database: Database
     storage: Storage
@@ -50,6 +52,8 @@ class Parts:
     mailer: Mailer
     rates: Rates
     uploads: Slots
+    make_room: Callable[[str | None], Awaitable[None]]
+    """Removes early what a person (``None``: anybody) has deleted of what was never generated."""
     ask: Ask | None
     """``None`` without a key for NanoBanana."""
     guests_are_local: bool

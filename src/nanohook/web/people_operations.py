@@ -151,6 +151,18 @@ _ACCOUNT: Final = (
         gives={201: people_shapes.NewApiKey},
     ),
     Operation("DELETE /api/auth/keys/{key_id}", "account", "Revoke an API key", gives={204: None}),
+    Operation(
+        "GET /api/auth/sessions",
+        "account",
+        "List where one is logged in",
+        gives={200: people_shapes.SessionList},
+    ),
+    Operation(
+        "DELETE /api/auth/sessions/{session_id}",
+        "account",
+        "Log out in one of those places",
+        gives={204: None},
+    ),
 )
 
 ALL: Final = (*_PROJECTS, *_CREDITS, *_ACCOUNT)

@@ -57,6 +57,28 @@ class ApiKeyList(shapes.Shape):
     keys: list[ApiKey]
 
 
+class Session(shapes.Shape):
+    """A login that has not ended."""
+
+    id: str
+    user_agent: str | None
+    """What the browser called itself."""
+    address: str | None
+    """Where the login came from."""
+    is_current: bool
+    """It is the one that asks."""
+    created_at: AwareDatetime
+    last_used_at: AwareDatetime | None
+    """Noted once a minute at most."""
+    expires_at: AwareDatetime
+
+
+class SessionList(shapes.Shape):
+    """Where a person is logged in, newest first."""
+
+    sessions: list[Session]
+
+
 class Counts(shapes.Shape):
     """Number of jobs in each status."""
 

@@ -35,18 +35,19 @@ async def listing(call: Call) -> Response:
 async def create(call: Call) -> Response:
     """Make a project; 201 with it."""
     body, cover = await _asked(call, wire.NewProject)
-    made = await uploads.keep(
-        call.parts,
-        cover,
-        lambda tx: flow.create(
+
+    async def write(tx: Transaction) -> Project:
+        await _check_quota(tx, call, cover)
+        return await flow.create(
             tx,
             owner_id=call.person.id,
             name=body.name,
             description=body.description,
             cover=cover,
             now_us=clock.now_us(),
-        ),
-    )
+        )
+
+    made = await uploads.keep(call.parts, cover, write)
     return json_answer(await _one(call, made.id), status=201)
 
 
@@ -67,6 +68,7 @@ async def change(call: Call) -> Response:
         nonlocal former
         project = await flow.get(tx, owner_id=call.person.id, project_id=project_id)
         former = project.cover if cover is not None or body.drops_cover else None
+        await _check_quota(tx, call, cover, former=former)
         changed = replace(
             project,
             **body.named(),
@@ -108,6 +110,17 @@ async def _asked(call: Call, model: type[wire.M]) -> tuple[wire.M, Stored | None
         body = wire.model_of(form.fields, model)
         cover = None if form.file is None else await uploads.store(call.parts, form.file, folder="covers")
     return body, cover
+
+
+async def _check_quota(tx: Transaction, call: Call, cover: Stored | None, *, former: Stored | None = None) -> None:
+    if cover is not None:
+        await uploads.check_quota(
+            tx,
+            call.parts,
+            owner_id=call.person.id,
+            adds_bytes=cover.size_bytes,
+            frees_bytes=0 if former is None else former.size_bytes,
+        )
 
 
 async def _one(call: Call, project_id: str) -> dict[str, object]:

@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 _READ: Final = "600/minute"
 _SIGN_IN: Final = "10/minute"
+_SIGN_IN_ACCOUNT: Final = "100/minute"
+_SIGN_IN_NETWORK: Final = "100/minute"
+"""Of one network, whatever accounts it tries: many people may share it, and each try may cost a hash."""
+_MAIL: Final = "10/minute"
 _SWEEP_EVERY_S: Final = 60.0
 _V6_PREFIX: Final = 64
 """One customer's share of IPv6: whoever has it has all of its addresses."""
@@ -42,7 +46,13 @@ class Rate(enum.Enum):
     """Pictures that come in, apart from other writes: who drops fifty at once must still be able to generate."""
     READ = "read"
     SIGN_IN = "sign-in"
-    """Whatever a stranger could try passwords or addresses with."""
+    """Whatever a stranger could try passwords or addresses with, from one network at one account."""
+    SIGN_IN_ACCOUNT = "sign-in-account"
+    """The same at one account, from everywhere."""
+    SIGN_IN_NETWORK = "sign-in-network"
+    """The same from one network, at whatever account."""
+    MAIL = "mail"
+    """Mails to one recipient."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +137,9 @@ class Rates:
             Rate.UPLOAD: limits.parse(upload),
             Rate.READ: limits.parse(_READ),
             Rate.SIGN_IN: limits.parse(_SIGN_IN),
+            Rate.SIGN_IN_ACCOUNT: limits.parse(_SIGN_IN_ACCOUNT),
+            Rate.SIGN_IN_NETWORK: limits.parse(_SIGN_IN_NETWORK),
+            Rate.MAIL: limits.parse(_MAIL),
         }
         self._is_away = False
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -156,14 +169,14 @@ class Rates:
             is_over=not passed,
         )
 
-    async def sign_in(self, whose: str, *, route: str) -> None:
+    async def sign_in(self, rate: Rate, whose: str, *, route: str) -> None:
         """
-        Count what somebody tries who is not signed in, against an address of the net or of mail.
+        Count what somebody tries who is not signed in, against a network, an account, or the two together.
 
         Raises:
             TooMany: Too often.
         """
-        standing = await self.hit(Rate.SIGN_IN, whose, route=route)
+        standing = await self.hit(rate, whose, route=route)
         if standing is not None:
             standing.check()
 

@@ -126,6 +126,8 @@ def _people() -> list[_Open | _Theirs]:
         _Theirs("/api/auth/keys", "GET", auth.keys),
         _Theirs("/api/auth/keys", "POST", auth.new_key),
         _Theirs("/api/auth/keys/{key_id}", "DELETE", auth.revoke),
+        _Theirs("/api/auth/sessions", "GET", auth.sessions),
+        _Theirs("/api/auth/sessions/{session_id}", "DELETE", auth.end_session),
     ]
 
 
@@ -240,6 +242,7 @@ def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
                 standing.check()
             bounded = wire.bounded(request, most_bytes=line.most_bytes, within_s=line.within_s)
             answer = await line.endpoint(Call(request=bounded, parts=parts, person=person))
+            guard.rename_cookie(request, parts, answer, person)
         except errors.NanohookError as exc:
             answer = failures.told(exc, worded=line.worded)
         if standing is not None:

@@ -15,11 +15,11 @@ from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
 from nanohook.hub import Send as WireSend
 from nanohook.hub import Stream, retry
-from nanohook.rules import sse, views
+from nanohook.rules import signing, sse, views
 from nanohook.rules.job import Job
 from nanohook.stores import accounts, events, jobs, pictures
 from nanohook.stores.accounts import Person
-from nanohook.web import edge, guard, wire
+from nanohook.web import credentials, edge, guard, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, Parts, parts_of, signed_address, wants_all
 
@@ -124,7 +124,9 @@ async def make_token(call: Call) -> Response:
         if found is None:
             raise errors.NotFound("no such image")
     expires_at_s = int(time.time()) + TOKEN_S
-    token = call.parts.tokens.sign_purpose(_PURPOSE, f"{call.person.id} {job_id or _ALL}", expires_at_s)
+    # It lives no longer than the key or session that it was made with.
+    maker = call.person.key_id or call.person.session_id
+    token = call.parts.tokens.sign_purpose(_PURPOSE, f"{call.person.id} {job_id or _ALL} {maker}", expires_at_s)
     path = "/api/events" if job_id is None else views.links(job_id)["events"]
     return json_answer(
         {"token": token, "expires_at": clock.rfc3339(expires_at_s * SECOND_US), "url": f"{path}?token={token}"},
@@ -137,17 +139,26 @@ async def _reader(request: Request, parts: Parts, names: tuple[str, ...]) -> Per
     Tell who reads a stream of the jobs *names*: by a token in the address, else as everywhere.
 
     Raises:
-        Unauthenticated: Nobody that is known, or by a token of other jobs.
+        Unauthenticated: Nobody that is known, or by a token of other jobs, or one whose key or session has ended.
         Forbidden: ``email_unverified``.
     """
     token = request.query_params.get("token")
-    if token is None:
+    if token is None or not signing.is_token(token):
         return await guard.require(request, parts, guard.Who.PERSON)
+    key = credentials.api_key(request.headers)
+    if key is not None:
+        # It counts as well: neither credential takes the other's place.
+        await guard.person_of_key(parts, key)
     try:
-        user_id, _, job_id = parts.tokens.read_purpose(_PURPOSE, token, time.time()).partition(" ")
-    except errors.SignatureInvalid:
+        user_id, job_id, maker = parts.tokens.read_purpose(_PURPOSE, token, time.time()).split(" ")
+    except (errors.SignatureInvalid, ValueError):
         raise errors.Unauthenticated("this token opens no stream, or no longer") from None
-    person = await parts.database.read(lambda tx: accounts.by_id(tx, user_id))
+
+    async def find(tx: Transaction) -> Person | None:
+        is_alive = await accounts.is_signed_in(tx, user_id, maker, now_us=clock.now_us())
+        return await accounts.by_id(tx, user_id) if is_alive else None
+
+    person = await parts.database.read(find)
     if person is None or job_id not in {_ALL, *names} or (job_id != _ALL and len(names) != 1):
         raise errors.Unauthenticated("this token opens another stream")
     if not person.is_verified:

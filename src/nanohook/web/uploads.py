@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from nanohook import errors, ids
-from nanohook.database import Unit
+from nanohook.database import Transaction, Unit
+from nanohook.flow import quota
 from nanohook.rules import imaging
 from nanohook.rules.job import Stored
 from nanohook.web.parts import Call, Parts
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _MOST_FIELDS: Final = 8
 _MOST_PART_BYTES: Final = 16 * 1024
+
+_NEAR_BYTES: Final = 64 * 1024 * 1024
+"""Above the reserve: what is deleted goes early already. Three of the largest uploads."""
 
 T = TypeVar("T")
 
@@ -45,10 +49,37 @@ async def place(call: Call) -> AsyncIterator[None]:
         TooMany: This person has too many under way.
         Unavailable: The process has.
         DiskFull: Less is free than the reserve.
+        TooLarge: ``quota``: they keep as much as they may already.
     """
-    check_disk(call.parts)
+    parts, owner_id = call.parts, call.person.id
+    if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes + _NEAR_BYTES:
+        await parts.make_room(None)
+    check_disk(parts)
+    try:
+        await parts.database.read(lambda tx: check_quota(tx, parts, owner_id=owner_id, adds_bytes=1))
+    except errors.TooLarge:
+        await parts.make_room(owner_id)
+        await parts.database.read(lambda tx: check_quota(tx, parts, owner_id=owner_id, adds_bytes=1))
     with call.parts.uploads.take(call.person.id):
         yield
+
+
+async def check_quota(
+    tx: Transaction, parts: Parts, *, owner_id: str, adds_bytes: int, frees_bytes: int = 0
+) -> None:
+    """
+    See to it that a person may keep so much more of what was never generated.
+
+    Raises:
+        TooLarge: ``quota``.
+    """
+    await quota.check(
+        tx,
+        owner_id=owner_id,
+        quota_bytes=parts.settings.upload_quota_bytes,
+        adds_bytes=adds_bytes,
+        frees_bytes=frees_bytes,
+    )
 
 
 async def read(request: Request, *, name: str, most_bytes: int) -> Form:

@@ -175,7 +175,7 @@ class Submitter:
             if started.source is not None:
                 key = started.source.key
                 until = now_s + (self.terms.deadline_us + FINISH_FOR_US) // SECOND_US
-                signed = self.tokens.sign_media(key=key, expires_at_s=until)
+                signed = self.tokens.sign_media(key=key, expires_at_s=until, for_upstream=True)
                 images = (f"{started.public_url}/media/{key}?token={signed}",)
         return Order(
             model=job.model or "",

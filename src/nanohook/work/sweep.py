@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -11,7 +12,6 @@ from nanohook.database import Database, Transaction
 from nanohook.faults import reach
 from nanohook.flow import expire
 from nanohook.flow.cancel import RESTORE_US
-from nanohook.flow.terms import SECOND_US
 from nanohook.rules.job import Job, Stored
 from nanohook.storage import Storage
 from nanohook.stores import accounts, idempotency, jobs, pictures, unclaimed
@@ -21,18 +21,20 @@ from nanohook.work.retain import Retention
 logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 600.0
+ROOM_EVERY_S: Final = 5.0
 AT_ONCE: Final = 50
 """Jobs or pictures removed for one look at the table."""
-_MARGIN_US: Final = 60 * SECOND_US
-"""Beyond the time in which a deletion can be taken back: the two never meet."""
 
 
 class Sweeper:
     """Removes for good what nobody can have back."""
 
-    def __init__(self, database: Database, storage: Storage) -> None:
+    def __init__(self, database: Database, storage: Storage, *, reserve_bytes: int = 0) -> None:
         self._database = database
         self._storage = storage
+        self._reserve_bytes = reserve_bytes
+        self._making_room = asyncio.Lock()
+        self._next_room_at = 0.0
         self._retention = Retention(database)
         self._orphans = Orphans(database, storage)
 
@@ -54,6 +56,8 @@ class Sweeper:
             StorageFailed: The folder of the media cannot be read.
         """
         await self._expire_uploads(now_us=now_us)
+        if self._storage.free_bytes() < self._reserve_bytes:
+            await self.make_room(now_us=now_us)
         stuck: set[str] = set()
         while await self._purge_some(stuck, now_us=now_us):
             pass
@@ -62,6 +66,28 @@ class Sweeper:
         await self._database.write(lambda tx: idempotency.forget(tx, now_us=now_us))
         await self._retention.apply(now_us=now_us)
         await self._orphans.remove(now_us=now_us)
+
+    async def make_room(self, owner_id: str | None = None, *, now_us: int | None = None) -> None:
+        """
+        Remove at once what was never generated and was deleted a while ago.
+
+        Args:
+            owner_id: Whose; ``None``: everybody's, once in ``ROOM_EVERY_S`` at most: no index leads to those.
+            now_us: In place of the time.
+
+        Raises:
+            Unavailable: The database is away.
+        """
+        now = clock.now_us() if now_us is None else now_us
+        give_up = functools.partial(expire.hasten, owner_id=owner_id, most=AT_ONCE, now_us=now)
+        async with self._making_room:
+            if owner_id is None:
+                if time.monotonic() < self._next_room_at:
+                    return
+                self._next_room_at = time.monotonic() + ROOM_EVERY_S
+            while given_up := await self._database.write(give_up):
+                logger.info("upload.given_up", extra={"images": given_up})
+                await self._purge_some(set(), now_us=now)
 
     async def _expire_uploads(self, *, now_us: int) -> None:
         while gone := await self._database.write(lambda tx: expire.uploads(tx, most=AT_ONCE, now_us=now_us)):
@@ -87,7 +113,7 @@ class Sweeper:
 
     async def _purge_some(self, stuck: set[str], *, now_us: int) -> bool:
         """Purge the next jobs but those in *stuck*, which grows by those that fail; ``False``: there are none."""
-        before, most = now_us - RESTORE_US - _MARGIN_US, AT_ONCE + len(stuck)
+        before, most = now_us - RESTORE_US - expire.PURGE_MARGIN_US, AT_ONCE + len(stuck)
         found = await self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=most))
         due = [job for job in found if job.id not in stuck]
         for job in due:
