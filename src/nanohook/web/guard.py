@@ -13,7 +13,8 @@ from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanohook import clock, errors
+from nanohook import clock, errors, ids
+from nanohook.database import Lane
 from nanohook.flow import accounts as flow
 from nanohook.flow.terms import SECOND_US
 from nanohook.stores import accounts
@@ -57,7 +58,9 @@ async def person_of(request: Request, parts: Parts) -> Person:
     if scheme:
         if scheme.lower() != "bearer" or not key.strip().isascii():
             raise errors.Unauthenticated("use Authorization: Bearer with an API key")
-        found = await parts.database.read(lambda tx: accounts.by_key(tx, key.strip()))
+        if not ids.is_key(key.strip()):
+            raise errors.Unauthenticated("this needs an API key or a login")
+        found = await parts.database.read(lambda tx: accounts.by_key(tx, key.strip()), lane=Lane.SIGN_IN)
         _note_use(parts, found)
     else:
         found = await _by_cookie(request, parts)
@@ -130,7 +133,9 @@ async def _by_cookie(request: Request, parts: Parts) -> Person | None:
     except errors.SignatureInvalid:
         return None
     check_origin(request, parts)
-    return await parts.database.read(lambda tx: accounts.by_session(tx, session_id, now_us=clock.now_us()))
+    return await parts.database.read(
+        lambda tx: accounts.by_session(tx, session_id, now_us=clock.now_us()), lane=Lane.SIGN_IN
+    )
 
 
 async def sign_in(request: Request, parts: Parts, answer: Response, *, user_id: str) -> None:

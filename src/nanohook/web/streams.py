@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
 from nanohook.hub import Send as WireSend
@@ -147,7 +147,7 @@ async def _reader(request: Request, parts: Parts, names: tuple[str, ...]) -> Per
         user_id, _, job_id = parts.tokens.read_purpose(_PURPOSE, token, time.time()).partition(" ")
     except errors.SignatureInvalid:
         raise errors.Unauthenticated("this token opens no stream, or no longer") from None
-    person = await parts.database.read(lambda tx: accounts.by_id(tx, user_id))
+    person = await parts.database.read(lambda tx: accounts.by_id(tx, user_id), lane=Lane.SIGN_IN)
     if person is None or job_id not in {_ALL, *names} or (job_id != _ALL and len(names) != 1):
         raise errors.Unauthenticated("this token opens another stream")
     if not person.is_verified:
