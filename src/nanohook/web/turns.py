@@ -60,7 +60,7 @@ class Turns:
         if self._waiting.is_full_for(owner_id):
             raise errors.TooMany(
                 f"at most {MAX_WAITING_OF_ONE} {self._name} wait",
-                code="too_many_reads",
+                code="too_many_waiting",
                 retry_after_s=_COME_BACK_S,
             )
         if self._waiting.is_full:
@@ -76,10 +76,15 @@ class Turns:
             raise
 
     def _end(self, owner_id: str) -> None:
-        """End a turn of *owner_id*; the next who waits and has none begins."""
+        """End a turn of *owner_id*; the next begins, of somebody else if anybody else waits."""
+        had = set(self._busy)
         self._busy.discard(owner_id)
-        while len(self._busy) < self._limit and self._waiting.waits(without=self._busy):
-            whose, turn = self._waiting.pop(without=self._busy)
-            if not turn.done():
+        while len(self._busy) < self._limit:
+            without = had if self._waiting.waits(without=had) else self._busy
+            if not self._waiting.waits(without=without):
+                return
+            whose, turn = self._waiting.pop(without=without)
+            if not turn.done():  # else they have gone away
                 self._busy.add(whose)
+                had.add(whose)
                 turn.set_result(None)
