@@ -77,7 +77,8 @@ function withWholePrompt(job, told) {
 /** Take in the job itself, whose prompt a list has cut, before that is changed or asked for again. */
 export function complete(card, whole) {
   if (card.prompt.value === card.job.prompt) card.prompt.value = whole.prompt;
-  learn(card, whole, Math.max(whole.event_id, card.job.event_id));
+  const { place, event_id: eventId } = card.job;
+  learn(card, { prompt: whole.prompt, prompt_truncated: false, place }, eventId);
 }
 
 /** Let go of the file's own picture: there is a better one, or this browser cannot draw it, or nobody looks. */
