@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pathlib
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -14,10 +15,11 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import database, errors, ids
+from nanohook import database, errors, ids, units
 from nanohook.database import CONNECTIONS, Lane
 from nanohook.rules import signing
-from nanohook.stores import job_lists
+from nanohook.rules.job import Step
+from nanohook.stores import claims, job_lists
 from nanohook.web import outgoing, paging, slots, turns
 from nanohook.web.turns import Turns
 from nanohook.work.pace import MAX_CHECKS_OF_ONE
@@ -612,3 +614,24 @@ async def test_a_check_that_waits_for_its_turn_keeps_nobody_elses_question(tmp_p
         assert len([asked_at for _, _, asked_at in tasks() if asked_at is not None]) == MAX_CHECKS_OF_ONE
         for job_id in made:
             await service.client.post(f"/api/images/{job_id}/cancel")
+
+
+async def test_a_task_past_its_deadline_is_asked_after_before_those_that_have_waited_longer(empty, tmp_path):
+    with contextlib.closing(sqlite3.connect(shutil.copy(empty, tmp_path / "late.db"))) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = [("young", 10, 900), ("late", 50, 100), ("other", 20, 950), ("later", 60, 50), ("not due", 99, 10)]
+        connection.executemany(
+            "INSERT INTO tasks (job_id, attempt, idx, owner_id, stage, progress, step, due_at, accepted_at) "
+            "VALUES (?, 1, 0, 'o', 'generating', 60, 'ask', ?, ?)",
+            rows,
+        )
+        tx = units.Transaction(connection)
+        claimed = []
+        for _ in range(len(rows)):
+            claimed += units.drive(
+                lambda tx: claims.claim(
+                    tx, Step.ASK, began_before_us=500, now_us=70, lease_until_us=1_000, most=1
+                ),
+                tx,
+            )
+        assert [task.job_id for task in claimed] == ["late", "later", "young", "other"]
