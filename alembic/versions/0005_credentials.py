@@ -20,10 +20,10 @@ def upgrade() -> None:
         "WHERE stage = 'uploaded' AND purged_at IS NULL"
     )
     op.create_index(
-        "ix_jobs_uploaded",
+        "ix_jobs_upload",
         "jobs",
-        ["owner_id", "deleted_at", "stage", "purged_at", "upload_bytes"],
-        sqlite_where=sa.text("stage = 'uploaded' AND purged_at IS NULL"),
+        ["owner_id", "deleted_at", "purged_at", "upload_bytes"],
+        sqlite_where=sa.text("upload_bytes IS NOT NULL AND purged_at IS NULL"),
     )
     op.create_index(
         "ix_projects_cover", "projects", ["owner_id", "bytes"], sqlite_where=sa.text("bytes IS NOT NULL")
@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_projects_cover", table_name="projects")
-    op.drop_index("ix_jobs_uploaded", table_name="jobs")
+    op.drop_index("ix_jobs_upload", table_name="jobs")
     # In place, not by a copy of the table: everything else stays as it is.
     op.execute("ALTER TABLE jobs DROP COLUMN upload_bytes")
     for name in ("last_used_at", "address", "user_agent"):

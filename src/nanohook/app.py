@@ -38,7 +38,7 @@ from nanohook.web.metrics import Metrics
 from nanohook.web.rates import Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
-from nanohook.web.slots import Slots
+from nanohook.web.shares import Shares
 from nanohook.work.account import Account
 from nanohook.work.apply import Applier
 from nanohook.work.ask import AT_ONCE, Asker
@@ -271,9 +271,9 @@ async def _parts(
         passwords=passwords,
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
-        uploads=Slots(),
+        shares=Shares(),
         make_room=Sweeper(opened, storage).make_room,
-        ask=None if upstream is None else upstream.asker.ask,
+        check=None if upstream is None else upstream.asker.check,
     )
 
 
@@ -319,7 +319,7 @@ async def _work(
         is_open=submitter.is_open,
         stop_s=SUBMIT_STOP_S,
     )
-    asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do)
+    asks = Trade(step=Step.ASK, most=AT_ONCE, do=asker.do, deadline_us=terms.deadline_us)
     return Loop(
         made.database,
         [submits, asks, *trades],

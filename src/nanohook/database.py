@@ -17,11 +17,13 @@ over a few held connections.
 import asyncio
 import collections
 import contextlib
+import enum
+import itertools
 import logging
 import pathlib
 import sqlite3
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import aiosqlite
@@ -32,6 +34,7 @@ from nanohook.units import Row, Topic, Transaction, Unit, Value
 
 __all__ = [
     "Database",
+    "Lane",
     "ReadOnly",
     "Row",
     "Topic",
@@ -50,10 +53,30 @@ INBOX_BYTES: Final = 64 * 1024 * 1024
 """Bytes that waiting units may hold."""
 BATCH_UNITS: Final = 256
 """Units in one commit, so that nobody waits behind an endless one."""
+
+
+class Lane(enum.Enum):
+    """Reads of one kind, which have connections of their own: a short one never waits behind a long one."""
+
+    SIGN_IN = "sign-in"
+    """Who is asking: one row by its key."""
+    POINT = "point"
+    """A few rows by their keys, whatever there is of others."""
+    PAGE = "page"
+    """As many rows as a list has, along an index."""
+    SEARCH = "search"
+    """Rows that are looked at one by one."""
+
+
 READERS: Final = 2
-"""Held read connections: as many as there are cores to use them on the smallest machine."""
+"""Held connections for short reads: as many as there are cores to use them on the smallest machine."""
+CONNECTIONS: Final = {Lane.SIGN_IN: 1, Lane.POINT: READERS, Lane.PAGE: READERS, Lane.SEARCH: 1}
+LONG_READ_S: Final = 5.0
+"""A page or a search that takes longer is given up; what they are bounded by takes some hundredths of that."""
 BUSY_MS: Final = 5_000
 """How long BEGIN waits for another process before all who wait are refused, milliseconds."""
+
+_LONG: Final = frozenset({Lane.PAGE, Lane.SEARCH})
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -85,11 +108,16 @@ class Database:
     Opened and closed by ``open_database``; the schema is brought up before, by ``migrations``.
     """
 
-    def __init__(self, *, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection]) -> None:
+    def __init__(
+        self, *, writer: aiosqlite.Connection, readers: Mapping[Lane, Sequence[aiosqlite.Connection]]
+    ) -> None:
         self._writer = writer
-        self._readers: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
-        for reader in readers:
-            self._readers.put_nowait(reader)
+        self._readers: dict[Lane, asyncio.LifoQueue[aiosqlite.Connection]] = {
+            lane: asyncio.LifoQueue() for lane in readers
+        }
+        for lane, connections in readers.items():
+            for reader in connections:
+                self._readers[lane].put_nowait(reader)
         self._line: collections.deque[_Waiting[Any]] = collections.deque()
         self._line_bytes = 0
         self._arrived = asyncio.Event()
@@ -111,20 +139,27 @@ class Database:
         """Units in line."""
         return len(self._line)
 
-    async def read(self, unit: Unit[T]) -> T:
+    async def read(self, unit: Unit[T], *, lane: Lane = Lane.POINT) -> T:
         """
-        Run *unit* on a held connection, in one snapshot.
+        Run *unit* on a held connection of *lane*, in one snapshot.
+
+        It returns rows: whatever is made of them is made when the connection is another's again.
 
         Raises:
-            Unavailable: The database does not answer.
+            Unavailable: The database does not answer, or not within ``LONG_READ_S``.
         """
-        reader = await self._readers.get()
+        readers = self._readers[lane]
+        reader = await readers.get()
         try:
-            return await _inside(reader, _read, unit)
+            with _interrupted_later(reader) if lane in _LONG else contextlib.nullcontext():
+                return await _inside(reader, _read, unit)
         except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                logger.warning("database.read_given_up", extra={"lane": lane.value, "seconds": LONG_READ_S})
+                raise errors.Unavailable("this takes too long to read, ask for less of it") from exc
             raise errors.Unavailable("the database cannot be read, try again") from exc
         finally:
-            self._readers.put_nowait(reader)
+            readers.put_nowait(reader)
 
     def offer(self, unit: Unit[T], *, size_bytes: int = 0) -> "asyncio.Future[T]":
         """
@@ -223,14 +258,18 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
     # A ``databases`` connection belongs to one object and task: one object for each held connection.
     async with contextlib.AsyncExitStack() as stack:
         try:
-            held = [await stack.enter_async_context(_hold(path)) for _ in range(READERS + 1)]
+            held = await stack.enter_async_context(_hold(path))
+            readers = {
+                lane: [await stack.enter_async_context(_hold(path)) for _ in range(number)]
+                for lane, number in CONNECTIONS.items()
+            }
         except sqlite3.Error as exc:
             raise errors.ConfigError(f"cannot open the database at {path}: {exc}") from exc
-        for reader in held[1:]:
+        for reader in itertools.chain.from_iterable(readers.values()):
             await reader.execute("PRAGMA query_only=ON")
         # The writer never waits on the event loop: it tries, and waits in its thread.
-        await held[0].execute("PRAGMA busy_timeout=0")
-        database = Database(writer=held[0], readers=held[1:])
+        await held.execute("PRAGMA busy_timeout=0")
+        database = Database(writer=held, readers=readers)
         writer = asyncio.create_task(database.run_writer(), name="database-writer")
         try:
             yield database
@@ -296,6 +335,20 @@ async def _inside(connection: aiosqlite.Connection, call: Callable[[sqlite3.Conn
     would cost more than the statements; its version is pinned for this.
     """
     return cast("T", await connection._execute(call, connection._conn, given))  # type: ignore[no-untyped-call]  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def _interrupted_later(reader: aiosqlite.Connection) -> Iterator[None]:
+    """Have a statement end that takes longer than ``LONG_READ_S``, or that nobody waits for any more."""
+    connection: sqlite3.Connection = reader._conn  # noqa: SLF001
+    timer = asyncio.get_running_loop().call_later(LONG_READ_S, connection.interrupt)
+    try:
+        yield
+    except asyncio.CancelledError:
+        connection.interrupt()
+        raise
+    finally:
+        timer.cancel()
 
 
 def _read(connection: sqlite3.Connection, unit: Unit[T]) -> T:

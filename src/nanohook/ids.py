@@ -1,5 +1,6 @@
 """New names: for rows, and for those who come in."""
 
+import re
 import secrets
 from typing import Final
 
@@ -9,6 +10,9 @@ SHORT: Final = 8
 """Characters of an id that people are shown."""
 _LAST_MS: Final = 2**48 - 1
 """A UUIDv7 has 48 bits for its time."""
+
+
+_KEY: Final = re.compile(r"nh_[A-Za-z0-9_-]{43}")
 
 
 def new_id() -> str:
@@ -34,3 +38,8 @@ def short(name: str) -> str:
 def new_key() -> str:
     """Make an API key: 256 random bits."""
     return f"nh_{secrets.token_urlsafe(32)}"
+
+
+def is_key(text: str) -> bool:
+    """Tell whether *text* can be an API key: whatever has another form is nobody's, and need not be looked up."""
+    return _KEY.fullmatch(text) is not None

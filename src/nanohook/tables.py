@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from nanohook.rules import credit, job, status
 
-_UPLOAD_COLUMNS = ("owner_id", "deleted_at", "stage", "purged_at", "upload_bytes")
+_UPLOAD_COLUMNS = ("owner_id", "deleted_at", "purged_at", "upload_bytes")
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -227,7 +227,7 @@ jobs = Table(
         )
     ),
     # As of covers: "upload_bytes" is summed up without a look at the rows.
-    Index("ix_jobs_uploaded", *_UPLOAD_COLUMNS, sqlite_where=text("stage = 'uploaded' AND purged_at IS NULL")),
+    Index("ix_jobs_upload", *_UPLOAD_COLUMNS, sqlite_where=text("upload_bytes IS NOT NULL AND purged_at IS NULL")),
     Index("ix_jobs_source_job_id", "source_job_id", sqlite_where=text("source_job_id IS NOT NULL")),
     Index("ix_jobs_batch_id_id", "batch_id", "id", sqlite_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_deleted_at", "deleted_at", sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL")),

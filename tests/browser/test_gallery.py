@@ -238,6 +238,43 @@ async def test_an_error_of_the_service_is_told_and_takes_no_text_away(browser, t
         await expect(card.get_by_role("textbox")).to_have_value("a kite")
 
 
+async def test_a_long_prompt_of_which_a_list_has_the_beginning_is_whole_when_it_is_changed(browser, tmp_path):
+    async with gallery_of(browser, tmp_path) as gallery:
+        prompt = "a kite over the sea at dusk, " * 100 + "the end"
+        await gallery.finished(prompt)
+        await gallery.open()
+        card = gallery.cards.first
+        text = card.locator("textarea")
+        await expect(text).to_have_value(prompt[:500])
+        # Nobody types into the beginning of it.
+        await expect(text).not_to_be_editable()
+        await text.focus()
+        await expect(text).to_have_value(prompt)
+        await expect(text).to_be_editable()
+        await text.press("Control+End")
+        await text.press_sequentially(" of it")
+        await text.press("Control+Enter")
+        await expect(gallery.cards).to_have_count(2)
+        answer = await gallery.visit.service.client.get("/api/images", params={"q": "the end of it"})
+        [made] = answer.json()["images"]
+        assert (await gallery.visit.service.job(made["job_id"]))["prompt"] == f"{prompt} of it"
+
+
+async def test_a_long_prompt_is_whole_when_it_is_asked_for_again_unchanged(browser, tmp_path):
+    async with gallery_of(browser, tmp_path) as gallery:
+        prompt = "a kite over the sea at dusk, " * 100 + "the end"
+        first = await gallery.finished(prompt)
+        await gallery.open()
+        card = gallery.cards.first
+        await card.focus()
+        await card.locator("textarea").evaluate("(t) => t.dispatchEvent(new Event('input'))")
+        await card.locator('[data-act="go"]').click()
+        await expect(gallery.cards).to_have_count(2)
+        listed = (await gallery.visit.service.client.get("/api/images")).json()["images"]
+        [again] = [job["job_id"] for job in listed if job["job_id"] != first]
+        assert (await gallery.visit.service.job(again))["prompt"] == prompt
+
+
 async def test_dropped_and_pasted_pictures_are_taken(browser, tmp_path):
     async with gallery_of(browser, tmp_path) as gallery:
         await gallery.open()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from nanohook import clock
+from nanohook import clock, ids
 from nanohook.flow import accounts as flow
 from nanohook.passwords import Passwords
 from nanohook.stores import accounts
@@ -412,7 +412,7 @@ async def test_who_registers_anothers_address_first_gains_nothing(service, visit
     await member(thief, told, email, OTHER, is_verified=False)
     first = link(told, email)
     mine = (await account(service, email)).person
-    key = "nh_made-before-the-address-was-confirmed"
+    key = ids.new_key()
     SECRETS.add(key)
     await service.parts.database.write(
         lambda tx: flow.add_key(tx, mine, key, name=None, is_admin=False, now_us=clock.now_us())

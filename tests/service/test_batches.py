@@ -265,13 +265,13 @@ async def test_four_batches_of_one_person_come_in_at_once(service, one):
             return connection
 
         four = [await begun() for _ in range(slots.MOST_OF_ONE)]
-        await live.until(lambda: service.parts.uploads._of.total() == slots.MOST_OF_ONE)
+        await live.until(lambda: service.parts.shares.batches._of.total() == slots.MOST_OF_ONE)
         refusal = await (await begun()).answer()
         assert (refusal.status_code, refusal.json()["code"]) == (429, "too_many_uploads")
         await four[0].send(body[-1:])
         assert (await four[0].answer()).status_code == 202
         assert (await start(one, {"prompt": RUNNING})).status_code == 202
-    await live.until(lambda: service.parts.uploads._of.total() == 0)
+    await live.until(lambda: service.parts.shares.batches._of.total() == 0)
 
 
 async def test_the_same_batch_again_is_answered_and_not_started_again(one):

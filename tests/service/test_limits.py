@@ -352,7 +352,7 @@ class Upload:
 
 
 def under_way(service):
-    return service.parts.uploads._of.total()
+    return service.parts.shares.uploads._of.total()
 
 
 async def test_four_uploads_of_one_person_go_at_once(free):
@@ -378,23 +378,31 @@ async def test_four_uploads_of_one_person_go_at_once(free):
     assert under_way(free) == 0
 
 
-async def test_sixteen_uploads_go_at_once_in_a_process(free):
-    keys = [await rig.make_account(free, f"sixteen{number}@example.org") for number in range(5)]
+async def test_four_people_do_not_take_every_place_that_uploads_have(free):
+    """While half of all are taken, a person has one: many have to be slow before somebody else is refused."""
+    of_four = slots.MOST_UPLOADS // 2
+    keys = [await rig.make_account(free, f"many{number}@example.org") for number in range(4 + of_four + 1)]
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(key):
             return await stack.enter_async_context(Upload.begun(free.base, key))
 
         begun = [await begin(key) for key in keys[:4] for _ in range(slots.MOST_OF_ONE)]
-        await live.until(lambda: under_way(free) == slots.MOST == len(begun))
-        refusal = await (await begin(keys[4])).refusal()
+        await live.until(lambda: under_way(free) == of_four == len(begun))
+        for key in keys[4:-1]:
+            begun.append(await begin(key))
+            # The first of each comes in, the second has to wait.
+            await live.until(lambda: under_way(free) == len(begun))
+            refused(await (await begin(key)).refusal(), 503, "unavailable")
+        assert under_way(free) == slots.MOST_UPLOADS
+        refusal = await (await begin(keys[-1])).refusal()
         refused(refusal, 503, "unavailable")
         assert int(refusal.headers["retry-after"]) >= 1
         # JSON takes no place.
-        async with client(free, Authorization=f"Bearer {keys[4]}") as another:
+        async with client(free, Authorization=f"Bearer {keys[-1]}") as another:
             assert (await another.post("/api/projects", json={"name": "x"})).status_code == 201
-        assert (await begun[0].end()).status_code == 201
-        assert (await (await begin(keys[4])).end()).status_code == 201
+        assert (await begun[-1].end()).status_code == 201
+        assert (await (await begin(keys[-1])).end()).status_code == 201
     # The others went away in the middle: their places are free again.
     await live.until(lambda: under_way(free) == 0)
 
@@ -469,7 +477,8 @@ async def reading(*, within_s, most_bytes=1_000_000):
         started = time.monotonic()
         try:
             if uploads.is_form(bounded):
-                await uploads.read(bounded, name="file", most_bytes=most_bytes)
+                async with uploads.received(bounded, name="file", most_bytes=most_bytes):
+                    pass
             else:
                 await bounded.body()
         finally:
@@ -545,7 +554,7 @@ async def test_a_body_is_bounded_whatever_it_declares():
 
 
 async def test_the_times_are_those_that_are_promised():
-    assert (slots.UPLOAD_S, slots.MOST_OF_ONE, slots.MOST) == (60, 4, 16)
+    assert (slots.UPLOAD_S, slots.MOST_OF_ONE, slots.MOST_UPLOADS) == (60, 4, 32)
     assert wire.BODY_S <= 10
 
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from nanohook import clock, ids
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import jobs
+from nanohook.stores import job_lists
 from tests import rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -147,7 +147,7 @@ async def test_small_pages_have_no_gaps_either(many):
 
 async def test_a_search_looks_at_a_thousand_at_a_time_and_leads_on(many):
     one, _, made = many
-    assert jobs.LOOKED_THROUGH == 1_000
+    assert job_lists.LOOKED_THROUGH == 1_000
     found = await pages(one, q="needle")
     assert list(itertools.chain(*found)) == [made[MANY - 1 - 2_400].id, made[MANY - 1 - 5].id]
     assert [len(job_ids) for job_ids in found] == [1, 0, 1]

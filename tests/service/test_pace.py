@@ -15,8 +15,11 @@ async def waiting(line, *names):
     """Stand in *line* in this order; yields in which order they were let through."""
     sent = []
 
+    ways = {"submit": line.submit, "ask": line.ask, "deadline": lambda: line.ask(is_for_deadline=True)}
+
     async def go(name):
-        await getattr(line, name)()
+        kind, _, whose = name.partition(" ")
+        await (ways[kind]() if kind in ways else line.check(whose))
         sent.append(name)
 
     running = []
@@ -90,3 +93,56 @@ async def test_when_it_closes_nobody_is_let_through():
         assert sent == []
     with pytest.raises(errors.Unavailable):
         await line.submit()
+
+
+async def test_of_questions_a_deadlines_come_first_then_the_services_own_then_peoples():
+    line = pace.Pace("1/minute")
+    await line.submit()
+    kinds = ["check ada", "check ada", "ask", "check eve", "ask", "deadline"]
+    async with waiting(line, *kinds) as (sent, running):
+        line._amount, line._taken = 100, type(line._taken)(maxlen=100)
+        line._serve()
+        await asyncio.gather(*running)
+    assert sent == ["deadline", "ask", "ask", "check ada", "check eve", "check ada"]
+
+
+async def test_peoples_questions_have_their_share_of_one_place_in_four_beside_submits():
+    line = pace.Pace("1/minute")
+    await line.submit()
+    async with waiting(line, *["submit"] * 6, "check ada", "check eve") as (sent, running):
+        line._amount, line._taken = 100, type(line._taken)(maxlen=100)
+        line._serve()
+        await asyncio.gather(*running)
+    assert sent == ["submit"] * 2 + ["check ada"] + ["submit"] * 3 + ["check eve", "submit"]
+
+
+async def test_whoever_asks_for_many_delays_nobody_elses_question():
+    line = pace.Pace("1/minute")
+    await line.submit()
+    many = ["check ada"] * pace.MAX_CHECKS_OF_ONE
+    async with waiting(line, *many, "check eve") as (sent, running):
+        # One more of hers is not even taken: what is known has to do for an answer.
+        assert await line.check("ada") is False
+        line._amount, line._taken = 2, type(line._taken)(maxlen=2)
+        line._serve()
+        await running[-1]
+        assert sent == ["check ada", "check eve"]
+
+
+async def test_all_people_together_have_a_bound():
+    line = pace.Pace("1/minute")
+    await line.submit()
+    everybody = [f"check p{number}" for number in range(pace.MAX_CHECKS)]
+    async with waiting(line, *everybody) as (sent, running):
+        assert await line.check("one more") is False
+        # Whoever goes away makes room.
+        running[0].cancel()
+        await asyncio.gather(running[0], return_exceptions=True)
+        one_more = asyncio.create_task(line.check("one more"))
+        await asyncio.sleep(0)
+        assert not one_more.done()
+        one_more.cancel()
+        assert sent == []
+    line.close()
+    with pytest.raises(errors.Unavailable):
+        await line.check("ada")

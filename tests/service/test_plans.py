@@ -19,6 +19,7 @@ from nanohook.stores import (
     delivery_log,
     events,
     idempotency,
+    job_lists,
     jobs,
     ledger,
     line,
@@ -62,7 +63,7 @@ def connection(tmp_path_factory):
 )
 async def test_lists_of_jobs(connection, wanted, index):
     tx = _Noted(connection)
-    await jobs.page(tx, jobs.Filter(**{"owner_id": "o", **wanted}), most=50)
+    await job_lists.page(tx, job_lists.Filter(**{"owner_id": "o", **wanted}), most=50)
     assert len(tx.plans) == 1
     for plan in tx.plans:
         assert index in plan

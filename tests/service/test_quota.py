@@ -73,8 +73,31 @@ async def test_who_deletes_or_generates_may_upload_again(tmp_path):
         await running.upload()
         refused(await send(running))
         await running.generate(imageId=second["job_id"])
+        await running.ended(second["job_id"])
         await running.upload()
         refused(await send(running))
+
+
+async def test_a_job_that_is_canceled_before_it_is_paid_is_no_way_around(tmp_path):
+    async with room_for(tmp_path, 2) as running:
+        admin = await rig.person(running, is_admin=True)
+        async with admin.client:
+            assert (await admin.client.post("/api/work/pause")).status_code == 200
+        jobs = [await running.upload() for _ in range(2)]
+        for job in jobs:
+            await running.generate(imageId=job["job_id"])
+            refused(await send(running))
+            assert (await running.client.post(f"/api/images/{job['job_id']}/cancel")).status_code == 200
+            refused(await send(running))
+        # Nothing was sent for it: deleted, it goes when room is needed, as one for which nothing was asked.
+        await running.client.delete(f"/api/images/{jobs[0]['job_id']}")
+        before = await files(running)
+        await running.parts.database.write(
+            lambda tx: tx.run("UPDATE jobs SET deleted_at = deleted_at - ?", (11 * MINUTE_US,))
+        )
+        owner_id = (await running.client.get("/api/auth/me")).json()["id"]
+        await running.parts.make_room(owner_id)
+        assert len(before) - len(await files(running)) == 2
 
 
 async def test_what_is_deleted_may_take_as_much_again_and_no_more(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from nanohook import clock, database, hub
-from nanohook.database import Topic
+from nanohook.database import Lane, Topic
 from nanohook.flow import gate
 from nanohook.stores import events
 from tests import live, rig
@@ -518,7 +518,7 @@ async def test_the_cap_holds_for_streams_that_come_at_once(tmp_path_factory):
         async with readers_held(service.parts.database) as held:
             tasks = [asyncio.create_task(connect()) for _ in range(20)]
             # All of them now wait for the same thing: who is asking.
-            await live.until(lambda: len(held._readers._getters) == 20)
+            await live.until(lambda: len(held._readers[Lane.SIGN_IN]._getters) == 20)
         await live.until(lambda: len(begun) == 20)
         most = len(service.parts.hub)
         over.set()
@@ -528,7 +528,7 @@ async def test_the_cap_holds_for_streams_that_come_at_once(tmp_path_factory):
 
 @contextlib.asynccontextmanager
 async def readers_held(base):
-    """Hold every connection that the database reads over."""
+    """Hold every connection by which it is known who is asking."""
     let_go = threading.Event()
     started = []
 
@@ -536,9 +536,10 @@ async def readers_held(base):
         started.append(True)
         let_go.wait(20)
 
-    holding = [asyncio.create_task(base.read(hold)) for _ in range(database.READERS)]
+    number = database.CONNECTIONS[Lane.SIGN_IN]
+    holding = [asyncio.create_task(base.read(hold, lane=Lane.SIGN_IN)) for _ in range(number)]
     try:
-        await live.until(lambda: len(started) == database.READERS)
+        await live.until(lambda: len(started) == number)
         yield base
     finally:
         let_go.set()

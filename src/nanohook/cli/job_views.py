@@ -18,6 +18,7 @@ from nanohook.stores import (
     accounts,
     delivery_log,
     events,
+    job_lists,
     jobs,
     open_jobs,
     pictures,
@@ -79,7 +80,7 @@ async def listed(
             page = await jobs.some(tx, names, owner_id=None) if names else []
             page.sort(key=lambda job: job.id, reverse=True)
         else:
-            page, _ = await jobs.page(tx, jobs.Filter(owner_id=owner_id, statuses=statuses), most=most)
+            page, _ = await job_lists.page(tx, job_lists.Filter(owner_id=owner_id, statuses=statuses), most=most)
         group = await tasks.of_jobs(tx, [job.id for job in page]) if page else {}
         emails = {job.owner_id: await _email(tx, job.owner_id) for job in page}
         return [_line(job, group[job.id], emails[job.owner_id], now_us=now) for job in page]

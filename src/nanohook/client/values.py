@@ -145,6 +145,8 @@ class Job(_State):
     source_job_id: str | None
     """The job whose original it shares."""
     prompt: str | None
+    prompt_truncated: bool = False
+    """It is longer: the client's ``job`` has the whole of it."""
     transformation_type: str | None
     model: str | None
     options: Mapping[str, object]

@@ -12,7 +12,7 @@ from nanohook.database import Transaction
 from nanohook.rules.credit import Kind
 from nanohook.rules.job import Job, Step, Task, Unclaimed
 from nanohook.rules.status import Stage
-from nanohook.stores import ledger
+from nanohook.stores import ledger, uploads
 
 
 async def require(tx: Transaction, owner_id: str, amount: int) -> None:
@@ -107,6 +107,7 @@ async def pay_again(tx: Transaction, found: Unclaimed, *, now_us: int) -> None:
     )
     if after is None:
         raise errors.TooPoor(f"this costs {purchase.price} credits, given back before; fewer are available")
+    await uploads.forget(tx, found.job_id)
 
 
 async def live_on(tx: Transaction, task: Task, found: Unclaimed, *, now_us: int) -> None:
@@ -122,6 +123,8 @@ async def _close(tx: Transaction, task: Task, kind: Kind, *, now_us: int) -> Non
         price = -written[Kind.RESERVE]
         given = price if kind is Kind.RETURN else 0
         await _change(tx, task, kind, available=given, reserved=-price, now_us=now_us)
+        if kind is Kind.CHARGE:
+            await uploads.forget(tx, task.job_id)
 
 
 async def _change(tx: Transaction, task: Task, kind: Kind, *, available: int, reserved: int, now_us: int) -> None:

@@ -1,4 +1,4 @@
-"""The quota of pictures that were never generated: they cost nothing, and would fill the disk for everybody."""
+"""The quota of pictures for which nothing was ever paid: they would fill the disk for everybody."""
 
 from typing import Final
 
@@ -40,7 +40,7 @@ async def check(
     deleted = await uploads.deleted(tx, owner_id)
     if size_bytes + deleted.size_bytes > 2 * quota_bytes or kept.number + deleted.number >= 2 * MAX_COUNT:
         raise errors.TooLarge(
-            "what you deleted is kept for another 10 minutes, so that it can be restored, and is too much "
-            "together with this picture: send it again a few minutes from now",
+            "what you deleted is kept for 10 minutes, so that it can be restored, longer if it was sent to "
+            "NanoBanana, and is too much together with this picture: send it again a few minutes from now",
             code="quota",
         )

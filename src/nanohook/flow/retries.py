@@ -9,7 +9,7 @@ from nanohook.rules import words
 from nanohook.rules.credit import Prices
 from nanohook.rules.job import Job
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import audit, jobs
+from nanohook.stores import audit, job_lists
 from nanohook.values import frozen
 
 
@@ -64,8 +64,8 @@ async def failed(
     Returns:
         What came of it, and the *before_id* to go on with; ``None``: there are no more.
     """
-    wanted = jobs.Filter(owner_id=rights.owner_id, statuses=(ImageJobStatus.FAILED,), before_id=before_id)
-    page, after = await jobs.page(tx, wanted, most=most)
+    wanted = job_lists.Filter(owner_id=rights.owner_id, statuses=(ImageJobStatus.FAILED,), before_id=before_id)
+    page, after = await job_lists.page(tx, wanted, most=most)
     retryable = [job.id for job in page if _is_retryable(job)]
     return await some(tx, retryable, rights=rights, now_us=now_us), after
 

@@ -6,7 +6,7 @@ from nanohook.database import Topic, Transaction
 from nanohook.flow import cancel
 from nanohook.rules.job import Job, Step
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import audit, jobs, open_jobs, tasks, unclaimed
+from nanohook.stores import audit, job_lists, jobs, open_jobs, tasks, unclaimed
 from nanohook.values import frozen
 
 
@@ -49,8 +49,8 @@ async def ended(
     Returns:
         Their ids, and the id below which to go on; ``None``: there are no more.
     """
-    wanted = jobs.Filter(owner_id=None, statuses=statuses, before_id=below_id)
-    page, after = await jobs.page(tx, wanted, most=most)
+    wanted = job_lists.Filter(owner_id=None, statuses=statuses, before_id=below_id)
+    page, after = await job_lists.page(tx, wanted, most=most)
     return [job.id for job in page if _is_old(job, before_us)], after
 
 

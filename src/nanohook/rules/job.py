@@ -169,6 +169,8 @@ class Job:
     created_at: int
     updated_at: int
     completed_at: int | None
+    is_prompt_cut: bool = False
+    """It is one of a list: of its prompt only the beginning is here."""
 
     @property
     def is_open(self) -> bool:

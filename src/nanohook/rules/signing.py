@@ -8,6 +8,7 @@ Source: Standard Webhooks 1.0.0, "Signature scheme" and "Verifying webhook authe
 """
 
 import base64
+import functools
 import hashlib
 import hmac
 import re
@@ -27,6 +28,8 @@ TOLERANCE_S: Final = 300
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - it marks a secret and is none
 MIN_SECRET_BYTES: Final = 16
+MEDIA_KEPT: Final = 16_384
+"""Tokens of media that are kept, some 300 bytes each: eight times what the longest page of a list has."""
 
 _DAY_S: Final = 86_400
 _UPSTREAM: Final = 1
@@ -82,6 +85,8 @@ class Tokens:
         self._keys: Final = tuple(keys)
         self._callback: Final = self._signers("callback")
         self._media: Final = self._signers("media")
+        # The same all day, and signed again with every list: most of what a page of pictures would cost.
+        self._sealed_media: Final = functools.lru_cache(MEDIA_KEPT)(self._seal_media)
         self._purposes: Final[dict[str, _Signers]] = {}
 
     def sign_callback(self, *, job_id: str, attempt: int, index: int, expires_at_s: int) -> str:
@@ -115,7 +120,12 @@ class Tokens:
             expires_at_s: Seconds since the epoch, UTC.
             for_upstream: It opens the file whatever became of the job: see ``is_for_upstream``.
         """
-        return _sealed(self._media, [*([_UPSTREAM] if for_upstream else []), expires_at_s], hidden=key)
+        if for_upstream:
+            return _sealed(self._media, [_UPSTREAM, expires_at_s], hidden=key)
+        return self._sealed_media(key, expires_at_s)
+
+    def _seal_media(self, key: str, expires_at_s: int) -> str:
+        return _sealed(self._media, [expires_at_s], hidden=key)
 
     def read_media(self, token: str, *, key: str, now_s: float) -> int:
         """
@@ -291,7 +301,7 @@ def _sealed(signers: _Signers, numbers: Sequence[int], *, subject: str | None = 
     if subject is not None:
         parts.insert(0, _packed(subject))
     visible = ".".join(parts)
-    token = f"{visible}.{signers[0].get_signature(f'{visible}.{hidden}').decode()}"
+    token = f"{visible}.{_signature(signers[0], f'{visible}.{hidden}').decode()}"
     if len(token) > MAX_TOKEN_CHARS or _TOKEN.fullmatch(token) is None:
         raise ValueError("too long for a token, or a number that is negative or over 18 digits")
     return token
@@ -315,13 +325,14 @@ def _opened(
 
 def _is_signed(signers: _Signers, text: str, signature: str) -> bool:
     # Compared as text: decoding would take several spellings of one signature, and time.
-    signed, given = text.encode(errors="surrogatepass"), signature.encode()
-    for signer in signers:
-        # What the signer's ``get_signature`` does, in one call of C: a third of the whole check.
-        made = base64.urlsafe_b64encode(hmac.digest(signer.secret_key, signed, "sha256")).rstrip(b"=")
-        if hmac.compare_digest(made, given):
-            return True
-    return False
+    given = signature.encode()
+    return any(hmac.compare_digest(_signature(signer, text), given) for signer in signers)
+
+
+def _signature(signer: itsdangerous.Signer, text: str) -> bytes:
+    # What the signer's ``get_signature`` does, in one call of C: a list has hundreds of addresses.
+    digest = hmac.digest(signer.secret_key, text.encode(errors="surrogatepass"), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=")
 
 
 def _packed(text: str) -> str:

@@ -152,6 +152,7 @@ def whole_job(
         "error": fault(job.fault, job.language),
         "attempt": job.attempt,
         "prompt": job.prompt,
+        "prompt_truncated": job.is_prompt_cut,
         "transformation_type": job.transformation_type,
         "model": job.model,
         "options": dict(job.options),

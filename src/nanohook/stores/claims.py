@@ -16,6 +16,10 @@ _CLAIM: Final = (
     f"AND {_IS_SUSPECT} = :is_suspect ORDER BY due_at LIMIT :most) "
     f"RETURNING {tasks.COLUMNS}"
 )
+# The place of a task in line is no later than its deadline, but others may have stood there for long before.
+_CLAIM_LATE_FIRST: Final = _CLAIM.replace(
+    "ORDER BY due_at", "ORDER BY COALESCE(accepted_at, submit_started_at, 0) > :began_before, due_at"
+)
 # In line, whatever is due: one that is put off keeps its place and is passed by.
 _CLAIM_NEXT: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
@@ -35,7 +39,14 @@ async def next_due(tx: Transaction, step: Step, *, is_suspect: bool = False) -> 
 
 
 async def claim(
-    tx: Transaction, step: Step, *, is_suspect: bool = False, now_us: int, lease_until_us: int, most: int
+    tx: Transaction,
+    step: Step,
+    *,
+    is_suspect: bool = False,
+    began_before_us: int | None = None,
+    now_us: int,
+    lease_until_us: int,
+    most: int,
 ) -> list[Task]:
     """
     Take up to *most* due tasks, submits in the order of the line; nobody sees them before *lease_until_us*.
@@ -43,10 +54,15 @@ async def claim(
     Args:
         is_suspect: Those alone whose decoding may have killed the process; else those alone of which that is not
             suspected.
+        began_before_us: Those come first that NanoBanana has had since before this.
     """
     values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
     if step is not Step.SUBMIT:
-        found = await tx.all(_CLAIM, {**values, "step": step, "is_suspect": int(is_suspect)})
+        values |= {"step": step, "is_suspect": int(is_suspect)}
+        if began_before_us is None:
+            found = await tx.all(_CLAIM, values)
+        else:
+            found = await tx.all(_CLAIM_LATE_FIRST, {**values, "began_before": began_before_us})
         return [tasks.read(row) for row in found]
     rows = await tx.all(_CLAIM_NEXT, values)
     rows.sort(key=lambda row: row[:_SPOT])
@@ -54,24 +70,39 @@ async def claim(
     return [tasks.read(row, start=_SPOT) for row in rows]
 
 
-async def claim_to_ask(
-    tx: Transaction, task: Task, *, asked_before_us: int, now_us: int, lease_until_us: int
-) -> Task | None:
+ASK_AGAIN_US: Final = 5_000_000
+"""NanoBanana is asked after a task once in this for people, however many want to know."""
+# A time to come was written by a clock that has been set back.
+_MAY_BE_ASKED: Final = (
+    "step = 'ask' AND held = 0 AND task_id IS NOT NULL "
+    "AND (asked_at IS NULL OR asked_at <= :asked_before OR asked_at > :now)"
+)
+
+
+async def to_ask(tx: Transaction, *, job_id: str, attempt: int, now_us: int) -> list[Task]:
+    """List the tasks of an attempt that ``claim_to_ask`` would give now."""
+    rows = await tx.all(
+        f"SELECT {tasks.COLUMNS} FROM tasks WHERE job_id = :job_id AND attempt = :attempt AND {_MAY_BE_ASKED} "
+        "ORDER BY idx",
+        {"job_id": job_id, "attempt": attempt, "asked_before": now_us - ASK_AGAIN_US, "now": now_us},
+    )
+    return [tasks.read(row) for row in rows]
+
+
+async def claim_to_ask(tx: Transaction, task: Task, *, now_us: int, lease_until_us: int) -> Task | None:
     """
     Take *task*, to ask for it because a person wants to know.
 
     Returns:
-        ``None`` if it is being worked on, if there is nothing to ask, or if it was asked for since
-        *asked_before_us*.
+        ``None`` if it is being worked on, if there is nothing to ask, or if it was asked for within
+        ``ASK_AGAIN_US``.
     """
     row = await tx.one(
         "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, asked_at = :now "
-        f"WHERE {tasks.KEY} AND step = 'ask' AND held = 0 AND task_id IS NOT NULL "
-        # A time to come was written by a clock that has been set back.
-        f"AND (asked_at IS NULL OR asked_at <= :asked_before OR asked_at > :now) RETURNING {tasks.COLUMNS}",
+        f"WHERE {tasks.KEY} AND {_MAY_BE_ASKED} RETURNING {tasks.COLUMNS}",
         {
             **tasks.key(task),
-            "asked_before": asked_before_us,
+            "asked_before": now_us - ASK_AGAIN_US,
             "now": now_us,
             "lease_until": lease_until_us,
         },

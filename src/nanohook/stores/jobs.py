@@ -10,12 +10,12 @@ from typing import Final
 
 import orjson
 
-from nanohook.database import Row, Transaction, Value
+from nanohook.database import Row, Transaction
 from nanohook.rules.job import Fault, Job
 from nanohook.rules.status import ImageJobStatus, Stage
 from nanohook.stores import counts
 
-_COLUMNS: Final = [
+COLUMNS: Final = [
     "id",
     "owner_id",
     "project_id",
@@ -40,10 +40,10 @@ _COLUMNS: Final = [
     "updated_at",
     "completed_at",
 ]
-_SELECT: Final = f"SELECT {', '.join(f'jobs.{name}' for name in _COLUMNS)} FROM jobs"
-_LOAD: Final = f"{_SELECT} WHERE id = :job_id AND deleted_at IS NULL"
+SELECT: Final = f"SELECT {', '.join(f'jobs.{name}' for name in COLUMNS)} FROM jobs"
+_LOAD: Final = f"{SELECT} WHERE id = :job_id AND deleted_at IS NULL"
 _GET: Final = f"{_LOAD} AND owner_id = :owner_id"
-_INSERT: Final = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
+_INSERT: Final = f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
 _UPDATE: Final = (
     "UPDATE jobs SET status = :status, stage = :stage, progress = :progress, error_code = :error_code, "
     "error_detail = :error_detail, attempt = :attempt, prompt = :prompt, "
@@ -100,7 +100,7 @@ async def hide(tx: Transaction, job: Job, *, now_us: int) -> None:
 async def hidden(tx: Transaction, *, owner_id: str, job_id: str, since_us: int) -> Job | None:
     """Fetch a job of *owner_id* that was hidden after *since_us*."""
     row = await tx.one(
-        f"{_SELECT} WHERE id = ? AND owner_id = ? AND deleted_at > ? AND purged_at IS NULL",
+        f"{SELECT} WHERE id = ? AND owner_id = ? AND deleted_at > ? AND purged_at IS NULL",
         (job_id, owner_id, since_us),
     )
     return _of(row)
@@ -119,13 +119,13 @@ async def to_purge(tx: Transaction, *, before_us: int, most: int) -> list[Job]:
     One that an open job starts from is left for later: NanoBanana may be fetching its picture.
     """
     rows = await tx.all(
-        f"{_SELECT} WHERE deleted_at IS NOT NULL AND purged_at IS NULL AND deleted_at < ? "
+        f"{SELECT} WHERE deleted_at IS NOT NULL AND purged_at IS NULL AND deleted_at < ? "
         "AND NOT EXISTS (SELECT 1 FROM jobs AS heir WHERE heir.source_job_id = jobs.id "
         "AND heir.attempt > 0 AND heir.completed_at IS NULL AND heir.deleted_at IS NULL) "
         "ORDER BY deleted_at LIMIT ?",
         (before_us, most),
     )
-    return [_job(row) for row in rows]
+    return [read(row) for row in rows]
 
 
 async def purge(tx: Transaction, job_id: str, *, now_us: int) -> None:
@@ -136,22 +136,22 @@ async def purge(tx: Transaction, job_id: str, *, now_us: int) -> None:
 async def of_project(tx: Transaction, *, owner_id: str, project_id: str, most: int) -> list[Job]:
     """List jobs of a project."""
     rows = await tx.all(
-        f"{_SELECT} WHERE owner_id = ? AND project_id = ? AND deleted_at IS NULL LIMIT ?",
+        f"{SELECT} WHERE owner_id = ? AND project_id = ? AND deleted_at IS NULL LIMIT ?",
         (owner_id, project_id, most),
     )
-    return [_job(row) for row in rows]
+    return [read(row) for row in rows]
 
 
 async def of_batch(tx: Transaction, batch_id: str, *, owner_id: str | None, most: int) -> list[Job]:
     """List the jobs of one request in the order in which they were asked for."""
     whose = "" if owner_id is None else "AND jobs.owner_id = :owner_id"
     rows = await tx.all(
-        f"{_SELECT} JOIN attempts ON attempts.job_id = jobs.id AND attempts.number = 1 "
+        f"{SELECT} JOIN attempts ON attempts.job_id = jobs.id AND attempts.number = 1 "
         f"WHERE jobs.batch_id = :batch_id AND jobs.deleted_at IS NULL {whose} "
         "ORDER BY attempts.created_at LIMIT :most",
         {"batch_id": batch_id, "most": most, **({} if owner_id is None else {"owner_id": owner_id})},
     )
-    return [_job(row) for row in rows]
+    return [read(row) for row in rows]
 
 
 async def some(tx: Transaction, job_ids: Iterable[str], *, owner_id: str | None) -> list[Job]:
@@ -159,95 +159,10 @@ async def some(tx: Transaction, job_ids: Iterable[str], *, owner_id: str | None)
     names = {f"job{number}": job_id for number, job_id in enumerate(job_ids)}
     whose = "" if owner_id is None else "AND owner_id = :owner_id"
     rows = await tx.all(
-        f"{_SELECT} WHERE id IN ({', '.join(f':{name}' for name in names)}) AND deleted_at IS NULL {whose}",
+        f"{SELECT} WHERE id IN ({', '.join(f':{name}' for name in names)}) AND deleted_at IS NULL {whose}",
         {**names, **({} if owner_id is None else {"owner_id": owner_id})},
     )
-    return [_job(row) for row in rows]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Filter:
-    """Which jobs to list; ``None`` or nothing means all."""
-
-    owner_id: str | None
-    statuses: tuple[ImageJobStatus, ...] = ()
-    project_id: str | None = None
-    text: str | None = None
-    """Part of the prompt."""
-    task_id: str | None = None
-    ids: tuple[str, ...] = ()
-    """These alone."""
-    before_id: str | None = None
-    """The page begins below this id."""
-
-
-LOOKED_THROUGH: Final = 1_000
-"""Jobs whose prompts are looked through for one page: no index finds a part of a text."""
-
-
-async def page(tx: Transaction, wanted: Filter, *, most: int) -> tuple[list[Job], str | None]:
-    """
-    List jobs, newest first.
-
-    Returns:
-        The page, and the id below which the next one begins; ``None`` after the last. A page of a search may be
-        short, or empty, and have a next.
-    """
-    if wanted.text:
-        return await _search(tx, wanted, wanted.text.casefold(), most=most)
-    found = [_job(row) for row in await _rows(tx, _SELECT, wanted, most=most + 1)]
-    return found[:most], found[most - 1].id if len(found) > most else None
-
-
-async def _search(tx: Transaction, wanted: Filter, words: str, *, most: int) -> tuple[list[Job], str | None]:
-    # Compared here: LIKE takes the product of two lengths, which a person may choose.
-    looked = await _rows(tx, "SELECT id, prompt FROM jobs", wanted, most=LOOKED_THROUGH)
-    hits = [row["id"] for row in looked if words in (row["prompt"] or "").casefold()]
-    hit = await some(tx, hits[:most], owner_id=wanted.owner_id) if hits else []
-    found = {job.id: job for job in hit}
-    page = [found[job_id] for job_id in hits[:most]]
-    if len(hits) > most:
-        return page, hits[most - 1]
-    return page, looked[-1]["id"] if len(looked) == LOOKED_THROUGH else None
-
-
-async def _rows(tx: Transaction, select: str, wanted: Filter, *, most: int) -> list[Row]:
-    """Read the newest jobs that are wanted, whatever their prompts are."""
-    where, values = _conditions(wanted)
-    sql = _newest(select, where, wanted.statuses)
-    return await tx.all(sql, {**values, **_named(wanted.statuses), "most": most})
-
-
-def _conditions(wanted: Filter) -> tuple[list[str], dict[str, Value]]:
-    where = ["deleted_at IS NULL"]
-    values: dict[str, Value] = {}
-    for condition, name, value in (
-        ("owner_id = :owner_id", "owner_id", wanted.owner_id),
-        ("project_id = :project_id", "project_id", wanted.project_id),
-        ("id IN (SELECT job_id FROM tasks WHERE task_id = :task_id)", "task_id", wanted.task_id),
-        ("id < :before_id", "before_id", wanted.before_id),
-    ):
-        if value is not None:
-            where.append(condition)
-            values[name] = value
-    if wanted.ids:
-        named = {f"id{number}": job_id for number, job_id in enumerate(wanted.ids)}
-        where.append(f"id IN ({', '.join(f':{name}' for name in named)})")
-        values.update(named)
-    return where, values
-
-
-def _newest(select: str, where: list[str], statuses: tuple[ImageJobStatus, ...]) -> str:
-    """Compose the newest ``:most`` of each status, together: each is read along its own stretch of an index."""
-    end = "ORDER BY id DESC LIMIT :most"
-    if not statuses:
-        return f"{select} WHERE {' AND '.join(where)} {end}"
-    each = [f"SELECT * FROM ({_newest(select, [*where, f'status = :{name}'], ())})" for name in _named(statuses)]
-    return each[0] if len(each) == 1 else f"{' UNION ALL '.join(each)} {end}"
-
-
-def _named(statuses: tuple[ImageJobStatus, ...]) -> dict[str, Value]:
-    return {f"status{number}": status.value for number, status in enumerate(statuses)}
+    return [read(row) for row in rows]
 
 
 async def start_attempt(tx: Transaction, job: Job, *, now_us: int) -> None:
@@ -302,6 +217,8 @@ async def end_attempt(tx: Transaction, job: Job, *, now_us: int) -> None:
 
 
 def _values(job: Job) -> dict[str, str | int | None]:
+    if job.is_prompt_cut:
+        raise ValueError(f"job {job.id} is one of a list: most of its prompt would be lost")
     return {
         "id": job.id,
         "owner_id": job.owner_id,
@@ -330,11 +247,11 @@ def _values(job: Job) -> dict[str, str | int | None]:
 
 
 def _of(row: Row | None) -> Job | None:
-    return None if row is None else _job(row)
+    return None if row is None else read(row)
 
 
-def _job(row: Row) -> Job:
-    """Read a job from ``_COLUMNS``: by place, a search by name costs more than the row."""
+def read(row: Row) -> Job:
+    """Read a job from ``COLUMNS``, in their order: by place, a search by name costs more than the row."""
     (
         job_id,
         owner_id,

@@ -1,4 +1,4 @@
-"""Pictures for which nothing was ever asked, in SQL: how much a person keeps of them, and what may go early."""
+"""Pictures for which nothing was ever paid, in SQL: how much a person keeps of them, and what may go early."""
 
 from typing import Final
 
@@ -8,7 +8,9 @@ from nanohook.values import frozen
 MAX_COUNT: Final = 10_000
 """Pictures of one person that are summed up: the sum is part of a write, and others wait for it."""
 
-_NEVER_GENERATED: Final = "stage = 'uploaded' AND purged_at IS NULL"
+# A job has the size of its upload until it is paid: one that was canceled in time, or failed, still has it.
+_NEVER_GENERATED: Final = "upload_bytes IS NOT NULL AND purged_at IS NULL"
+_NOTHING_SENT: Final = "NOT EXISTS (SELECT 1 FROM tasks WHERE job_id = jobs.id AND submit_started_at IS NOT NULL)"
 
 
 @frozen
@@ -22,6 +24,11 @@ class Kept:
 async def note(tx: Transaction, job_id: str, *, size_bytes: int) -> None:
     """Store the size of the picture that a job was made of."""
     await tx.run("UPDATE jobs SET upload_bytes = ? WHERE id = ?", (size_bytes, job_id))
+
+
+async def forget(tx: Transaction, job_id: str) -> None:
+    """Count the picture of a job no more: it was paid for."""
+    await tx.run("UPDATE jobs SET upload_bytes = NULL WHERE id = ? AND upload_bytes IS NOT NULL", (job_id,))
 
 
 async def kept(tx: Transaction, owner_id: str) -> Kept:
@@ -52,7 +59,7 @@ async def hasten(tx: Transaction, *, owner_id: str | None, before_us: int, until
     whose = "" if owner_id is None else "AND owner_id = :owner_id"
     return await tx.run(
         f"UPDATE jobs SET deleted_at = :until WHERE id IN (SELECT id FROM jobs WHERE {_NEVER_GENERATED} {whose} "
-        "AND deleted_at IS NOT NULL AND deleted_at > :until AND deleted_at < :before LIMIT :most)",
+        f"AND {_NOTHING_SENT} AND deleted_at > :until AND deleted_at < :before LIMIT :most)",
         {"owner_id": owner_id, "before": before_us, "until": until_us, "most": most},
     )
 

@@ -1,6 +1,7 @@
 """Several images' pictures in one ZIP, written while it is sent."""
 
 import asyncio
+import contextlib
 import pathlib
 import zipfile
 from collections.abc import Generator
@@ -10,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from nanohook import errors
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.rules.job import ResultPicture
 from nanohook.stores import jobs, pictures
 from nanohook.web.parts import Call
@@ -38,7 +39,8 @@ async def archive(call: Call) -> Response:
         results = await pictures.results_of(tx, names)
         return [(job_id, picture) for job_id in names for picture in results[job_id]]
 
-    chosen = await call.parts.database.read(read)
+    async with call.turn():
+        chosen = await call.parts.database.read(read, lane=Lane.PAGE)
     if len(chosen) > MOST_FILES or sum(picture.stored.size_bytes for _, picture in chosen) > MOST_BYTES:
         raise errors.Invalid(
             "that is too much for one archive", fields={"id": f"at most {MOST_FILES} pictures and 1 GiB"}
@@ -49,7 +51,9 @@ async def archive(call: Call) -> Response:
     headers = {"Content-Disposition": 'attachment; filename="images.zip"', "Cache-Control": "no-store"}
     if call.request.method == "HEAD":
         return Response(headers=headers, media_type="application/zip")
-    return _Archive(files, headers=headers)
+    # Refused while there still can be an answer that says so.
+    call.parts.shares.archives.check(call.person.id)
+    return _Archive(files, place=call.parts.shares.archives.take(call.person.id), headers=headers)
 
 
 def _files(call: Call, chosen: list[tuple[str, ResultPicture]]) -> list[_File]:
@@ -65,15 +69,19 @@ def _files(call: Call, chosen: list[tuple[str, ResultPicture]]) -> list[_File]:
 
 
 class _Archive(StreamingResponse):
-    """An archive on its way; however that ends, no file stays open."""
+    """An archive on its way, with its *place*; however that ends, no file stays open."""
 
-    def __init__(self, files: list[_File], *, headers: dict[str, str]) -> None:
+    def __init__(
+        self, files: list[_File], *, place: contextlib.AbstractContextManager[None], headers: dict[str, str]
+    ) -> None:
         self._pieces = _zipped(files)
+        self._place = place
         super().__init__(self._pieces, headers=headers, media_type="application/zip")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with self._place:
+                await super().__call__(scope, receive, send)
         finally:
             # Who leaves in the middle leaves it halfway, in the middle of a file.
             self._pieces.close()

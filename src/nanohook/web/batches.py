@@ -3,12 +3,13 @@
 import collections
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
+import orjson
 from starlette.responses import Response
 
 from nanohook import clock, errors
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import batch
 from nanohook.flow.batch import Wanted
 from nanohook.rules import views
@@ -16,7 +17,6 @@ from nanohook.rules.job import Job
 from nanohook.rules.status import ImageJobStatus
 from nanohook.stores import events, ledger
 from nanohook.web import acceptance, wire, work_wire
-from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ AT_ONCE: Final = 25
 async def create(call: Call) -> Response:
     """Start many jobs; 202 with where to follow them, or 422 with everything that is wrong with any of them."""
     # Some megabytes, which may take a minute to come: with a place, as an upload.
-    with call.parts.uploads.take(call.person.id):
+    with call.parts.shares.batches.take(call.person.id):
         asked = await wire.body_of(call.request, work_wire.Batch)
     read, wrong = asked.wishes(wire.language(call.request))
     wanted = {
@@ -52,7 +52,7 @@ async def create(call: Call) -> Response:
         tx.after_commit.append(
             lambda: logger.info("batch.created", extra={"batch_id": batch_id, "jobs": len(group)})
         )
-        return await _shown(tx, batch_id, group)
+        return _rendered(await _read(tx, batch_id, group))
 
     size_bytes = len(await call.request.body())
     return await acceptance.accepted(call, start, route="batches", size_bytes=size_bytes)
@@ -62,10 +62,11 @@ async def one(call: Call) -> Response:
     """Tell how the jobs of a batch stand."""
     batch_id = _id(call)
 
-    async def read(tx: Transaction) -> dict[str, object]:
-        return await _shown(tx, batch_id, await batch.load(tx, batch_id, owner_id=call.sees))
+    async def read(tx: Transaction) -> _Rows:
+        return await _read(tx, batch_id, await batch.load(tx, batch_id, owner_id=call.sees))
 
-    return json_answer(await call.parts.database.read(read))
+    async with call.turn():
+        return _answer(call, await call.parts.database.read(read, lane=Lane.PAGE))
 
 
 async def stop(call: Call) -> Response:
@@ -87,7 +88,8 @@ async def stop(call: Call) -> Response:
         if not any(job.is_open for job in group):
             break
         group = await call.parts.database.write(end)
-    return json_answer(await call.parts.database.read(lambda tx: _shown(tx, batch_id, group)))
+    async with call.turn():
+        return _answer(call, await call.parts.database.read(lambda tx: _read(tx, batch_id, group), lane=Lane.PAGE))
 
 
 def _id(call: Call) -> str:
@@ -106,25 +108,42 @@ def _invalid(wrong: Mapping[int, Mapping[str, str]], refused: Mapping[int, error
     return errors.Invalid("some jobs cannot be started, so none was", fields=fields, codes=codes)
 
 
-async def _shown(tx: Transaction, batch_id: str, group: Sequence[Job]) -> dict[str, object]:
+class _Rows(NamedTuple):
+    """A batch as it was read."""
+
+    batch_id: str
+    jobs: Sequence[Job]
+    credits: int
+    head: int
+    """Of the log, in the same snapshot: a stream of these jobs from there misses nothing."""
+
+
+async def _read(tx: Transaction, batch_id: str, group: Sequence[Job]) -> _Rows:
     costs = await ledger.costs(tx, [job.id for job in group])
-    numbers = collections.Counter(job.status for job in group)
+    return _Rows(batch_id, group, sum(costs.values()), await events.head(tx))
+
+
+def _answer(call: Call, rows: _Rows) -> Response:
+    return call.parts.shares.outgoing.answer(call.person.id, orjson.dumps(_rendered(rows)))
+
+
+def _rendered(rows: _Rows) -> dict[str, object]:
+    numbers = collections.Counter(job.status for job in rows.jobs)
     return {
-        "batch_id": batch_id,
+        "batch_id": rows.batch_id,
         "counts": {status.value: numbers[status] for status in ImageJobStatus},
-        "credits": sum(costs.values()),
-        "job_ids": [job.id for job in group],
+        "credits": rows.credits,
+        "job_ids": [job.id for job in rows.jobs],
         "failed": [
             {"job_id": job.id, "error": views.fault(job.fault, job.language)}
-            for job in group
+            for job in rows.jobs
             if job.status is ImageJobStatus.FAILED
         ],
-        "is_final": all(job.status.is_final for job in group),
-        # Of this same snapshot: a stream of these jobs from there misses nothing.
-        "event_id": await events.head(tx),
+        "is_final": all(job.status.is_final for job in rows.jobs),
+        "event_id": rows.head,
         "links": {
-            "self": f"/api/batches/{batch_id}",
-            "cancel": f"/api/batches/{batch_id}/cancel",
+            "self": f"/api/batches/{rows.batch_id}",
+            "cancel": f"/api/batches/{rows.batch_id}/cancel",
             "events": "/api/events",
         },
     }

@@ -8,14 +8,13 @@ also if it opens nothing any more: a revoked key is never replaced by another cr
 Source: RFC 6265, 5.4: a browser sends cookies of one name side by side, whichever port or path they are of.
 """
 
-import re
 import time
 from typing import Final, NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from nanohook import errors
+from nanohook import errors, ids
 from nanohook.web.parts import Parts
 
 SESSION: Final = "session"
@@ -25,8 +24,6 @@ FORMER_COOKIE: Final = "nanohook_session"
 MAX_SESSIONS: Final = 8
 """Sessions of one request that are looked for; a browser has one, or two after a change of its name."""
 _PREFIX: Final = "nh_"
-# Ours have 43 characters behind the prefix.
-_KEY: Final = re.compile(r"nh_[A-Za-z0-9_-]{32,64}")
 
 
 class ShownSession(NamedTuple):
@@ -63,7 +60,7 @@ def api_key(headers: Headers) -> str | None:
     if len(found) > 1:
         raise errors.Unauthenticated("two different API keys came: send one")
     key = found.pop().rstrip()
-    if _KEY.fullmatch(key) is None:
+    if not ids.is_key(key):
         raise errors.Unauthenticated("this is no whole API key: copy it again, or make a new one")
     return key
 

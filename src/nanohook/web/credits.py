@@ -3,11 +3,10 @@
 from starlette.responses import Response
 
 from nanohook.clock import rfc3339
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.stores import ledger
-from nanohook.stores.ledger import Entry
-from nanohook.web import query
-from nanohook.web.answers import json_answer
+from nanohook.stores.ledger import Balance, Entry
+from nanohook.web import paging, query
 from nanohook.web.parts import Call
 
 
@@ -16,17 +15,21 @@ async def listing(call: Call) -> Response:
     asked = call.request.query_params
     before, most = query.number(asked, "cursor"), query.limit(asked)
 
-    async def read(tx: Transaction) -> dict[str, object]:
+    async def read(tx: Transaction) -> tuple[Balance, list[Entry]]:
         balance = await ledger.balance(tx, call.person.id)
-        page = await ledger.page(tx, owner_id=call.person.id, before_id=before, most=most + 1)
-        return {
-            "available": balance.available,
-            "reserved": balance.reserved,
-            "entries": [_shown(entry) for entry in page[:most]],
-            "next_cursor": page[most - 1].id if len(page) > most else None,
-        }
+        return balance, await ledger.page(tx, owner_id=call.person.id, before_id=before, most=most + 1)
 
-    return json_answer(await call.parts.database.read(read))
+    async with call.turn():
+        balance, page = await call.parts.database.read(read, lane=Lane.PAGE)
+        return await paging.page(
+            call,
+            "entries",
+            page[:most],
+            render=_shown,
+            cursor_of=lambda entry: entry.id,
+            next_cursor=page[most - 1].id if len(page) > most else None,
+            more={"available": balance.available, "reserved": balance.reserved},
+        )
 
 
 def _shown(entry: Entry) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Deliveries, for admins: the log, what came in each, applying them again, and a test of the way in."""
 
+import asyncio
 import logging
 import secrets
 import time
@@ -10,14 +11,14 @@ import orjson
 from starlette.responses import Response
 
 from nanohook import clock, errors, replays, reports
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import receive
 from nanohook.remote import probe
 from nanohook.remote.probe import Probe, Seen
 from nanohook.stores import audit, delivery_log
 from nanohook.stores.deliveries import Effect, Source
 from nanohook.stores.delivery_log import Filter, Verdict, Whole
-from nanohook.web import delivery_wire, query, wire
+from nanohook.web import delivery_wire, paging, query, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call
 
@@ -41,15 +42,23 @@ async def listing(call: Call) -> Response:
         until_us=query.moment(asked, "until"),
     )
     before, most = asked.get("cursor"), query.limit(asked)
-    page, after = await call.parts.database.read(
-        lambda tx: delivery_log.page(tx, wanted, before_id=before, most=most)
-    )
-    return json_answer({"deliveries": [reports.delivery(line) for line in page], "next_cursor": after})
+    lane = Lane.SEARCH if wanted.is_looked_for else Lane.PAGE
+    async with call.turn(lane):
+        page, after = await call.parts.database.read(
+            lambda tx: delivery_log.page(tx, wanted, before_id=before, most=most), lane=lane
+        )
+        return await paging.page(
+            call, "deliveries", page, render=reports.delivery, cursor_of=lambda line: line.id, next_cursor=after
+        )
 
 
 async def one(call: Call) -> Response:
     """Show one, with what came; what opens something is masked."""
-    return json_answer(reports.whole_delivery(await _found(call, call.request.path_params["delivery_id"])))
+    # A megabyte from outside is looked through for what opens something: in turn, and not on the event loop.
+    async with call.turn():
+        found = await _found(call, call.request.path_params["delivery_id"])
+        shown = await asyncio.to_thread(lambda: orjson.dumps(reports.whole_delivery(found)))
+    return call.parts.shares.outgoing.answer(call.person.id, shown)
 
 
 async def again(call: Call) -> Response:
@@ -96,9 +105,11 @@ async def _wanted(call: Call, asked: delivery_wire.Replay) -> tuple[list[str], s
         since_us=asked.since,
         until_us=asked.until,
     )
-    found, after = await call.parts.database.read(
-        lambda tx: delivery_log.oldest(tx, wanted, after_id=asked.cursor, most=delivery_wire.MOST_REPLAYED)
-    )
+    async with call.turn(Lane.SEARCH):
+        found, after = await call.parts.database.read(
+            lambda tx: delivery_log.oldest(tx, wanted, after_id=asked.cursor, most=delivery_wire.MOST_REPLAYED),
+            lane=Lane.SEARCH,
+        )
     await _note(call, "deliveries.replay", wanted.written(), after=str(len(found)))
     return found, after
 

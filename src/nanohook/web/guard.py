@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanohook import clock, errors
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import accounts as flow
 from nanohook.flow.accounts import Browser
 from nanohook.flow.terms import SECOND_US
@@ -78,7 +78,7 @@ async def person_of_key(parts: Parts, key: str) -> Person:
     Raises:
         Unauthenticated: Nobody's: it was revoked, or never was, or its owner is disabled.
     """
-    found = await parts.database.read(lambda tx: accounts.by_key(tx, key))
+    found = await parts.database.read(lambda tx: accounts.by_key(tx, key), lane=Lane.SIGN_IN)
     if found is None:
         raise errors.Unauthenticated("this API key opens nothing: it was revoked, or its account is disabled")
     return found
@@ -165,7 +165,7 @@ async def _by_cookie(request: Request, parts: Parts) -> Person | None:
                 return person
         return None
 
-    return await parts.database.read(first)
+    return await parts.database.read(first, lane=Lane.SIGN_IN)
 
 
 async def sign_in(request: Request, parts: Parts, answer: Response, *, user_id: str) -> None:

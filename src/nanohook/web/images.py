@@ -1,9 +1,8 @@
 """Images: upload, list, one, its history; delete and restore."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import limits
 import orjson
@@ -11,19 +10,21 @@ from starlette.responses import Response
 
 from nanohook import clock, errors, ids
 from nanohook.clock import rfc3339
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.faults import reach
 from nanohook.flow import cancel, create, gate
+from nanohook.flow.gate import Gate
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import estimate, views
-from nanohook.rules.job import Job
+from nanohook.rules.job import Job, ResultPicture
 from nanohook.rules.status import ImageJobStatus
-from nanohook.stores import events, jobs, line, pictures, projects, stats
+from nanohook.stores import events, job_lists, jobs, line, pictures, projects, stats
 from nanohook.stores.events import Event
 from nanohook.stores.jobs import Attempt
-from nanohook.web import failures, query, shown, uploads, wire
+from nanohook.web import failures, paging, query, shown, uploads, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, Parts, signed_address
+from nanohook.web.shown import JobRows
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,12 @@ async def upload(call: Call) -> Response:
     """Take a picture; 201 with its job, for which nothing is asked yet."""
     if not uploads.is_form(call.request):
         raise errors.UnknownMediaType("send the picture as multipart/form-data, field: file")
-    async with uploads.place(call):
-        form = await uploads.read(call.request, name="file", most_bytes=call.parts.settings.max_upload_bytes)
+    most_bytes = call.parts.settings.max_upload_bytes
+    async with uploads.place(call), uploads.received(call.request, name="file", most_bytes=most_bytes) as form:
         if form.file is None:
             raise errors.Invalid("no picture came", fields={"file": "is needed"})
         project_id = form.fields.get("project_id") or None
-        stored = await uploads.store(call.parts, form.file, folder="originals")
+        stored = await uploads.store(call, form.file, folder="originals")
     reach("upload.stored")
 
     async def keep(tx: Transaction) -> Job:
@@ -73,7 +74,7 @@ async def listing(call: Call) -> Response:
     """List this person's images, newest first; an admin may list everybody's."""
     asked = call.request.query_params
     most = query.limit(asked)
-    wanted = jobs.Filter(
+    wanted = job_lists.Filter(
         owner_id=call.whose(),
         statuses=query.statuses(asked),
         project_id=asked.get("project_id"),
@@ -83,20 +84,29 @@ async def listing(call: Call) -> Response:
         before_id=asked.get("cursor"),
     )
 
-    async def read(tx: Transaction) -> dict[str, object]:
+    async def read(tx: Transaction) -> tuple[list[JobRows], str | None, int]:
         owner_id = wanted.owner_id
         if owner_id is None and wanted.project_id is not None:
             # Among everybody's, a project is found by whose it is: there the index begins.
             owner_id = await projects.owner_of(tx, wanted.project_id) or ""
-        found, after = await jobs.page(tx, replace(wanted, owner_id=owner_id), most=most)
+        found, after = await job_lists.page(tx, replace(wanted, owner_id=owner_id), most=most)
         # The head of the log in this same snapshot: a stream from there misses nothing, not even a first job.
-        head = await events.head(tx)
-        listed = await shown.all_of(tx, call.parts, found)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("images.listed", extra={"images": list(map(_in_short, listed))})
-        return {"images": listed, "next_cursor": after, "event_id": head}
+        return await shown.read_all(tx, found), after, await events.head(tx)
 
-    return json_answer(await call.parts.database.read(read))
+    lane = Lane.SEARCH if wanted.text else Lane.PAGE
+    async with call.turn(lane):
+        page, after, head = await call.parts.database.read(read, lane=lane)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("images.listed", extra={"images": list(map(_in_short, page))})
+        return await paging.page(
+            call,
+            "images",
+            page,
+            render=lambda rows: shown.rendered(call.parts, rows),
+            cursor_of=lambda rows: rows.job.id,
+            next_cursor=after,
+            more={"event_id": head},
+        )
 
 
 async def one(call: Call) -> Response:
@@ -123,31 +133,33 @@ async def restore(call: Call) -> Response:
 async def status(call: Call) -> Response:
     """Tell how far a job is."""
 
-    async def read(tx: Transaction) -> dict[str, object]:
+    async def read(tx: Transaction) -> tuple[Job, Gate | None, int | None, float | None]:
         job = await shown.job(tx, call, call.job_id)
         if job.stage not in views.BEFORE_SUBMIT:
-            return views.status(job)
+            return job, None, None, None
         stands = await gate.read(tx)
         place = await line.place(tx, job_id=job.id, attempt=job.attempt)
         wait_s = None if place is None or not stands.is_open else await _wait_s(tx, call.parts, place)
-        return views.status(job, held_by=stands.reason, place=place, estimated_wait_s=wait_s)
+        return job, stands, place, wait_s
 
-    return json_answer(await call.parts.database.read(read))
+    job, stands, place, wait_s = await call.parts.database.read(read)
+    held_by = None if stands is None else stands.reason
+    return json_answer(views.status(job, held_by=held_by, place=place, estimated_wait_s=wait_s))
 
 
 async def result(call: Call) -> Response:
     """Give a completed job's pictures; 409 before that, with the job's status."""
 
-    async def read(tx: Transaction) -> tuple[Job, list[dict[str, object]]]:
+    async def read(tx: Transaction) -> tuple[Job, list[ResultPicture]]:
         job = await shown.job(tx, call, call.job_id)
-        found = await pictures.results(tx, job_id=job.id, owner_id=job.owner_id)
-        return job, views.images(found, lambda key: signed_address(call.parts.tokens, key))
+        return job, await pictures.results(tx, job_id=job.id, owner_id=job.owner_id)
 
-    job, images = await call.parts.database.read(read)
+    job, found = await call.parts.database.read(read)
     if job.status is not ImageJobStatus.COMPLETED:
         return failures.problem(
             409, code="not_completed", detail="the job has no result yet", more={"job_status": job.status}
         )
+    images = views.images(found, lambda key: signed_address(call.parts.tokens, key))
     return json_answer({"job_id": job.id, "status": job.status, "images": images})
 
 
@@ -161,24 +173,17 @@ async def history(call: Call) -> Response:
         page = await events.of_jobs_after(tx, after, owner_id=job.owner_id, job_ids=(job.id,), most=most + 1)
         return await jobs.attempts(tx, job.id, most=query.MOST_LIMIT), page
 
-    attempts, page = await call.parts.database.read(read)
-    return json_answer(
-        {
-            "job_id": call.job_id,
-            "attempts": [
-                {
-                    "number": attempt.number,
-                    "status": attempt.status,
-                    "error_code": attempt.error_code,
-                    "created_at": rfc3339(attempt.created_at),
-                    "ended_at": None if attempt.ended_at is None else rfc3339(attempt.ended_at),
-                }
-                for attempt in attempts
-            ],
-            "events": [_happened(call, event) for event in page[:most]],
-            "next_cursor": page[most - 1].id if len(page) > most else None,
-        }
-    )
+    async with call.turn():
+        attempts, page = await call.parts.database.read(read, lane=Lane.PAGE)
+        return await paging.page(
+            call,
+            "events",
+            page[:most],
+            render=lambda event: _happened(call, event),
+            cursor_of=lambda event: event.id,
+            next_cursor=page[most - 1].id if len(page) > most else None,
+            more={"job_id": call.job_id, "attempts": list(map(_tried, attempts))},
+        )
 
 
 async def _wait_s(tx: Transaction, parts: Parts, place: int) -> float:
@@ -195,16 +200,26 @@ async def _wait_s(tx: Transaction, parts: Parts, place: int) -> float:
     )
 
 
+def _tried(attempt: Attempt) -> dict[str, object]:
+    return {
+        "number": attempt.number,
+        "status": attempt.status,
+        "error_code": attempt.error_code,
+        "created_at": rfc3339(attempt.created_at),
+        "ended_at": None if attempt.ended_at is None else rfc3339(attempt.ended_at),
+    }
+
+
 def _happened(call: Call, event: Event) -> dict[str, object]:
     told = views.addressed(orjson.loads(event.payload), lambda key: signed_address(call.parts.tokens, key))
     del told["job_id"]
     return {"id": event.id, "name": event.name, **told}
 
 
-def _in_short(job: Mapping[str, Any]) -> dict[str, object]:
-    task_id = job["metadata"].get("nanobanana_task_id")
+def _in_short(rows: JobRows) -> dict[str, object]:
+    task_id = next((task.task_id for task in rows.tasks if task.index == 0), None)
     return {
-        "id": ids.short(job["job_id"]),
-        "status": job["status"],
+        "id": ids.short(rows.job.id),
+        "status": rows.job.status,
         "task_id": None if task_id is None else ids.short(task_id),
     }

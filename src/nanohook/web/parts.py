@@ -1,15 +1,17 @@
 """What an endpoint may use, built once by ``app.create_app``."""
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Scope
 
 from nanohook import errors
-from nanohook.database import Database
+from nanohook.database import Database, Lane
 from nanohook.decoding import Decoder
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
@@ -25,10 +27,14 @@ from nanohook.web.metrics import Metrics
 from nanohook.web.rates import Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
-from nanohook.web.slots import Slots
+from nanohook.web.shares import Shares
 
-Ask = Callable[[Task], Awaitable[callbacks.Record | None]]
-"""Asks ``record-info`` after a claimed task and takes the answer; ``None`` where there was none."""
+
+class Check(Protocol):
+    """Asks ``record-info`` after a task because a person wants to know, and takes the answer."""
+
+    async def __call__(self, task: Task, *, owner_id: str, wait_s: float) -> callbacks.Record | None:
+        """Ask, for *owner_id*, who waits no longer than *wait_s*; ``None``: nothing new is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +57,10 @@ class Parts:
     passwords: Passwords
     mailer: Mailer
     rates: Rates
-    uploads: Slots
+    shares: Shares
     make_room: Callable[[str | None], Awaitable[None]]
     """Removes early what a person (``None``: anybody) has deleted of what was never generated."""
-    ask: Ask | None
+    check: Check | None
     """``None`` without a key for NanoBanana."""
     guests_are_local: bool
     """``dev``: a Host that is not loopback reaches only the webhook and media."""
@@ -77,6 +83,10 @@ class Call:
     def sees(self) -> str | None:
         """Whose jobs the caller may look at and end: their own, or everybody's (``None``) as an admin."""
         return None if self.person.is_admin else self.person.id
+
+    def turn(self, lane: Lane = Lane.PAGE) -> contextlib.AbstractAsyncContextManager[None]:
+        """Wait for the caller's turn at *lane*; held while rows are read, and rendered."""
+        return self.parts.shares.turns[lane].take(self.person.id)
 
     def whose(self) -> str | None:
         """

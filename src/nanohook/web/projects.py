@@ -1,20 +1,26 @@
 """Projects: what groups a person's images, with a name and perhaps a cover."""
 
+from collections.abc import Mapping, Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from nanohook import clock
 from nanohook.clock import rfc3339
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import projects as flow
 from nanohook.rules import views
 from nanohook.rules.job import Stored
+from nanohook.rules.status import ImageJobStatus
 from nanohook.stores import counts, projects
 from nanohook.stores.projects import Project
 from nanohook.values import replace
-from nanohook.web import query, uploads, wire
+from nanohook.web import paging, query, uploads, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, Parts, signed_address
+
+_Numbers = Mapping[str, Mapping[ImageJobStatus, int]]
+"""How many jobs of each status projects have, by their ids."""
 
 
 async def listing(call: Call) -> Response:
@@ -22,14 +28,20 @@ async def listing(call: Call) -> Response:
     asked = call.request.query_params
     most = query.limit(asked)
 
-    async def read(tx: Transaction) -> dict[str, object]:
+    async def read(tx: Transaction) -> tuple[list[Project], _Numbers]:
         page = await projects.page(tx, owner_id=call.whose(), before_id=asked.get("cursor"), most=most + 1)
-        return {
-            "projects": await _shown(tx, call, page[:most]),
-            "next_cursor": page[most - 1].id if len(page) > most else None,
-        }
+        return page, await _numbers(tx, page[:most])
 
-    return json_answer(await call.parts.database.read(read))
+    async with call.turn():
+        page, numbers = await call.parts.database.read(read, lane=Lane.PAGE)
+        return await paging.page(
+            call,
+            "projects",
+            page[:most],
+            render=lambda project: _rendered(call.parts, project, numbers),
+            cursor_of=lambda project: project.id,
+            next_cursor=page[most - 1].id if len(page) > most else None,
+        )
 
 
 async def create(call: Call) -> Response:
@@ -105,10 +117,10 @@ async def _asked(call: Call, model: type[wire.M]) -> tuple[wire.M, Stored | None
     if not uploads.is_form(call.request):
         # The route's own limit is for pictures.
         return await wire.body_of(wire.bounded(call.request, most_bytes=wire.JSON_BYTES), model), None
-    async with uploads.place(call):
-        form = await uploads.read(call.request, name="cover", most_bytes=call.parts.settings.max_upload_bytes)
+    most_bytes = call.parts.settings.max_upload_bytes
+    async with uploads.place(call), uploads.received(call.request, name="cover", most_bytes=most_bytes) as form:
         body = wire.model_of(form.fields, model)
-        cover = None if form.file is None else await uploads.store(call.parts, form.file, folder="covers")
+        cover = None if form.file is None else await uploads.store(call, form.file, folder="covers")
     return body, cover
 
 
@@ -124,27 +136,27 @@ async def _check_quota(tx: Transaction, call: Call, cover: Stored | None, *, for
 
 
 async def _one(call: Call, project_id: str) -> dict[str, object]:
-    async def read(tx: Transaction) -> dict[str, object]:
+    async def read(tx: Transaction) -> tuple[Project, _Numbers]:
         project = await flow.get(tx, owner_id=call.person.id, project_id=project_id)
-        return (await _shown(tx, call, [project]))[0]
+        return project, await _numbers(tx, [project])
 
-    return await call.parts.database.read(read)
+    return _rendered(call.parts, *await call.parts.database.read(read))
 
 
-async def _shown(tx: Transaction, call: Call, page: list[Project]) -> list[dict[str, object]]:
-    numbers = await counts.of_projects(tx, [(project.owner_id, project.id) for project in page])
-    return [
-        {
-            "project_id": project.id,
-            "name": project.name,
-            "description": project.description,
-            "cover": None if project.cover is None else _cover(call.parts, project.cover),
-            "counts": {status.value: number for status, number in numbers[project.id].items()},
-            "created_at": rfc3339(project.created_at),
-            "updated_at": rfc3339(project.updated_at),
-        }
-        for project in page
-    ]
+async def _numbers(tx: Transaction, page: Sequence[Project]) -> _Numbers:
+    return await counts.of_projects(tx, [(project.owner_id, project.id) for project in page])
+
+
+def _rendered(parts: Parts, project: Project, numbers: _Numbers) -> dict[str, object]:
+    return {
+        "project_id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "cover": None if project.cover is None else _cover(parts, project.cover),
+        "counts": {status.value: number for status, number in numbers[project.id].items()},
+        "created_at": rfc3339(project.created_at),
+        "updated_at": rfc3339(project.updated_at),
+    }
 
 
 def _cover(parts: Parts, cover: Stored) -> dict[str, object]:

@@ -154,6 +154,8 @@ class Job(Shape):
     attempt: Count
     """0 until something was asked for."""
     prompt: str | None
+    prompt_truncated: bool
+    """It is longer: a list has its first 500 characters, `GET /api/images/{job_id}` the whole of it."""
     transformation_type: str | None
     model: Model | None
     options: Options

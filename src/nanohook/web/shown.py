@@ -1,4 +1,4 @@
-"""Jobs as they are shown: with all that belongs to them, however many, in five reads."""
+"""Jobs as they are shown, with all that belongs to them: read in five statements, rendered apart from these."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,28 @@ from nanohook import errors
 from nanohook.database import Transaction
 from nanohook.flow import gate
 from nanohook.rules import views
-from nanohook.rules.job import Job, ResultPicture, Unclaimed
+from nanohook.rules.job import Job, ResultPicture, Stored, Task, Unclaimed
 from nanohook.stores import jobs, ledger, pictures, tasks, unclaimed
+from nanohook.values import frozen
 from nanohook.web.parts import Call, Parts, signed_address
 
 
-async def all_of(tx: Transaction, parts: Parts, found: Sequence[Job]) -> list[dict[str, object]]:
-    """Build the job objects of *found*, in its order."""
+@frozen
+class JobRows:
+    """A job as it was read, with the rows that belong to it."""
+
+    job: Job
+    original: Stored | None
+    tasks: Sequence[Task]
+    pictures: Sequence[ResultPicture]
+    late: Sequence[Unclaimed]
+    credits: int
+    held_by: str | None
+    """Why nobody's job is submitted at the moment."""
+
+
+async def read_all(tx: Transaction, found: Sequence[Job]) -> list[JobRows]:
+    """Read what belongs to *found*, in its order."""
     names = [job.id for job in found]
     if not names:
         return []
@@ -25,18 +40,31 @@ async def all_of(tx: Transaction, parts: Parts, found: Sequence[Job]) -> list[di
     waits = any(job.stage in views.BEFORE_SUBMIT for job in found)
     held_by = (await gate.read(tx)).reason if waits else None
     return [
-        views.whole_job(
-            job,
+        JobRows(
+            job=job,
             original=originals.get(job.original_id or ""),
             tasks=group[job.id],
             pictures=results[job.id],
-            late=_takeable(late[job.id], results[job.id]),
+            late=late[job.id],
             credits=costs.get(job.id, 0),
-            sign=lambda key: signed_address(parts.tokens, key),
             held_by=held_by,
         )
         for job in found
     ]
+
+
+def rendered(parts: Parts, rows: JobRows) -> dict[str, object]:
+    """Build the job object; the addresses of its pictures are signed here."""
+    return views.whole_job(
+        rows.job,
+        original=rows.original,
+        tasks=rows.tasks,
+        pictures=rows.pictures,
+        late=_takeable(rows.late, rows.pictures),
+        credits=rows.credits,
+        sign=lambda key: signed_address(parts.tokens, key),
+        held_by=rows.held_by,
+    )
 
 
 async def one(call: Call, job_id: str) -> dict[str, object]:
@@ -47,10 +75,10 @@ async def one(call: Call, job_id: str) -> dict[str, object]:
         NotFound: There is none.
     """
 
-    async def read(tx: Transaction) -> dict[str, object]:
-        return (await all_of(tx, call.parts, [await job(tx, call, job_id)]))[0]
+    async def read(tx: Transaction) -> JobRows:
+        return (await read_all(tx, [await job(tx, call, job_id)]))[0]
 
-    return await call.parts.database.read(read)
+    return rendered(call.parts, await call.parts.database.read(read))
 
 
 async def job(tx: Transaction, call: Call, job_id: str) -> Job:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
 from nanohook.hub import Send as WireSend
@@ -158,7 +158,7 @@ async def _reader(request: Request, parts: Parts, names: tuple[str, ...]) -> Per
         is_alive = await accounts.is_signed_in(tx, user_id, maker, now_us=clock.now_us())
         return await accounts.by_id(tx, user_id) if is_alive else None
 
-    person = await parts.database.read(find)
+    person = await parts.database.read(find, lane=Lane.SIGN_IN)
     if person is None or job_id not in {_ALL, *names} or (job_id != _ALL and len(names) != 1):
         raise errors.Unauthenticated("this token opens another stream")
     if not person.is_verified:

@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 
 class Form(NamedTuple):
-    """What a multipart body held."""
+    """What a multipart body held; the file's bytes are on the disk as long as they wait."""
 
-    file: bytes | None
+    file: UploadFile | None
     fields: dict[str, str]
 
 
@@ -60,7 +60,7 @@ async def place(call: Call) -> AsyncIterator[None]:
     except errors.TooLarge:
         await parts.make_room(owner_id)
         await parts.database.read(lambda tx: check_quota(tx, parts, owner_id=owner_id, adds_bytes=1))
-    with call.parts.uploads.take(call.person.id):
+    with parts.shares.uploads.take(owner_id):
         yield
 
 
@@ -82,36 +82,45 @@ async def check_quota(
     )
 
 
-async def read(request: Request, *, name: str, most_bytes: int) -> Form:
+@contextlib.asynccontextmanager
+async def received(request: Request, *, name: str, most_bytes: int) -> AsyncIterator[Form]:
     """
-    Read a multipart body with at most one file, under *name*.
+    Receive a multipart body with at most one file, under *name*; it is open as long as this is held.
 
     Raises:
         Rejected: It cannot be read.
         TooLarge: The file is.
     """
     try:
-        async with request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_PART_BYTES) as form:
-            file = form.get(name)
-            body = await file.read(most_bytes + 1) if isinstance(file, UploadFile) else None
-            fields = _texts(form)
+        form = await request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_PART_BYTES)
     except (HTTPException, UnicodeError):
         # The parser's own refusals, and what a form may name as its character set.
-        raise errors.Rejected("the multipart body cannot be read", code="bad_multipart") from None
-    if body is not None and len(body) > most_bytes:
-        raise errors.TooLarge(f"a picture has at most {most_bytes} bytes")
-    return Form(body, fields)
+        raise _unreadable() from None
+    try:
+        file = form.get(name)
+        file = file if isinstance(file, UploadFile) else None
+        if file is not None and (file.size or 0) > most_bytes:
+            raise errors.TooLarge(f"a picture has at most {most_bytes} bytes")
+        yield Form(file, _texts(form))
+    finally:
+        await form.close()
 
 
-async def store(parts: Parts, body: bytes, *, folder: str) -> Stored:
+async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
     """
-    Store a picture that came in.
+    Store a picture that came in, when it is its owner's turn: from here on it is in memory whole.
 
     Raises:
         ImageRejected: It is none, or too large to be decoded.
         UnknownMediaType: It is one of a kind that is not taken.
+        TooMany: As many of this person's wait as may.
         StorageFailed: The disk refused.
     """
+    async with call.parts.shares.storing.take(call.person.id):
+        return await _store(call.parts, await file.read(), folder=folder)
+
+
+async def _store(parts: Parts, body: bytes, *, folder: str) -> Stored:
     most = parts.settings.max_pixels
     # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
     probe = await asyncio.to_thread(imaging.probe, body, most_pixels=most)
@@ -165,6 +174,13 @@ def check_disk(parts: Parts) -> None:
 
 def _texts(form: FormData) -> dict[str, str]:
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
-    for text in texts.values():
-        text.encode()  # some character sets decode to what is no text: an error like that of one unknown
+    try:
+        for text in texts.values():
+            text.encode()
+    except UnicodeError:  # some character sets decode to what is no text
+        raise _unreadable() from None
     return texts
+
+
+def _unreadable() -> errors.Rejected:
+    return errors.Rejected("the multipart body cannot be read", code="bad_multipart")

@@ -1,20 +1,34 @@
 """The work as a whole: pause, resume, drain, and its figures."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from starlette.responses import Response
 
 from nanohook import clock, reports
-from nanohook.database import Transaction
+from nanohook.database import Lane, Transaction
 from nanohook.flow import workload
+from nanohook.flow.workload import Workload
 from nanohook.rules import estimate
 from nanohook.rules.status import ImageJobStatus
 from nanohook.stores import counts, delivery_log, stats
-from nanohook.stores.stats import Run
+from nanohook.stores.stats import Load, Run
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call
 
 NEWEST = 200
 """Finished jobs that the times are told from."""
 _FINISHED = (ImageJobStatus.COMPLETED, ImageJobStatus.FAILED)
+
+
+class _Figures(NamedTuple):
+    """What is read for the figures."""
+
+    load: Load
+    runs: list[Run]
+    numbers: Mapping[ImageJobStatus, int]
+    stands: Workload
+    attention: Mapping[str, int] | None
 
 
 async def pause(call: Call) -> Response:
@@ -49,22 +63,30 @@ async def figures(call: Call) -> Response:
     # Who sees their own alone learns why it waits, and not how much others have.
     about_work = reports.whole_work if owner_id is None else reports.work
 
-    async def read(tx: Transaction) -> dict[str, object]:
-        load = await stats.load(tx, owner_id=owner_id, now_us=now)
-        runs = await stats.runs(tx, owner_id=owner_id, statuses=_FINISHED, most=NEWEST)
-        numbers = await counts.of_owner(tx, owner_id)
-        return {
-            "counts": {status.value: number for status, number in numbers.items()},
+    async def read(tx: Transaction) -> _Figures:
+        return _Figures(
+            load=await stats.load(tx, owner_id=owner_id, now_us=now),
+            runs=await stats.runs(tx, owner_id=owner_id, statuses=_FINISHED, most=NEWEST),
+            numbers=await counts.of_owner(tx, owner_id),
+            stands=await workload.read(tx, now_us=now),
+            attention=await _attention(tx) if call.person.is_admin else None,
+        )
+
+    async with call.turn():
+        found = await call.parts.database.read(read, lane=Lane.PAGE)
+    load, runs = found.load, found.runs
+    return json_answer(
+        {
+            "counts": {status.value: number for status, number in found.numbers.items()},
             "waiting": load.waiting,
             "oldest_waiting_s": None if load.oldest is None else _seconds(max(0, now - load.oldest)),
             "under_way": load.under_way,
             **_times(runs),
             "throughput_per_hour": estimate.per_hour([run.ended_at for run in runs], most=NEWEST, now_us=now),
-            "work": about_work(await workload.read(tx, now_us=now)),
-            "attention": await _attention(tx) if call.person.is_admin else None,
+            "work": about_work(found.stands),
+            "attention": found.attention,
         }
-
-    return json_answer(await call.parts.database.read(read))
+    )
 
 
 def _times(runs: list[Run]) -> dict[str, object]:

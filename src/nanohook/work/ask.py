@@ -1,25 +1,30 @@
 """Asking ``record-info``: after a restart, without callbacks, past a deadline, or to confirm a callback's word."""
 
+import asyncio
 import hashlib
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from nanohook import clock, errors, ids
 from nanohook.database import Database
 from nanohook.faults import reach
-from nanohook.flow import reconcile, submit
+from nanohook.flow import plans, reconcile, submit
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.remote import nanobanana
 from nanohook.remote.nanobanana import Client
 from nanohook.rules import backoff, callbacks
-from nanohook.rules.job import Task
+from nanohook.rules.job import Step, Task
+from nanohook.stores import claims
 from nanohook.stores.deliveries import Delivery, Source
 from nanohook.work.pace import Pace
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 8
+AT_ONCE: Final = 8
+LEASE_S: Final = 30
+"""Of a task that is asked after for a person; longer than anybody waits for that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +35,8 @@ class Asker:
     client: Client
     pace: Pace
     terms: Terms
+    checked: set[tuple[str, int, int]] = field(default_factory=set)
+    """The tasks for which a person's question waits for its turn: nobody else's has to, beside it."""
 
     async def do(self, claimed: Task) -> None:
         """Ask after *claimed*, or give it up if there is nothing to ask by."""
@@ -43,8 +50,62 @@ class Asker:
 
     async def ask(self, claimed: Task) -> callbacks.Record | None:
         """Ask after *claimed*, which has an id, and take the answer; ``None``: none that says anything."""
+        is_over = plans.deadline_of(claimed, self.terms) <= clock.now_us()
+        await self.pace.ask(is_for_deadline=is_over)
+        return await self._ask(claimed)
+
+    async def check(self, task: Task, *, owner_id: str, wait_s: float) -> callbacks.Record | None:
+        """
+        Ask after *task* because a person wants to know.
+
+        It is claimed only when it is the person's turn: a claim that waits would keep the service's own question
+        from being asked.
+
+        Args:
+            owner_id: The person.
+            wait_s: How long they wait; half of it for their turn.
+
+        Returns:
+            ``None``: there was no answer that says anything, or nobody was asked: somebody else just did, or too
+            many questions wait.
+        """
+        key = (task.job_id, task.attempt, task.index)
+        if key in self.checked:
+            return None
+        until = asyncio.get_running_loop().time() + wait_s
+        self.checked.add(key)
+        try:
+            async with asyncio.timeout(wait_s / 2):
+                is_their_turn = await self.pace.check(owner_id)
+            claimed = await self._claim(task) if is_their_turn else None
+        except TimeoutError:
+            logger.info("check.no_turn", extra={"job_id": task.job_id, "waited_s": wait_s / 2})
+            return None
+        finally:
+            self.checked.discard(key)
+        if claimed is None:
+            return None
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._ask(claimed)
+        except TimeoutError:
+            logger.warning("check.no_answer", extra={"job_id": task.job_id, "waited_s": wait_s})
+            await self.database.write(
+                lambda tx: claims.release(tx, claimed, Step.ASK, due_at=clock.now_us() + SECOND_US)
+            )
+            return None
+        finally:
+            # A person's question comes on top of the service's own: those keep their time.
+            await self.database.write(lambda tx: claims.put_off(tx, claimed, until_us=task.due_at or 0))
+
+    async def _claim(self, task: Task) -> Task | None:
+        now = clock.now_us()
+        return await self.database.write(
+            lambda tx: claims.claim_to_ask(tx, task, now_us=now, lease_until_us=now + LEASE_S * SECOND_US)
+        )
+
+    async def _ask(self, claimed: Task) -> callbacks.Record | None:
         task_id = claimed.task_id or ""
-        await self.pace.ask()
         logger.debug("upstream.asking", extra={"job_id": claimed.job_id, "task_id": task_id, "asks": claimed.asks})
         reach("ask.claimed")
         try:

@@ -44,6 +44,8 @@ class Trade:
     """How long one under way is given at shutdown before it is canceled, seconds."""
     is_suspect: bool = False
     """For tasks alone whose decoding may have killed the process; others are never for these."""
+    deadline_us: int | None = None
+    """Tasks that NanoBanana has had for longer than this come first, µs."""
 
 
 class Loop:
@@ -157,6 +159,7 @@ class Loop:
             tx,
             trade.step,
             is_suspect=trade.is_suspect,
+            began_before_us=None if trade.deadline_us is None else now - trade.deadline_us,
             now_us=now,
             lease_until_us=now + LEASE_US,
             most=most,

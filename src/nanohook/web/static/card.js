@@ -58,12 +58,27 @@ export function learn(card, told, eventId) {
     return false;
   }
   const { place = null } = told;
+  told = withWholePrompt(card.job, told);
   card.job = { ...card.job, ...told, place, event_id: eventId, ...(told.at && { updated_at: told.at }) };
   if (isRunning(card)) card.paysAgain = false;
   if (told.prompt && !card.prompt.value) card.prompt.value = told.prompt;
   keepDraft(card);
   render(card);
   return true;
+}
+
+/** A list tells the beginning of a long prompt alone: the whole of it, once known, is kept. */
+function withWholePrompt(job, told) {
+  if (!told.prompt_truncated || job?.prompt_truncated || !job?.prompt?.startsWith(told.prompt)) return told;
+  const { prompt, prompt_truncated } = job;
+  return { ...told, prompt, prompt_truncated };
+}
+
+/** Take in the job itself, whose prompt a list has cut, before that is changed or asked for again. */
+export function complete(card, whole) {
+  if (card.prompt.value === card.job.prompt) card.prompt.value = whole.prompt;
+  const { place, event_id: eventId } = card.job;
+  learn(card, { prompt: whole.prompt, prompt_truncated: false, place }, eventId);
 }
 
 /** Let go of the file's own picture: there is a better one, or this browser cannot draw it, or nobody looks. */
@@ -113,7 +128,7 @@ export function render(card) {
   part("size").textContent = job ? size : (card.file?.name ?? "");
   card.image.alt = job?.prompt || card.file?.name || texts.picture;
   li.setAttribute("aria-label", `${card.image.alt}, ${part("doing").textContent}`);
-  card.prompt.readOnly = isBusy;
+  card.prompt.readOnly = isBusy || !!job?.prompt_truncated;
   showBar(card, kind, isBusy);
   showFault(card, kind);
   showButtons(card, kind, isBusy);

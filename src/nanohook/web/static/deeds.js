@@ -2,7 +2,7 @@
 
 import * as client from "./nanohook.js";
 import * as cards from "./card.js";
-import { add, all, count, focus, leaving, press, put, remove, showPicked } from "./gallery.js";
+import { add, all, cardOf, count, focus, leaving, press, put, remove, showPicked } from "./gallery.js";
 import { expecting, remember } from "./gallery-stream.js";
 import { followHands } from "./hands.js";
 import { once } from "./idempotency.js";
@@ -78,6 +78,16 @@ export async function go(card, isRetry) {
   }
 }
 
+/** Have the whole of a prompt that a list has cut; until it is there nobody types into its beginning. */
+async function complete(card) {
+  if (card?.job?.prompt_truncated) cards.complete(card, await client.job(card.job.job_id));
+}
+
+const onFocus = ({ target }) => target.matches("textarea") && complete(cardOf(target)).catch(fail);
+$("grid").addEventListener("focusin", onFocus);
+// What brought this module here may have been that focus.
+onFocus({ target: document.activeElement ?? document.body });
+
 async function repeat(card) {
   const { job_id: id, error, attempt } = card.job;
   const buyAgain = card.paysAgain || error?.code === "unknown_outcome";
@@ -92,6 +102,7 @@ async function repeat(card) {
 }
 
 async function order(card) {
+  await complete(card);
   const wish = { imageId: card.job.job_id, prompt: card.prompt.value.trim() };
   const asking = once(["generate", wish], (idempotencyKey) => client.generate(wish, { idempotencyKey }));
   const accepted = await asking.catch((problem) => {

@@ -1,0 +1,26 @@
+"""What one person, and everybody together, may have under way at once: so that nobody is felt by the others."""
+
+from typing import Final
+
+from nanohook.database import CONNECTIONS, Lane
+from nanohook.web import slots
+from nanohook.web.outgoing import Outgoing
+from nanohook.web.slots import Slots
+from nanohook.web.turns import Turns
+
+
+class Shares:
+    """One of each for the whole process."""
+
+    def __init__(self) -> None:
+        self.turns: Final = {
+            Lane.PAGE: Turns(CONNECTIONS[Lane.PAGE], name="lists"),
+            Lane.SEARCH: Turns(CONNECTIONS[Lane.SEARCH], name="searches"),
+        }
+        """At reads that may be long, and at what is made of their rows."""
+        self.outgoing: Final = Outgoing()
+        self.uploads: Final = Slots(of_one=slots.MOST_OF_ONE, of_all=slots.MOST_UPLOADS, name="uploads")
+        self.storing: Final = Turns(slots.MOST_STORING, name="uploads")
+        """At pictures that came in, which are in memory whole until they are stored."""
+        self.batches: Final = Slots(of_one=slots.MOST_OF_ONE, of_all=slots.MOST_BATCHES, name="uploads")
+        self.archives: Final = Slots(of_one=slots.ARCHIVES_OF_ONE, of_all=slots.MOST_ARCHIVES, name="archives")
