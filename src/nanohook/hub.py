@@ -19,6 +19,7 @@ import orjson
 from nanohook import errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
+from nanohook.faults import reach
 from nanohook.rules import sse, views
 from nanohook.stores import events
 from nanohook.stores.events import Event
@@ -175,12 +176,6 @@ class Hub:
                 stream.is_live = True
                 return True
 
-    async def run(self) -> None:
-        """Tail the log and keep idle streams alive, until canceled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tail(), name="hub-tail")
-            group.create_task(self._beat(), name="hub-heartbeat")
-
     async def drain(self) -> None:
         """End every stream and take no more: readers are told when to come back."""
         self._draining = True
@@ -197,9 +192,11 @@ class Hub:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
-    async def _tail(self) -> None:
+    async def run_tail(self) -> None:
+        """Tail the log, until canceled; if it ends otherwise, it can be run again and leaves nothing out."""
         while True:
             await self._bell.wait(LOOK_S)
+            reach("hub.tail")
             try:
                 await self._follow()
             except errors.Unavailable as exc:
@@ -288,12 +285,16 @@ class Hub:
             await self.catch_up(stream)
         except Exception:
             logger.exception("stream.pump_failed")
+            # Nobody sends it anything any more: its reader is to come back, not to wait.
+            await stream.send(ending())
 
-    async def _beat(self) -> None:
+    async def run_heartbeat(self) -> None:
+        """Keep idle streams alive and end the old ones, until canceled; it can be run again."""
         loop = asyncio.get_running_loop()
         heartbeats = {text: _body(text) for text in (sse.HEARTBEAT, sse.HEARTBEAT_EVENT)}
         while True:
             await asyncio.sleep(1)
+            reach("hub.heartbeat")
             self._next_slot = (self._next_slot + 1) % HEARTBEAT_S
             now = loop.time()
             for number, stream in enumerate(list(self._slots[self._next_slot]), start=1):
