@@ -1,4 +1,4 @@
-"""The keys that sign: those that are set, else one that is made on first use; and whether they are the right ones."""
+"""The keys that sign: those that are set, else one made on first use; and whether they are the right ones."""
 
 import os
 import pathlib

@@ -2,7 +2,7 @@
 The service as a process that can be made to die.
 
     python -m tests.process.entry --port N --data-dir D --upstream URL
-        [--die-at POINT[:nth]] [--settings JSON] [--grace S] [--impatient S] [--clock FILE]
+        [--die-at POINT[:nth]] [--crash-at POINT] [--settings JSON] [--grace S] [--impatient S] [--clock FILE]
 
 Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from nanohook import app, faults, logs, server, settings
+from nanohook import app, faults, logs, server, settings, supervision
 from nanohook.cli import serving
 from nanohook.flow import submit
 from nanohook.remote.fetch import Fetcher
@@ -55,6 +55,16 @@ def killer(text: str) -> Callable[[str], None]:
     return at
 
 
+def crasher(point: str) -> Callable[[str], None]:
+    """Crash at every passing of *point*, as by an error of our own that nobody thought of."""
+
+    def at(reached: str) -> None:
+        if reached == point:
+            raise RuntimeError("nobody thought of it")
+
+    return at
+
+
 def make_impatient(wait_s: float) -> None:
     """Wait *wait_s* for an answer, a picture, or before what is submitted once more; thrice that for a lease."""
     app.Client = functools.partial(Client, read_timeout_s=wait_s, total_timeout_s=3 * wait_s)  # type: ignore[assignment, misc]
@@ -77,6 +87,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=pathlib.Path, required=True)
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--die-at")
+    parser.add_argument("--crash-at")
     parser.add_argument("--settings", type=orjson.loads, default={})
     parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
     parser.add_argument("--impatient", type=float, help="Seconds in place of the minute that others are given.")
@@ -90,6 +101,9 @@ def main() -> None:
         make_impatient(asked.impatient)
     if asked.die_at is not None:
         faults.at = killer(asked.die_at)
+    if asked.crash_at is not None:
+        faults.at = crasher(asked.crash_at)
+        supervision.FIRST_PAUSE_S = supervision.MAX_PAUSE_S = 0.05  # type: ignore[misc]
     logs.configure(level="INFO", form="json")
     made = chosen(port=asked.port, data_dir=asked.data_dir, upstream=asked.upstream, given=asked.settings)
     serving.run(app.create_app(made), server.listen("127.0.0.1", asked.port), name="nanohook")
