@@ -111,9 +111,10 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
                 app.state.running = running
                 # The server gives this with every request, without the cost of an attribute of the app's state.
                 yield {"parts": running.parts}
-        except errors.ConfigError as exc:
+        except errors.NanohookError as exc:
             # The server only says that start-up failed; whoever started it says why.
-            app.state.refusal = exc
+            is_told = isinstance(exc, errors.ConfigError)
+            app.state.refusal = exc if is_told else errors.ConfigError(f"the service did not start: {exc}")
             raise
 
     made = Starlette(

@@ -55,11 +55,11 @@ def killer(text: str) -> Callable[[str], None]:
     return at
 
 
-def crasher(point: str) -> Callable[[str], None]:
-    """Crash at every passing of *point*, as by an error of our own that nobody thought of."""
+def crasher(point: str, switch: pathlib.Path) -> Callable[[str], None]:
+    """Crash at each passing of *point* while there is a file *switch*, as by an error that nobody thought of."""
 
     def at(reached: str) -> None:
-        if reached == point:
+        if reached == point and switch.exists():
             raise RuntimeError("nobody thought of it")
 
     return at
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=pathlib.Path, required=True)
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--die-at")
-    parser.add_argument("--crash-at")
+    parser.add_argument("--crash-at", help="While there is a file `crash` in the data dir.")
     parser.add_argument("--settings", type=orjson.loads, default={})
     parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
     parser.add_argument("--impatient", type=float, help="Seconds in place of the minute that others are given.")
@@ -102,7 +102,7 @@ def main() -> None:
     if asked.die_at is not None:
         faults.at = killer(asked.die_at)
     if asked.crash_at is not None:
-        faults.at = crasher(asked.crash_at)
+        faults.at = crasher(asked.crash_at, asked.data_dir / "crash")
         supervision.FIRST_PAUSE_S = supervision.MAX_PAUSE_S = 0.05  # type: ignore[misc]
     logs.configure(level="INFO", form="json")
     made = chosen(port=asked.port, data_dir=asked.data_dir, upstream=asked.upstream, given=asked.settings)
