@@ -158,7 +158,8 @@ class Hub:
     async def _catch_up(self, stream: Stream) -> bool:
         if self._head is None:
             await self._find_head()
-        while True:
+        # At the end of the service nobody is sent a long history first: the cursor stays good.
+        while not self._draining:
             # Whatever the hub passes from here on either shows in the page, or sets this again.
             stream.behind = False
             page = await self._database.read(lambda tx: self._page(tx, stream))
@@ -169,12 +170,13 @@ class Hub:
                 await stream.send(_body(b"".join(map(self._encoded, page)), more=not ended))
                 if ended:
                     return False
-            elif self._draining or asyncio.get_running_loop().time() > stream.ends_at:
-                await stream.send(ending())
-                return False
-            elif not stream.behind:
+            elif asyncio.get_running_loop().time() > stream.ends_at:
+                break
+            elif not stream.behind and not self._draining:
                 stream.is_live = True
                 return True
+        await stream.send(ending())
+        return False
 
     async def drain(self) -> None:
         """End every stream and take no more: readers are told when to come back."""

@@ -102,6 +102,7 @@ class Server(uvicorn.Server):
         await super().serve(sockets)
         if self._draining is not None:
             await self._draining
+        logger.info("server.ended")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

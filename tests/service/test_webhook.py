@@ -631,6 +631,65 @@ async def test_if_applying_raises_the_delivery_is_kept_and_applied_later(service
     assert (row["effect"], row["due_at"]) == ("applied", None)
 
 
+@pytest.mark.parametrize(
+    "bug",
+    [
+        KeyError("a bug"),
+        RecursionError("too deep"),
+        MemoryError(),
+        errors.StorageFailed("one of ours that is nobody's fault"),
+        errors.LeaseLost("another one"),
+        errors.Fatal("and another"),
+        sqlite3.ProgrammingError("of the database"),
+        ExceptionGroup("several", [ValueError("one")]),
+    ],
+    ids=lambda bug: type(bug).__name__,
+)
+@pytest.mark.parametrize("place", ["read", "apply"])
+async def test_whatever_applying_raises_the_bytes_are_kept_and_answered(service, bug, place):
+    job = await started(service)
+
+    def fail(*_args, **_more):
+        raise bug
+
+    with pytest.MonkeyPatch.context() as patch:
+        if place == "read":
+            patch.setattr(webhook.callbacks, "read", fail)
+        else:
+            patch.setattr(webhook.receive, "callback", fail)
+        # So that it is not tried again while this looks.
+        patch.setattr(webhook.replay, "AGAIN_US", 600_000_000)
+        answer = await service.call_back(job["job_id"], word("generating", progress=65, bug=type(bug).__name__))
+        assert (await effect(service, answer))[0] == "unapplied"
+        [row] = await rows(service, "SELECT body FROM deliveries WHERE id = :id", id=answer.json()["delivery_id"])
+        assert type(bug).__name__.encode() in row["body"]
+
+
+async def test_what_cannot_even_be_kept_is_refused_by_503(service):
+    job = await started(service)
+
+    def fail(*_args, **_more):
+        raise KeyError("a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webhook.receive, "callback", fail)
+        patch.setattr(webhook.receive, "keep_unapplied", fail)
+        answer = await service.call_back(job["job_id"], word("generating", progress=65))
+    refusal(answer, 503, "unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    answer = await service.call_back(job["job_id"], word("generating", progress=65))
+    assert (await effect(service, answer))[0] == "applied"
+
+
+async def test_a_bug_of_ours_before_the_signature_is_checked_is_503_too(service):
+    def fail(*_args, **_more):
+        raise KeyError("a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webhook.signing.Tokens, "read_callback", fail)
+        refusal(await service.client.post(f"{DOOR}/x", json={}), 503, "unavailable")
+
+
 async def test_a_unit_that_ends_the_whole_transaction_is_no_answer_200(service):
     job = await started(service)
     broken = "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ROLLBACK, 'disk full'); END"
