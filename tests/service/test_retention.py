@@ -352,10 +352,10 @@ def in_the_way(service, act, table, row, *, id_is="id"):
     """Let the database refuse to *act* on a row of *table*, as a rule would; return how to end that."""
     rows(
         service,
-        f"CREATE TRIGGER in_the_way BEFORE {act} ON {table} WHEN CAST(OLD.{id_is} AS TEXT) = '{row}' "
+        f"CREATE TRIGGER in_the_way_of_{table} BEFORE {act} ON {table} WHEN CAST(OLD.{id_is} AS TEXT) = '{row}' "
         "BEGIN SELECT RAISE(ABORT, 'no such luck'); END",
     )
-    return lambda: rows(service, "DROP TRIGGER in_the_way")
+    return lambda: rows(service, f"DROP TRIGGER in_the_way_of_{table}")
 
 
 def skipped(caplog):
@@ -379,17 +379,19 @@ async def test_a_delivery_or_event_that_cannot_be_removed_holds_up_no_other(serv
             [(number,) for number in range(1, 1_200)],
         )
     sweeper = Sweeper(service.parts.database, service.parts.storage)
-    for table, row, kind in (("deliveries", old[700], "delivery"), ("events", 700, "event")):
-        caplog.clear()
-        end = in_the_way(service, "DELETE", table, row)
-        await sweep_at(service, 0, sweeper)
-        assert [row["id"] for row in rows(service, f"SELECT id FROM {table}")] == [row]
-        assert skipped(caplog) == {(kind, str(row))}
-        assert sweeper.failures[kind] == 1
-        # It goes in the next round, once nothing stands in its way.
+    stuck = {"deliveries": old[700], "events": 700}
+    ends = [in_the_way(service, "DELETE", table, row) for table, row in stuck.items()]
+    await sweep_at(service, 0, sweeper)
+    assert {table: [row["id"] for row in rows(service, f"SELECT id FROM {table}")] for table in stuck} == {
+        table: [row] for table, row in stuck.items()
+    }
+    assert skipped(caplog) == {("delivery", old[700]), ("event", "700")}
+    assert sweeper.failures == {"delivery": 1, "event": 1}
+    # They go in the next round, once nothing stands in their way.
+    for end in ends:
         end()
-        await sweep_at(service, 0, sweeper)
-        assert rows(service, f"SELECT id FROM {table}") == []
+    await sweep_at(service, 0, sweeper)
+    assert [rows(service, f"SELECT id FROM {table}") for table in stuck] == [[], []]
 
 
 async def test_a_parked_delivery_that_cannot_be_given_up_holds_up_no_other(service, caplog):
