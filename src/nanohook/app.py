@@ -6,7 +6,8 @@ import logging
 import os
 import pathlib
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+import signal
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -15,12 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from nanohook import address, clock, database, errors, migrations
-from nanohook.database import Database, Topic, Transaction
+from nanohook import address, clock, database, errors, migrations, page_check, signing_keys
+from nanohook.database import Database, Topic
 from nanohook.decoding import Decoder
 from nanohook.flow import gate, submit
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.hub import Hub
+from nanohook.page_check import PageCheck
 from nanohook.passwords import Passwords
 from nanohook.remote.fetch import Fetcher
 from nanohook.remote.mail import Mailer
@@ -31,6 +33,7 @@ from nanohook.rules.job import Step
 from nanohook.settings import AUTO, Settings
 from nanohook.storage import Storage
 from nanohook.stores import facts
+from nanohook.supervision import Supervisor, Work
 from nanohook.web import failures, parts, routes
 from nanohook.web.edge import Edge
 from nanohook.web.forwarded import Forwarded
@@ -52,10 +55,8 @@ from nanohook.work.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
-SUBMIT_STOP_S: Final = 20.0
-"""A submit under way at shutdown is given this long: cut off, its outcome would be unknown."""
-FINGERPRINTS: Final = "key_fingerprints"
-"""The fact that keeps those of the keys which the database was used with."""
+SUBMIT_STOP_S: Final = 6.0
+"""A submit under way at shutdown is given this long: cut off, its outcome is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,25 +65,27 @@ class Running:
 
     parts: parts.Parts
     loop: Loop
+    supervisor: Supervisor
 
     async def drain(self) -> None:
-        """Go down in order: not ready, no more claims, streams told to come back, submits ended."""
+        """
+        Go down in order: not ready, no more claims, streams told to come back, then submits and mails ended.
+
+        It takes ``SUBMIT_STOP_S`` and a second at most. Nothing is waited for where nothing can be stored.
+        """
         if self.parts.readiness.is_draining:
             return
         self.parts.readiness.is_draining = True
         logger.info("service.draining", extra={"streams": len(self.parts.hub)})
         await self.parts.hub.drain()
-        await self.loop.stop()
+        if self.supervisor.reason is None:
+            await asyncio.gather(self.loop.stop(), self.parts.mailer.close())
+        logger.info("service.drained")
 
 
 def database_path(settings: Settings) -> pathlib.Path:
     """Tell where the embedded database is."""
     return settings.data_dir / "nanohook.db"
-
-
-def secret_path(settings: Settings) -> pathlib.Path:
-    """Tell where the signing key is that was generated, if none is set."""
-    return settings.data_dir / "secret"
 
 
 def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlette:
@@ -100,15 +103,20 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
         local_url: str | None = getattr(app.state, "local_url", None)
         try:
             async with _running(
-                settings, metrics, local_url=local_url, guests_are_local=guests_are_local
+                settings,
+                metrics,
+                supervisor=Supervisor(getattr(app.state, "end", _end)),
+                local_url=local_url,
+                guests_are_local=guests_are_local,
             ) as running:
                 app.state.parts = running.parts
                 app.state.running = running
                 # The server gives this with every request, without the cost of an attribute of the app's state.
                 yield {"parts": running.parts}
-        except errors.ConfigError as exc:
+        except errors.NanohookError as exc:
             # The server only says that start-up failed; whoever started it says why.
-            app.state.refusal = exc
+            is_told = isinstance(exc, errors.ConfigError)
+            app.state.refusal = exc if is_told else errors.ConfigError(f"the service did not start: {exc}")
             raise
 
     made = Starlette(
@@ -128,6 +136,11 @@ def create_app(settings: Settings, *, guests_are_local: bool = False) -> Starlet
         edge = Forwarded(edge, trusted=settings.trusted_proxies)
     made.middleware_stack = edge
     return made
+
+
+def _end(_reason: errors.Fatal) -> None:
+    """End a process whose server has no way for that but its signal."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _for_others(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -152,19 +165,32 @@ def _for_others(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 @contextlib.asynccontextmanager
 async def _running(
-    settings: Settings, metrics: Metrics, *, local_url: str | None, guests_are_local: bool
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    supervisor: Supervisor,
+    local_url: str | None,
+    guests_are_local: bool,
 ) -> AsyncIterator[Running]:
+    metrics.background_restarts = supervisor.restarts
     async with contextlib.AsyncExitStack() as stack:
+        await asyncio.to_thread(page_check.at_start, database_path(settings))
         await asyncio.to_thread(migrations.upgrade, database_path(settings))
         stack.enter_context(migrations.alone(settings.data_dir))
         stack.enter_context(address.told(settings.data_dir, local_url))
-        opened = await stack.enter_async_context(database.open_database(database_path(settings)))
+        opened = await stack.enter_async_context(
+            database.open_database(database_path(settings), supervisor=supervisor)
+        )
         terms = Terms.of(settings)
         upstream = await _upstream(stack, settings, opened, terms)
+        storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
+        sweeper = Sweeper(opened, storage, reserve_bytes=settings.disk_reserve_bytes)
         made = await _parts(
             stack,
             settings,
             opened,
+            storage=storage,
+            sweeper=sweeper,
             terms=terms,
             metrics=metrics,
             upstream=upstream,
@@ -173,6 +199,7 @@ async def _running(
         marks = await asyncio.to_thread(Marks, settings.data_dir / "decoding")
         loop = await _work(stack, made, upstream, marks)
         applier = Applier(opened, made.terms)
+        metrics.sweep_failures = sweeper.failures
         tunnel = await _tunnel(stack, made, local_url)
         # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
         taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
@@ -182,21 +209,18 @@ async def _running(
         opened.listen(Topic.EVENTS, made.hub.wake)
         opened.listen(Topic.WORK, loop.wake)
         opened.listen(Topic.UNAPPLIED, applier.wake)
+        # A thread that decodes cannot be stopped: it is not waited for, and this end of it is no crash.
+        stack.callback(marks.forget)
+        stack.callback(made.decoder.close)
         stack.push_async_callback(made.rejections.flush)
         stack.push_async_callback(made.mailer.close)
         stack.push_async_callback(made.hub.close)
-        for name, task in (
-            ("hub", made.hub.run()),
-            ("work", loop.run()),
-            ("rejections", made.rejections.run()),
-            ("apply", applier.run()),
-            ("mail", made.mailer.run()),
-            ("sweep", Sweeper(opened, made.storage, reserve_bytes=settings.disk_reserve_bytes).run()),
-            *(() if tunnel is None else (("tunnel", tunnel.run()),)),
-            *(() if upstream is None else (("account", upstream.account.run()),)),
-        ):
-            await stack.enter_async_context(_background(name, task, made.readiness))
-        running = Running(parts=made, loop=loop)
+        background = _background(
+            settings, made, loop=loop, applier=applier, sweeper=sweeper, tunnel=tunnel, upstream=upstream
+        )
+        for name, work in background.items():
+            await stack.enter_async_context(supervisor.running(name, work))
+        running = Running(parts=made, loop=loop, supervisor=supervisor)
         # Also without a signal (a test, another server) nothing is left under way.
         stack.push_async_callback(running.drain)
         yield running
@@ -209,6 +233,33 @@ class _Upstream(NamedTuple):
     asker: Asker
     pace: Pace
     account: Account
+
+
+def _background(
+    settings: Settings,
+    made: parts.Parts,
+    *,
+    loop: Loop,
+    applier: Applier,
+    sweeper: Sweeper,
+    tunnel: Tunnel | None,
+    upstream: _Upstream | None,
+) -> dict[str, Work]:
+    """Name what runs beside the requests; ``supervision`` tells what becomes of each when it crashes."""
+    return {
+        "database-watch": made.database.file.run_watch,
+        "page-check": PageCheck(database_path(settings), made.database.file).run,
+        "hub-tail": made.hub.run_tail,
+        "hub-heartbeat": made.hub.run_heartbeat,
+        "work": loop.run,
+        "work-heartbeat": loop.run_heartbeat,
+        "rejections": made.rejections.run,
+        "apply": applier.run,
+        "mail": made.mailer.run,
+        "sweep": sweeper.run,
+        **({} if tunnel is None else {"tunnel": tunnel.run}),
+        **({} if upstream is None else {"account": upstream.account.run}),
+    }
 
 
 async def _upstream(
@@ -235,19 +286,20 @@ async def _parts(
     settings: Settings,
     opened: Database,
     *,
+    storage: Storage,
+    sweeper: Sweeper,
     terms: Terms,
     metrics: Metrics,
     upstream: _Upstream | None,
     guests_are_local: bool,
 ) -> parts.Parts:
     """Build what the web side stands on."""
-    tokens = signing.Tokens(await keys(settings, opened))
+    tokens = signing.Tokens(await signing_keys.load(settings, opened))
     decoder = Decoder(threads=max(2, os.cpu_count() or 1))
     stack.callback(decoder.close)
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)
     relay = settings.smtp_url
-    storage = await asyncio.to_thread(Storage, settings.data_dir / "media")
     return parts.Parts(
         settings=settings,
         instance=await opened.write(lambda tx: facts.keep(tx, facts.INSTANCE, secrets.token_hex(4))),
@@ -272,7 +324,7 @@ async def _parts(
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
         shares=Shares(),
-        make_room=Sweeper(opened, storage).make_room,
+        make_room=sweeper.make_room,
         check=None if upstream is None else upstream.asker.check,
     )
 
@@ -339,57 +391,3 @@ async def _tunnel(stack: contextlib.AsyncExitStack, made: parts.Parts, local_url
     tunnel = Tunnel(database=made.database, agent=agent, address=made.terms.address)
     await tunnel.look()
     return tunnel
-
-
-@contextlib.asynccontextmanager
-async def _background(name: str, work: Coroutine[Any, Any, None], readiness: Readiness) -> AsyncIterator[None]:
-    """Run *work* beside the service; canceled and awaited at the end. If it dies, log and readiness say so."""
-
-    def ended(task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
-            readiness.dead_part = name
-            logger.critical("service.part_died", extra={"part": name}, exc_info=task.exception())
-
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(ended)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def keys(settings: Settings, opened: Database) -> list[str]:
-    """
-    Fetch the signing keys: those set, else the one generated in the data dir.
-
-    Raises:
-        ConfigError: The database has been used with other keys: every address given out would be void.
-    """
-    keys = [key.get_secret_value() for key in settings.secret_keys] or [_generated(secret_path(settings))]
-    prints = [signing.fingerprint(key) for key in keys]
-
-    async def remember(tx: Transaction) -> bool:
-        known = (await facts.get(tx, FINGERPRINTS) or "").split()
-        if known and not set(known) & set(prints):
-            return False
-        await facts.put(tx, FINGERPRINTS, " ".join(prints))
-        return True
-
-    if not await opened.write(remember):
-        raise errors.ConfigError(
-            "NANOHOOK_SECRET_KEYS: none of the keys is one this database was used with; add the former key"
-        )
-    return keys
-
-
-def _generated(path: pathlib.Path) -> str:
-    """Read the secret of the data dir, made on first use and readable by its owner alone."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        pass
-    return path.read_text().strip()

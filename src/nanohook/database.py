@@ -15,7 +15,6 @@ over a few held connections.
 """
 
 import asyncio
-import collections
 import contextlib
 import enum
 import itertools
@@ -24,15 +23,21 @@ import pathlib
 import sqlite3
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import aiosqlite
 import databases
 
 from nanohook import errors, units
+from nanohook.database_file import DatabaseFile
+from nanohook.supervision import Supervisor
 from nanohook.units import Row, Topic, Transaction, Unit, Value
+from nanohook.writer import BATCH_UNITS, BUSY_MS, INBOX_BYTES, INBOX_UNITS, Writer, run_in_thread
 
 __all__ = [
+    "BATCH_UNITS",
+    "INBOX_BYTES",
+    "INBOX_UNITS",
     "Database",
     "Lane",
     "ReadOnly",
@@ -46,13 +51,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-INBOX_UNITS: Final = 2_000
-"""Units that may wait for the writer; one more is refused."""
-INBOX_BYTES: Final = 64 * 1024 * 1024
-"""Bytes that waiting units may hold."""
-BATCH_UNITS: Final = 256
-"""Units in one commit, so that nobody waits behind an endless one."""
 
 
 class Lane(enum.Enum):
@@ -73,21 +71,11 @@ READERS: Final = 2
 CONNECTIONS: Final = {Lane.SIGN_IN: 1, Lane.POINT: READERS, Lane.PAGE: READERS, Lane.SEARCH: 1}
 LONG_READ_S: Final = 5.0
 """A page or a search that takes longer is given up; what they are bounded by takes some hundredths of that."""
-BUSY_MS: Final = 5_000
-"""How long BEGIN waits for another process before all who wait are refused, milliseconds."""
 
 _LONG: Final = frozenset({Lane.PAGE, Lane.SEARCH})
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-class _Waiting(NamedTuple, Generic[T]):
-    """A unit in line, with the future of its caller."""
-
-    unit: Unit[T]
-    future: "asyncio.Future[T]"
-    size_bytes: int
 
 
 class _Connection(sqlite3.Connection):
@@ -109,35 +97,31 @@ class Database:
     """
 
     def __init__(
-        self, *, writer: aiosqlite.Connection, readers: Mapping[Lane, Sequence[aiosqlite.Connection]]
+        self, *, writer: Writer, readers: Mapping[Lane, Sequence[aiosqlite.Connection]], file: DatabaseFile
     ) -> None:
         self._writer = writer
+        self.file = file
+        """Where it lies: watched by whoever runs a service."""
         self._readers: dict[Lane, asyncio.LifoQueue[aiosqlite.Connection]] = {
             lane: asyncio.LifoQueue() for lane in readers
         }
         for lane, connections in readers.items():
             for reader in connections:
                 self._readers[lane].put_nowait(reader)
-        self._line: collections.deque[_Waiting[Any]] = collections.deque()
-        self._line_bytes = 0
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._closing = False
-        self._listeners: dict[Topic, list[Callable[[], None]]] = {topic: [] for topic in Topic}
 
     def listen(self, topic: Topic, wake: Callable[[], None]) -> None:
         """Call *wake* after every commit that touched *topic*."""
-        self._listeners[topic].append(wake)
+        self._writer.listen(topic, wake)
 
     @property
     def is_closing(self) -> bool:
         """No write is taken any more."""
-        return self._closing
+        return self._writer.is_closing
 
     @property
     def waiting(self) -> int:
         """Units in line."""
-        return len(self._line)
+        return self._writer.waiting
 
     async def read(self, unit: Unit[T], *, lane: Lane = Lane.POINT) -> T:
         """
@@ -148,15 +132,17 @@ class Database:
         Raises:
             Unavailable: The database does not answer, or not within ``LONG_READ_S``.
         """
+        self.file.check_after_gap()
         readers = self._readers[lane]
         reader = await readers.get()
         try:
             with _interrupted_later(reader) if lane in _LONG else contextlib.nullcontext():
-                return await _inside(reader, _read, unit)
+                return await run_in_thread(reader, _read, unit)
         except sqlite3.Error as exc:
             if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 logger.warning("database.read_given_up", extra={"lane": lane.value, "seconds": LONG_READ_S})
                 raise errors.Unavailable("this takes too long to read, ask for less of it") from exc
+            self.file.look_for_damage(exc)
             raise errors.Unavailable("the database cannot be read, try again") from exc
         finally:
             readers.put_nowait(reader)
@@ -169,15 +155,9 @@ class Database:
             A future that resolves after the commit, with the unit's result or its error.
 
         Raises:
-            Unavailable: The line is full, or the service is closing.
+            Unavailable: The line is full, the writer is down, or the service is closing.
         """
-        if self._closing or len(self._line) >= INBOX_UNITS or self._line_bytes + size_bytes > INBOX_BYTES:
-            raise errors.Unavailable("too many writes are waiting, try again")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._line.append(_Waiting(unit, future, size_bytes))
-        self._line_bytes += size_bytes
-        self._arrived.set()
-        return future
+        return self._writer.offer(unit, size_bytes=size_bytes)
 
     async def write(self, unit: Unit[T], *, size_bytes: int = 0) -> T:
         """
@@ -186,71 +166,20 @@ class Database:
         Raises:
             Unavailable: The service is closing, or the commit failed.
         """
-        while len(self._line) >= INBOX_UNITS and not self._closing:
-            self._room.clear()
-            await self._room.wait()
-        return await self.offer(unit, size_bytes=size_bytes)
-
-    async def run_writer(self) -> None:
-        """Commit what waits, until ``finish`` was called and the line is empty."""
-        while True:
-            while not self._line:
-                if self._closing:
-                    return
-                self._arrived.clear()
-                await self._arrived.wait()
-            batch = self._take()
-            done = await self._commit(batch)
-            for waiting, result in zip(batch, done.results, strict=True):
-                _hand_over(waiting.future, result)
-            for topic in done.topics:
-                for wake in self._listeners[topic]:
-                    wake()
-            for call in done.after_commit:
-                call()
+        return await self._writer.write(unit, size_bytes=size_bytes)
 
     def finish(self) -> None:
         """Refuse new units; the writer ends when the line is empty."""
-        self._closing = True
-        self._arrived.set()
-        self._room.set()
-
-    def _take(self) -> list[_Waiting[Any]]:
-        batch = [self._line.popleft() for _ in range(min(len(self._line), BATCH_UNITS))]
-        self._line_bytes -= sum(waiting.size_bytes for waiting in batch)
-        self._room.set()
-        return batch
-
-    async def _commit(self, batch: Sequence[_Waiting[Any]]) -> units.Done:
-        connection = self._writer._conn  # noqa: SLF001
-        asked = [waiting.unit for waiting in batch]
-        try:
-            await self._begin(connection)
-            try:
-                done = units.run_together(connection, asked)
-                if done is None:
-                    await _inside(self._writer, _roll_back, None)
-                    await self._begin(connection)
-                    done = units.run_apart(connection, asked)
-                await _inside(self._writer, _execute, "COMMIT")
-            except BaseException:
-                await _inside(self._writer, _roll_back, None)
-                raise
-        except (sqlite3.Error, ValueError) as exc:
-            # Nothing of the batch was kept; each caller may ask again. The writer lives on.
-            logger.warning("database.commit_failed", extra={"units": len(batch), "reason": str(exc)})
-            return units.Done(results=[units.Failed.refused(exc) for _ in batch])
-        return done
-
-    async def _begin(self, connection: sqlite3.Connection) -> None:
-        if not _begin_at_once(connection):
-            await _inside(self._writer, _begin_in_turn, None)
+        self._writer.finish()
 
 
 @contextlib.asynccontextmanager
-async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
+async def open_database(path: pathlib.Path, *, supervisor: Supervisor | None = None) -> AsyncIterator[Database]:
     """
     Open the SQLite file at *path* and run its writer; on leaving, what waits is committed first.
+
+    Args:
+        supervisor: Of the service; a command has one of its own.
 
     Raises:
         ConfigError: The file cannot be opened.
@@ -269,13 +198,19 @@ async def open_database(path: pathlib.Path) -> AsyncIterator[Database]:
             await reader.execute("PRAGMA query_only=ON")
         # The writer never waits on the event loop: it tries, and waits in its thread.
         await held.execute("PRAGMA busy_timeout=0")
-        database = Database(writer=held, readers=readers)
-        writer = asyncio.create_task(database.run_writer(), name="database-writer")
+        supervisor = supervisor or Supervisor()
+        file = DatabaseFile(path, supervisor=supervisor)
+        writer = Writer(held, file)
+        writing = asyncio.create_task(supervisor.run("database-writer", writer.run), name="database-writer")
         try:
-            yield database
+            yield Database(writer=writer, readers=readers, file=file)
         finally:
-            database.finish()
-            await writer
+            writer.finish()
+            if writer.is_down:  # there is nothing to wait for but its restart
+                writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            for reader in itertools.chain.from_iterable(readers.values()):
+                reader._conn.interrupt()  # noqa: SLF001 - a long read has nobody left who waits for it
 
 
 class ReadOnly:
@@ -327,16 +262,6 @@ async def _hold(path: pathlib.Path) -> AsyncIterator[aiosqlite.Connection]:
         yield raw
 
 
-async def _inside(connection: aiosqlite.Connection, call: Callable[[sqlite3.Connection, U], T], given: U) -> T:
-    """
-    Call ``call(connection, given)`` in *connection*'s own thread.
-
-    The library has no public way to run more than one statement there, and a change of threads for each
-    would cost more than the statements; its version is pinned for this.
-    """
-    return cast("T", await connection._execute(call, connection._conn, given))  # type: ignore[no-untyped-call]  # noqa: SLF001
-
-
 @contextlib.contextmanager
 def _interrupted_later(reader: aiosqlite.Connection) -> Iterator[None]:
     """Have a statement end that takes longer than ``LONG_READ_S``, or that nobody waits for any more."""
@@ -357,41 +282,3 @@ def _read(connection: sqlite3.Connection, unit: Unit[T]) -> T:
         return units.drive(unit, Transaction(connection))
     finally:
         connection.execute("COMMIT" if connection.in_transaction else "SELECT 1")
-
-
-def _execute(connection: sqlite3.Connection, sql: str) -> None:
-    connection.execute(sql)
-
-
-def _begin_at_once(connection: sqlite3.Connection) -> bool:
-    """Take the write lock if it is free, as it is but for short commands beside us: no change of threads."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise
-        return False
-    return True
-
-
-def _begin_in_turn(connection: sqlite3.Connection, _nothing: None) -> None:
-    """Wait for another process's lock, in the connection's own thread."""
-    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}").close()
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-    finally:
-        connection.execute("PRAGMA busy_timeout=0").close()
-
-
-def _roll_back(connection: sqlite3.Connection, _nothing: None) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-
-
-def _hand_over(future: "asyncio.Future[Any]", result: object) -> None:
-    if future.done():  # its caller went away; what it asked for is committed all the same
-        return
-    if isinstance(result, units.Failed):
-        future.set_exception(result.error)
-    else:
-        future.set_result(result)

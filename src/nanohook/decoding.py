@@ -41,8 +41,8 @@ class Decoder:
         return await asyncio.shield(running)
 
     def close(self) -> None:
-        """Wait for the threads and end them."""
-        self._pool.shutdown()
+        """Take no more and drop what waits; a thread that decodes ends when it is done, and is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, memory_bytes: int) -> None:
         if not self._line and self._fits(memory_bytes):

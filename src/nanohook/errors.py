@@ -3,6 +3,7 @@ What can go wrong, as one tree, split by whose fault it is.
 
     NanohookError
     ├── ConfigError              the operator's: the process does not start
+    ├── Fatal                    the operator's: the process cannot go on, and ends
     ├── Rejected                 the caller's: nothing was changed
     │   ├── Unauthenticated
     │   ├── TooPoor
@@ -45,6 +46,12 @@ class ConfigError(NanohookError):
     """Settings or surroundings do not allow a start; the message lists every problem by name."""
 
     code = "config"
+
+
+class Fatal(NanohookError):
+    """What this process needs is gone: it ends, and the message says what happened and what to do."""
+
+    code = "fatal"
 
 
 class Rejected(NanohookError):

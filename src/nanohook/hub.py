@@ -19,6 +19,7 @@ import orjson
 from nanohook import errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
+from nanohook.faults import reach
 from nanohook.rules import sse, views
 from nanohook.stores import events
 from nanohook.stores.events import Event
@@ -157,7 +158,8 @@ class Hub:
     async def _catch_up(self, stream: Stream) -> bool:
         if self._head is None:
             await self._find_head()
-        while True:
+        # At the end of the service nobody is sent a long history first: the cursor stays good.
+        while not self._draining:
             # Whatever the hub passes from here on either shows in the page, or sets this again.
             stream.behind = False
             page = await self._database.read(lambda tx: self._page(tx, stream))
@@ -168,18 +170,13 @@ class Hub:
                 await stream.send(_body(b"".join(map(self._encoded, page)), more=not ended))
                 if ended:
                     return False
-            elif self._draining or asyncio.get_running_loop().time() > stream.ends_at:
-                await stream.send(ending())
-                return False
-            elif not stream.behind:
+            elif asyncio.get_running_loop().time() > stream.ends_at:
+                break
+            elif not stream.behind and not self._draining:
                 stream.is_live = True
                 return True
-
-    async def run(self) -> None:
-        """Tail the log and keep idle streams alive, until canceled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tail(), name="hub-tail")
-            group.create_task(self._beat(), name="hub-heartbeat")
+        await stream.send(ending())
+        return False
 
     async def drain(self) -> None:
         """End every stream and take no more: readers are told when to come back."""
@@ -197,9 +194,11 @@ class Hub:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
-    async def _tail(self) -> None:
+    async def run_tail(self) -> None:
+        """Tail the log, until canceled; if it ends otherwise, it can be run again and leaves nothing out."""
         while True:
             await self._bell.wait(LOOK_S)
+            reach("hub.tail")
             try:
                 await self._follow()
             except errors.Unavailable as exc:
@@ -288,12 +287,16 @@ class Hub:
             await self.catch_up(stream)
         except Exception:
             logger.exception("stream.pump_failed")
+            # Nobody sends it anything any more: its reader is to come back, not to wait.
+            await stream.send(ending())
 
-    async def _beat(self) -> None:
+    async def run_heartbeat(self) -> None:
+        """Keep idle streams alive and end the old ones, until canceled; it can be run again."""
         loop = asyncio.get_running_loop()
         heartbeats = {text: _body(text) for text in (sse.HEARTBEAT, sse.HEARTBEAT_EVENT)}
         while True:
             await asyncio.sleep(1)
+            reach("hub.heartbeat")
             self._next_slot = (self._next_slot + 1) % HEARTBEAT_S
             now = loop.time()
             for number, stream in enumerate(list(self._slots[self._next_slot]), start=1):

@@ -112,8 +112,8 @@ class Passwords:
             return True
 
     def close(self) -> None:
-        """Wait for the threads and end them; whoever comes later gets ``Unavailable``."""
-        self._pool.shutdown()
+        """Drop what waits; a thread under way is not waited for, whoever comes later gets ``Unavailable``."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[[], T], *, whose: str) -> T:
         await self._line.acquire(whose)

@@ -129,6 +129,8 @@ def entry(
     port: int,
     upstream: str,
     die_at: str | None = None,
+    crash_at: str | None = None,
+    stick_at: str | None = None,
     grace_s: float | None = None,
     impatient_s: float | None = None,
     clock: pathlib.Path | None = None,
@@ -139,6 +141,8 @@ def entry(
     command += ["--port", str(port), "--data-dir", str(data_dir), "--upstream", upstream]
     command += ["--settings", orjson.dumps(given).decode()]
     command += ["--die-at", die_at] if die_at else []
+    command += ["--crash-at", crash_at] if crash_at else []
+    command += ["--stick-at", stick_at] if stick_at else []
     command += ["--grace", str(grace_s)] if grace_s else []
     command += ["--impatient", str(impatient_s)] if impatient_s else []
     command += ["--clock", str(clock)] if clock else []

@@ -2,7 +2,8 @@
 The service as a process that can be made to die.
 
     python -m tests.process.entry --port N --data-dir D --upstream URL
-        [--die-at POINT[:nth]] [--settings JSON] [--grace S] [--impatient S] [--clock FILE]
+        [--die-at POINT[:nth]] [--crash-at POINT] [--stick-at POINT] [--settings JSON]
+        [--grace S] [--impatient S] [--clock FILE]
 
 Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from nanohook import app, faults, logs, server, settings
+from nanohook import app, faults, logs, server, settings, storage, supervision
 from nanohook.cli import serving
 from nanohook.flow import submit
 from nanohook.remote.fetch import Fetcher
@@ -55,6 +56,31 @@ def killer(text: str) -> Callable[[str], None]:
     return at
 
 
+def crasher(point: str, switch: pathlib.Path) -> Callable[[str], None]:
+    """Crash at each passing of *point* while there is a file *switch*, as by an error that nobody thought of."""
+
+    def at(reached: str) -> None:
+        if reached == point and switch.exists():
+            raise RuntimeError("nobody thought of it")
+
+    return at
+
+
+def sticker(point: str) -> Callable[[str], None]:
+    """Stay at *point* for good, in whichever thread passes it."""
+
+    def at(reached: str) -> None:
+        if reached == point:
+            time.sleep(3600)
+
+    return at
+
+
+def make_walk_stick() -> None:
+    """Let the folder of the media never tell its files, as that of a disk over a network that is down."""
+    storage._below = lambda *_: (time.sleep(3600) for _ in "x")  # type: ignore[assignment, return-value]
+
+
 def make_impatient(wait_s: float) -> None:
     """Wait *wait_s* for an answer, a picture, or before what is submitted once more; thrice that for a lease."""
     app.Client = functools.partial(Client, read_timeout_s=wait_s, total_timeout_s=3 * wait_s)  # type: ignore[assignment, misc]
@@ -77,6 +103,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=pathlib.Path, required=True)
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--die-at")
+    parser.add_argument("--crash-at", help="While there is a file `crash` in the data dir.")
+    parser.add_argument("--stick-at", help="The name of a point, or `walk`.")
     parser.add_argument("--settings", type=orjson.loads, default={})
     parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
     parser.add_argument("--impatient", type=float, help="Seconds in place of the minute that others are given.")
@@ -90,6 +118,13 @@ def main() -> None:
         make_impatient(asked.impatient)
     if asked.die_at is not None:
         faults.at = killer(asked.die_at)
+    if asked.crash_at is not None:
+        faults.at = crasher(asked.crash_at, asked.data_dir / "crash")
+        supervision.FIRST_PAUSE_S = supervision.MAX_PAUSE_S = 0.05  # type: ignore[misc]
+    if asked.stick_at == "walk":
+        make_walk_stick()
+    elif asked.stick_at is not None:
+        faults.at = sticker(asked.stick_at)
     logs.configure(level="INFO", form="json")
     made = chosen(port=asked.port, data_dir=asked.data_dir, upstream=asked.upstream, given=asked.settings)
     serving.run(app.create_app(made), server.listen("127.0.0.1", asked.port), name="nanohook")

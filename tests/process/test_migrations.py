@@ -12,7 +12,7 @@ import alembic.util
 import pytest
 import sqlalchemy
 
-from nanohook import app, errors, migrations, settings
+from nanohook import app, errors, migrations, settings, signing_keys
 from nanohook.cli import people
 from nanohook.cli.opening import opened
 from nanohook.tables import metadata
@@ -227,7 +227,7 @@ async def test_keys_may_be_changed_only_while_a_former_one_is_still_named(tmp_pa
     async def use(*names: str) -> list[str]:
         chosen = settings.fixed(data_dir=tmp_path, secret_keys=names)
         async with opened(chosen, may_make=True) as found:
-            return await app.keys(chosen, found)
+            return await signing_keys.load(chosen, found)
 
     assert await use(FORMER) == [FORMER]
     assert await use(NEXT, FORMER) == [NEXT, FORMER]
@@ -242,7 +242,7 @@ async def test_a_service_with_a_foreign_key_does_not_start(tmp_path):
     data = tmp_path / "data"
     generated = settings.fixed(data_dir=data)
     async with opened(generated, may_make=True) as found:
-        [secret] = await app.keys(generated, found)
+        [secret] = await signing_keys.load(generated, found)
     env = {"NANOHOOK_DATA_DIR": str(data), "NANOHOOK_SECRET_KEYS": FOREIGN}
     refused = await child.ran("serve", "--port", "0", folder=tmp_path / "logs", env=env)
     assert refused.code == 2, refused.said

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import threading
 import time
@@ -9,9 +10,10 @@ import time
 import pytest
 import pytest_asyncio
 
-from nanohook import database, errors, migrations
+from nanohook import database, database_file, errors, faults, migrations, page_check, supervision, writer
 from nanohook.database import Topic
 from nanohook.stores import events
+from nanohook.supervision import Supervisor
 from tests import live
 
 
@@ -55,17 +57,21 @@ async def writer_held(base):
     """
     Let the writer wait for another process' lock, so that others wait in line.
 
-    At most for a second or two: after five the writer would give up.
+    The writer, which would give up after five seconds, waits for as long as a busy machine may need.
     """
     [[_, _, path]] = await base.read(lambda tx: tx.all("PRAGMA database_list"))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock:
         lock.execute("BEGIN IMMEDIATE")
-        held = base.offer(nothing)
-        await live.until(lambda: base.waiting == 0)
-        try:
-            yield
-        finally:
-            lock.execute("ROLLBACK")
+        passed = set()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "BUSY_MS", 60_000)
+            patch.setattr(faults, "at", passed.add)
+            held = base.offer(nothing)
+            await live.until(lambda: "database.locked" in passed)
+            try:
+                yield
+            finally:
+                lock.execute("ROLLBACK")
     await held
 
 
@@ -485,3 +491,250 @@ async def test_an_id_is_given_again_only_if_its_unit_was_undone(tmp_path):
         assert second > first
         rows = await base.read(lambda tx: events.after(tx, 0))
         assert [row.id for row in rows] == [first, second]
+
+
+# A writer that crashes.
+
+
+class OddError(BaseException):
+    """Of no kind that anybody catches."""
+
+
+@pytest.mark.parametrize("crash", [OddError("odd"), SystemExit(3), asyncio.CancelledError("of something else")])
+async def test_if_the_writer_crashes_all_who_wait_are_refused_and_it_works_again(base, crash, monkeypatch):
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_S", 0.01)
+
+    async def crashes(tx):
+        await note("half")(tx)
+        raise crash
+
+    async with writer_held(base):
+        batch = [base.offer(unit) for unit in (note("a"), crashes, note("b"))]
+        behind = [base.offer(note(str(number))) for number in range(database.BATCH_UNITS)]
+    async with asyncio.timeout(10):
+        assert set(await outcomes([*batch, *behind])) == {errors.Unavailable}
+        while True:
+            try:
+                await base.write(note("after"))
+            except errors.Unavailable:
+                await asyncio.sleep(0.01)
+            else:
+                break
+    assert await texts(base) == ["after"]
+
+
+async def test_a_writer_that_crashes_again_and_again_ends_the_process_and_nobody_waits_for_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_S", 0.001)
+    reasons = []
+
+    async def crashes(_tx):
+        raise OddError("odd")
+
+    supervisor = Supervisor(reasons.append)
+    async with database.open_database(tmp_path / "test.db", supervisor=supervisor) as base:
+        async with asyncio.timeout(30):
+            while not reasons:
+                with pytest.raises(errors.Unavailable):
+                    await base.write(crashes)
+                await asyncio.sleep(0.001)
+            with pytest.raises(errors.Unavailable):
+                await base.write(nothing)
+    assert supervisor.restarts["database-writer"] == supervision.FATES["database-writer"].restarts
+    assert "database-writer has crashed" in str(reasons[0])
+
+
+async def test_a_listener_that_raises_refuses_nobody(base, caplog):
+    def fail():
+        raise KeyError("a bug")
+
+    async def loud(tx):
+        tx.wake(Topic.EVENTS)
+        tx.after_commit.append(fail)
+        return await note("a")(tx)
+
+    base.listen(Topic.EVENTS, fail)
+    assert await base.write(loud) == "a"
+    assert await base.write(note("b")) == "b"
+    assert caplog.messages.count("database.listener_failed") == 2
+
+
+# A file that is not there any more, or damaged.
+
+
+def gone(path):
+    path.unlink()
+
+
+def moved(path):
+    path.rename(path.with_suffix(".moved"))
+
+
+def replaced(path):
+    copy = path.with_suffix(".copy")
+    shutil.copyfile(path, copy)
+    copy.replace(path)
+
+
+@pytest.mark.parametrize("act", [gone, moved, replaced])
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+async def test_nothing_is_acknowledged_once_a_file_is_lost_and_the_process_ends(tmp_path, act, ending):
+    reasons, path = [], tmp_path / "test.db"
+    async with database.open_database(path, supervisor=Supervisor(reasons.append)) as base:
+        await base.write(lambda tx: tx.run("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"))
+        assert await base.write(note("kept")) == "kept"
+        act(tmp_path / f"test.db{ending}")
+        with pytest.raises(errors.Unavailable):
+            await base.write(note("lost"))
+        with pytest.raises(errors.Unavailable):
+            await base.read(lambda tx: tx.all("SELECT * FROM notes"))
+        with pytest.raises(errors.Unavailable):
+            base.offer(nothing)
+    [reason] = reasons
+    assert f"test.db{ending} was" in str(reason)
+    assert "nanohook backup" in str(reason)
+
+
+async def test_a_folder_that_was_replaced_as_a_whole_is_noticed(tmp_path):
+    reasons, folder = [], tmp_path / "data"
+    folder.mkdir()
+    async with database.open_database(folder / "test.db", supervisor=Supervisor(reasons.append)) as base:
+        await base.write(nothing)
+        shutil.copytree(folder, tmp_path / "copy")
+        folder.rename(tmp_path / "former")
+        (tmp_path / "copy").rename(folder)
+        with pytest.raises(errors.Unavailable):
+            await base.write(nothing)
+    assert "was replaced" in str(reasons[0])
+
+
+async def test_a_loss_is_noticed_though_nobody_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(database_file, "WATCH_S", 0.01)
+    reasons, path = [], tmp_path / "test.db"
+    supervisor = Supervisor(reasons.append)
+    async with database.open_database(path, supervisor=supervisor) as base:
+        await base.write(nothing)
+        async with supervisor.running("database-watch", base.file.run_watch):
+            path.unlink()
+            await live.until(lambda: reasons)
+
+
+async def test_a_read_after_a_gap_is_not_believed_of_a_file_that_is_gone(tmp_path, monkeypatch):
+    reasons, path = [], tmp_path / "test.db"
+    async with database.open_database(path, supervisor=Supervisor(reasons.append)) as base:
+        await base.write(nothing)
+        path.unlink()
+        monkeypatch.setattr(database_file, "WATCH_S", -1.0)  # as if the gap were over
+        with pytest.raises(errors.Unavailable):
+            await base.read(lambda tx: tx.one("SELECT 1"))
+    assert len(reasons) == 1
+
+
+async def filled(path):
+    """Make a database of some hundred pages."""
+    async with database.open_database(path) as base:
+        await base.write(lambda tx: tx.run("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"))
+        await base.write(
+            lambda tx: tx.run(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
+                "INSERT INTO notes SELECT i, hex(randomblob(400)) FROM n"
+            )
+        )
+
+
+def damage(path, *, page, pages=10):
+    """Overwrite pages in the middle of the file with what is none."""
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 4096 * pages)
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_a_damaged_page_ends_the_process_and_names_the_backup(tmp_path, way):
+    reasons, path = [], tmp_path / "test.db"
+    await filled(path)
+    damage(path, page=100)
+    unit = {
+        "read": lambda tx: tx.all("SELECT text FROM notes"),
+        "write": lambda tx: tx.run("UPDATE notes SET text = text || 'x'"),
+    }[way]
+    async with database.open_database(path, supervisor=Supervisor(reasons.append)) as base:
+        with pytest.raises(errors.Unavailable):
+            await getattr(base, way)(unit)
+        with pytest.raises(errors.Unavailable):
+            await base.write(note("on damaged ground"))
+    assert "malformed" in str(reasons[0])
+    assert "put back the newest of your backups (nanohook backup)" in str(reasons[0])
+
+
+async def test_the_start_finds_damaged_pages(tmp_path):
+    path = tmp_path / "test.db"
+    await filled(path)
+    page_check.at_start(path, limit_s=60)
+    damage(path, page=100)
+    with pytest.raises(errors.ConfigError, match=r"is damaged .*nanohook backup"):
+        page_check.at_start(path, limit_s=60)
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 500, b"SQLite format 3\0" + bytes(8000)])
+def test_the_start_finds_what_is_no_database(tmp_path, content):
+    (tmp_path / "test.db").write_bytes(content)
+    with pytest.raises(errors.ConfigError, match="is damaged"):
+        page_check.at_start(tmp_path / "test.db")
+
+
+def test_a_start_without_a_file_or_with_an_empty_one_has_nothing_to_find(tmp_path):
+    page_check.at_start(tmp_path / "test.db")
+    (tmp_path / "empty.db").touch()
+    page_check.at_start(tmp_path / "empty.db")
+
+
+async def test_the_start_does_not_wait_for_the_end_of_the_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_check, "_OPCODES", 1)
+    path = tmp_path / "test.db"
+    await filled(path)
+    damage(path, page=100)
+    page_check.at_start(path, limit_s=0.0)
+
+
+async def test_values_against_a_rule_are_no_damage(tmp_path, caplog):
+    path = tmp_path / "test.db"
+    with contextlib.closing(sqlite3.connect(path)) as made:
+        made.execute("CREATE TABLE notes (number INTEGER CHECK (number >= 0))")
+        made.execute("PRAGMA ignore_check_constraints = ON")
+        made.execute("INSERT INTO notes VALUES (-1)")
+        made.commit()
+    page_check.at_start(path, limit_s=60)
+    assert "database.value_against_rule" in caplog.messages
+
+
+async def test_the_check_in_the_background_finds_damage_beside_those_who_work(tmp_path):
+    reasons, path = [], tmp_path / "test.db"
+    await filled(path)
+    damage(path, page=300)
+    supervisor = Supervisor(reasons.append)
+    async with database.open_database(path, supervisor=supervisor) as base:
+        async with supervisor.running("page-check", page_check.PageCheck(path, base.file).run):
+            await live.until(lambda: reasons)
+        with pytest.raises(errors.Unavailable):
+            await base.read(lambda tx: tx.one("SELECT 1"))
+    assert "is damaged" in str(reasons[0])
+
+
+async def test_the_check_in_the_background_ends_when_it_is_told_to(tmp_path, monkeypatch):
+    path = tmp_path / "test.db"
+    await filled(path)
+    monkeypatch.setattr(page_check, "_SLICE_S", -1.0)
+    monkeypatch.setattr(page_check, "_REST_S", 3600.0)
+    monkeypatch.setattr(page_check, "_OPCODES", 10)
+
+    def threads():
+        return [thread for thread in threading.enumerate() if thread.name == "page-check"]
+
+    supervisor = Supervisor()
+    async with database.open_database(path, supervisor=supervisor) as base:
+        async with supervisor.running("page-check", page_check.PageCheck(path, base.file).run):
+            await live.until(threads)
+        await live.until(lambda: not threads())
+        assert await base.read(lambda tx: tx.one("SELECT 1")) is not None

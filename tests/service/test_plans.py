@@ -187,7 +187,7 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: retention.remove_deliveries(tx, after="a", until="b"),
         lambda tx: retention.last_event(tx, after=1, before_us=5, most=5),
         lambda tx: retention.remove_events(tx, after=1, until=5),
-        lambda tx: retention.parked(tx, before_us=5, most=5),
+        lambda tx: retention.parked(tx, after="", before_us=5, most=5),
         lambda tx: retention.give_up_parked(tx, ["a", "b"], reason="r"),
         lambda tx: retention.remove_rejections(tx, before_us=5, most=5),
         lambda tx: retention.old_uploads(tx, before_us=5, most=5),

@@ -343,3 +343,193 @@ async def test_with_little_room_nothing_new_is_taken_and_what_runs_is_finished(t
             {"effect": "applied"}
         ]
     books.check(tmp_path)
+
+
+# What cannot be treated.
+
+
+def in_the_way(service, act, table, row, *, id_is="id"):
+    """Let the database refuse to *act* on a row of *table*, as a rule would; return how to end that."""
+    rows(
+        service,
+        f"CREATE TRIGGER in_the_way_of_{table} BEFORE {act} ON {table} WHEN CAST(OLD.{id_is} AS TEXT) = '{row}' "
+        "BEGIN SELECT RAISE(ABORT, 'no such luck'); END",
+    )
+    return lambda: rows(service, f"DROP TRIGGER in_the_way_of_{table}")
+
+
+def skipped(caplog):
+    # Once each: the service's own first round may have met it too.
+    found = [record for record in caplog.records if record.message == "sweep.row_skipped"]
+    return {(record.kind, record.row_id) for record in found}
+
+
+async def test_a_delivery_or_event_that_cannot_be_removed_holds_up_no_other(service, caplog):
+    path = service.parts.settings.data_dir / "nanohook.db"
+    old = [ids.earliest(number * MINUTE) for number in range(1, 1_200)]
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO deliveries (id, source, headers, body, body_sha256, effect, received_at) "
+            "VALUES (?, 'headers', '', x'00', x'00', 'no_effect', 0)",
+            [(each,) for each in old],
+        )
+        connection.executemany(
+            "INSERT INTO events (id, owner_id, job_id, name, is_last, payload, created_at) "
+            "VALUES (?, 'o', 'j', 'status', 0, '{}', 0)",
+            [(number,) for number in range(1, 1_200)],
+        )
+    sweeper = Sweeper(service.parts.database, service.parts.storage)
+    stuck = {"deliveries": old[700], "events": 700}
+    ends = [in_the_way(service, "DELETE", table, row) for table, row in stuck.items()]
+    await sweep_at(service, 0, sweeper)
+    assert {table: [row["id"] for row in rows(service, f"SELECT id FROM {table}")] for table in stuck} == {
+        table: [row] for table, row in stuck.items()
+    }
+    assert skipped(caplog) == {("delivery", old[700]), ("event", "700")}
+    assert sweeper.failures == {"delivery": 1, "event": 1}
+    # They go in the next round, once nothing stands in their way.
+    for end in ends:
+        end()
+    await sweep_at(service, 0, sweeper)
+    assert [rows(service, f"SELECT id FROM {table}") for table in stuck] == [[], []]
+
+
+async def test_a_parked_delivery_that_cannot_be_given_up_holds_up_no_other(service, caplog):
+    with contextlib.closing(sqlite3.connect(service.parts.settings.data_dir / "nanohook.db")) as made, made:
+        made.executemany(
+            "INSERT INTO deliveries (id, source, task_id, headers, body, body_sha256, effect, received_at) "
+            "VALUES (?, 'headers', 'x', '', x'00', x'00', 'parked', 0)",
+            [(ids.earliest(clock.now_us() - 2 * DAY + number * SECOND),) for number in range(5)],
+        )
+    *_, stuck, _ = (row["id"] for row in rows(service, "SELECT id FROM deliveries ORDER BY id"))
+    end = in_the_way(service, "UPDATE", "deliveries", stuck)
+    await sweep_at(service, 0)
+    assert [row["id"] for row in rows(service, "SELECT id FROM deliveries WHERE effect = 'parked'")] == [stuck]
+    assert skipped(caplog) == {("parked_delivery", stuck)}
+    end()
+    await sweep_at(service, 0)
+    assert rows(service, "SELECT id FROM deliveries WHERE effect = 'parked'") == []
+
+
+async def test_a_job_that_cannot_be_purged_holds_up_no_other(service, caplog):
+    job_ids = [(await service.upload(rig.picture(64, 48 + number)))["job_id"] for number in range(3)]
+    for job_id in job_ids:
+        assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+    end = in_the_way(service, "UPDATE", "jobs", job_ids[0])
+    await sweep_at(service, 2 * DAY)
+    assert left(service, "jobs WHERE purged_at IS NULL", "id") == {job_ids[0]}
+    assert skipped(caplog) == {("deleted_job", job_ids[0])}
+    end()
+    await sweep_at(service, 2 * DAY)
+    assert left(service, "jobs WHERE purged_at IS NULL", "id") == set()
+    assert files(service) == set()
+
+
+async def test_an_upload_that_cannot_expire_holds_up_no_other(service, caplog):
+    job_ids = [(await service.upload(rig.picture(64, 48 + number)))["job_id"] for number in range(3)]
+    end = in_the_way(service, "UPDATE", "jobs", job_ids[1])
+    await sweep_at(service, UPLOAD_US + MINUTE)
+    assert left(service, "jobs WHERE deleted_at IS NULL", "id") == {job_ids[1]}
+    assert skipped(caplog) == {("upload", job_ids[1])}
+    end()
+    await sweep_at(service, UPLOAD_US + MINUTE)
+    assert left(service, "jobs WHERE deleted_at IS NULL", "id") == set()
+
+
+async def test_a_late_result_that_cannot_be_forgotten_holds_up_no_other(service, caplog):
+    job_id = (await service.generate())["job_id"]
+    await service.ended(job_id)
+    rows(
+        service,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120) INSERT INTO unclaimed "
+        "SELECT id, 2, i, owner_id, 'x' || i, 'y' || i, 'image/png', 1, 1, 4, x'00', i FROM jobs, n",
+    )
+    end = in_the_way(service, "DELETE", "unclaimed", "x3", id_is="key")
+    await sweep_at(service, 0)
+    assert left(service, "unclaimed", "key") == {"x3"}
+    assert skipped(caplog) == {("late_result", f"{job_id}/2/3")}
+    end()
+    await sweep_at(service, 0)
+    assert rows(service, "SELECT 1 FROM unclaimed") == []
+
+
+async def test_parts_of_it_do_not_wait_for_each_other(service, caplog):
+    """Tables that are not there stand for whatever may go wrong in one part."""
+    job_id = (await service.upload())["job_id"]
+    assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+    stray = service.parts.settings.data_dir / "media" / "stray"
+    stray.write_bytes(b"orphan")
+    os.utime(stray, (1, 1))
+    broken = ("sessions", "idempotency", "rejections", "events")
+    for table in broken:
+        rows(service, f"ALTER TABLE {table} RENAME TO lost_{table}")
+    try:
+        await sweep_at(service, 2 * DAY)
+    finally:
+        for table in broken:
+            rows(service, f"ALTER TABLE lost_{table} RENAME TO {table}")
+    assert not stray.exists()
+    assert left(service, "jobs WHERE purged_at IS NULL", "id") == set()
+    put_off = {record.kind for record in caplog.records if record.message in {"sweep.put_off", "sweep.failed"}}
+    assert put_off == {"session", "idempotency_key", "rejection", "event"}
+
+
+async def test_rows_that_can_never_be_treated_take_bounded_memory_and_end_the_round(service, monkeypatch, caplog):
+    monkeypatch.setattr(sweep, "MAX_SKIPPED", 60)
+    job_id = (await service.upload())["job_id"]
+    rows(
+        service,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) INSERT INTO unclaimed "
+        "SELECT id, 2, i, owner_id, 'x' || i, 'y' || i, 'image/png', 1, 1, 4, x'00', i FROM jobs, n",
+    )
+    rows(service, "UPDATE jobs SET completed_at = 1")
+    rows(service, "CREATE TRIGGER in_the_way BEFORE DELETE ON unclaimed BEGIN SELECT RAISE(ABORT, 'never'); END")
+    try:
+        for _ in range(2):
+            caplog.clear()
+            await sweep_at(service, 0)
+            assert sweep.MAX_SKIPPED <= len(skipped(caplog)) < sweep.MAX_SKIPPED + 2 * sweep.AT_ONCE
+            assert "sweep.gave_up" in caplog.messages
+    finally:
+        rows(service, "DROP TRIGGER in_the_way")
+        rows(service, "DELETE FROM unclaimed")
+        rows(service, "UPDATE jobs SET completed_at = NULL WHERE id = ?", job_id)
+
+
+# Counters that have drifted.
+
+
+async def test_a_count_that_has_drifted_refuses_nobody_and_is_made_anew(service, caplog):
+    job_ids = [(await service.upload(rig.picture(64, 48 + number)))["job_id"] for number in range(3)]
+    rows(service, "UPDATE job_counts SET number = 0")
+    assert (await service.client.delete(f"/api/images/{job_ids[0]}")).status_code == 204
+    assert rows(service, "SELECT status, number FROM job_counts") == [{"status": "PENDING", "number": 2}]
+    # One that was never counted, and one that goes by itself.
+    rows(service, "DELETE FROM job_counts")
+    assert (await service.client.delete(f"/api/images/{job_ids[1]}")).status_code == 204
+    assert rows(service, "SELECT status, number FROM job_counts") == [{"status": "PENDING", "number": 1}]
+    rows(service, "UPDATE job_counts SET number = 0")
+    await sweep_at(service, UPLOAD_US + MINUTE)
+    assert left(service, "jobs WHERE deleted_at IS NULL", "id") == set()
+    assert caplog.messages.count("job_count.recounted") == 3
+
+
+async def test_a_count_of_a_project_that_has_drifted_lets_jobs_run_and_projects_go(service):
+    project = (await service.client.post("/api/projects", json={"name": "Winter"})).raise_for_status().json()
+    made = await service.generate(projectId=project["project_id"])
+    rows(service, "UPDATE job_counts SET number = 0")
+    assert (await service.ended(made["job_id"]))["status"] == "COMPLETED"
+    rows(service, "UPDATE job_counts SET number = 0")
+    assert (await service.client.delete(f"/api/projects/{project['project_id']}")).status_code == 204
+    assert [row["number"] for row in rows(service, "SELECT number FROM job_counts WHERE number <> 0")] == []
+
+
+async def test_a_balance_that_has_drifted_refuses_no_end_and_becomes_what_its_ledger_says(service, caplog):
+    before = rows(service, "SELECT available, reserved FROM balances")
+    job_id = await running_job(service)
+    rows(service, "UPDATE balances SET available = 7, reserved = 0")
+    assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+    [balance] = rows(service, "SELECT available, reserved FROM balances")
+    assert balance == rows(service, "SELECT SUM(available) AS available, SUM(reserved) AS reserved FROM ledger")[0]
+    assert (balance["available"] < before[0]["available"], balance["reserved"]) == (True, 0)
+    assert caplog.messages.count("balance.rebuilt") == 1

@@ -10,7 +10,6 @@ import contextlib
 import datetime as dt
 import logging
 import sqlite3
-import threading
 import time
 import urllib.parse
 
@@ -20,7 +19,7 @@ import pytest
 import pytest_asyncio
 import standardwebhooks
 
-from nanohook import database, errors
+from nanohook import database, errors, faults, writer
 from nanohook.sandbox.options import Options
 from nanohook.stores import deliveries
 from nanohook.web import rejections, webhook
@@ -632,6 +631,65 @@ async def test_if_applying_raises_the_delivery_is_kept_and_applied_later(service
     assert (row["effect"], row["due_at"]) == ("applied", None)
 
 
+@pytest.mark.parametrize(
+    "bug",
+    [
+        KeyError("a bug"),
+        RecursionError("too deep"),
+        MemoryError(),
+        errors.StorageFailed("one of ours that is nobody's fault"),
+        errors.LeaseLost("another one"),
+        errors.Fatal("and another"),
+        sqlite3.ProgrammingError("of the database"),
+        ExceptionGroup("several", [ValueError("one")]),
+    ],
+    ids=lambda bug: type(bug).__name__,
+)
+@pytest.mark.parametrize("place", ["read", "apply"])
+async def test_whatever_applying_raises_the_bytes_are_kept_and_answered(service, bug, place):
+    job = await started(service)
+
+    def fail(*_args, **_more):
+        raise bug
+
+    with pytest.MonkeyPatch.context() as patch:
+        if place == "read":
+            patch.setattr(webhook.callbacks, "read", fail)
+        else:
+            patch.setattr(webhook.receive, "callback", fail)
+        # So that it is not tried again while this looks.
+        patch.setattr(webhook.replay, "AGAIN_US", 600_000_000)
+        answer = await service.call_back(job["job_id"], word("generating", progress=65, bug=type(bug).__name__))
+        assert (await effect(service, answer))[0] == "unapplied"
+        [row] = await rows(service, "SELECT body FROM deliveries WHERE id = :id", id=answer.json()["delivery_id"])
+        assert type(bug).__name__.encode() in row["body"]
+
+
+async def test_what_cannot_even_be_kept_is_refused_by_503(service):
+    job = await started(service)
+
+    def fail(*_args, **_more):
+        raise KeyError("a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webhook.receive, "callback", fail)
+        patch.setattr(webhook.receive, "keep_unapplied", fail)
+        answer = await service.call_back(job["job_id"], word("generating", progress=65))
+    refusal(answer, 503, "unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    answer = await service.call_back(job["job_id"], word("generating", progress=65))
+    assert (await effect(service, answer))[0] == "applied"
+
+
+async def test_a_bug_of_ours_before_the_signature_is_checked_is_503_too(service):
+    def fail(*_args, **_more):
+        raise KeyError("a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webhook.signing.Tokens, "read_callback", fail)
+        refusal(await service.client.post(f"{DOOR}/x", json={}), 503, "unavailable")
+
+
 async def test_a_unit_that_ends_the_whole_transaction_is_no_answer_200(service):
     job = await started(service)
     broken = "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ROLLBACK, 'disk full'); END"
@@ -649,31 +707,24 @@ async def test_a_unit_that_ends_the_whole_transaction_is_no_answer_200(service):
 @contextlib.asynccontextmanager
 async def writer_held(base):
     """
-    Let the writer wait for another process' lock, so that others wait in line; yields a list for their futures.
+    Keep the database locked, as another process would; gives the units that wait, to add some of one's own.
 
     The writer, which would give up after five seconds, waits for as long as a busy machine may need.
     """
     [[_, _, path]] = await base.read(lambda tx: tx.all("PRAGMA database_list"))
-    is_held, begin = threading.Event(), database._begin_in_turn
-
-    def noted(connection, given):
-        is_held.set()
-        begin(connection, given)
-
-    with (
-        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(database, "BUSY_MS", 60_000)
-        patch.setattr(database, "_begin_in_turn", noted)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as lock:
         lock.execute("BEGIN IMMEDIATE")
-        try:
+        passed = set()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "BUSY_MS", 60_000)
+            patch.setattr(faults, "at", passed.add)
             # It waits with this unit, or with one of the service's own, and this one is the first in line.
             waiting = [base.offer(nothing)]
-            await live.until(is_held.is_set)
-            yield waiting
-        finally:
-            lock.execute("ROLLBACK")
+            await live.until(lambda: "database.locked" in passed)
+            try:
+                yield waiting
+            finally:
+                lock.execute("ROLLBACK")
     await asyncio.gather(*waiting)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.resources
 import pathlib
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -48,9 +49,10 @@ async def run(*, image: pathlib.Path | None, out: pathlib.Path | None) -> int:
     Run the demo.
 
     Returns:
-        The exit code: 0, or 1 after naming the step that failed.
+        The exit code: 0, or 1 after naming the step that failed; 143 after SIGTERM.
     """
     console, steps = Console(soft_wrap=True), _Steps()
+    told = _canceled_by_sigterm()
     # Nothing but the demo itself is shown, unless something goes wrong.
     logs.configure(level="WARNING", form="text")
     try:
@@ -60,6 +62,10 @@ async def run(*, image: pathlib.Path | None, out: pathlib.Path | None) -> int:
         console.print(f"[red]nanohook demo failed at step: {steps.present}[/]")
         console.print(plain(f"{type(exc).__name__}: {exc}"), markup=False)
         return 1
+    except asyncio.CancelledError:
+        if not told.is_set():
+            raise
+        return 128 + signal.SIGTERM
     table = Table("step", "seconds")
     for name, seconds in steps.done:
         table.add_row(name, f"{seconds:.2f}")
@@ -67,6 +73,21 @@ async def run(*, image: pathlib.Path | None, out: pathlib.Path | None) -> int:
     console.print(summary, highlight=False, markup=False)
     console.print(str(path), highlight=False, markup=False)
     return 0
+
+
+def _canceled_by_sigterm() -> asyncio.Event:
+    """Let SIGTERM end the present task in order, with nothing left behind; return what is set then."""
+    told, main = asyncio.Event(), asyncio.current_task()
+
+    def end() -> None:
+        server.exit_within(server.EXIT_S, code=128 + signal.SIGTERM)
+        told.set()
+        if main is not None:
+            main.cancel()
+
+    with contextlib.suppress(NotImplementedError):  # where there are no signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    return told
 
 
 class _FailedError(Exception):

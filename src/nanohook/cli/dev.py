@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import secrets
 import signal
@@ -35,14 +36,23 @@ async def run(*, port: int, live: bool) -> None:
         ConfigError: The port is taken; or with *live*, what the real NanoBanana needs is missing.
     """
     stop = asyncio.Event()
+
+    def told(number: int) -> None:
+        """Go in order at the first signal, at once at the second."""
+        if stop.is_set():
+            os._exit(128 + number)
+        server.exit_within(server.EXIT_S)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, told, number)
     listener = server.listen("127.0.0.1", port)
     here = server.address(listener)
     async with contextlib.AsyncExitStack() as stack:
         chosen = await _live_settings(here) if live else await _with_sandbox(stack, here)
         service = app.create_app(chosen, guests_are_local=True)
-        await stack.enter_async_context(server.serving(service, listener))
+        served = await stack.enter_async_context(server.serving(service, listener))
+        served.on_fatal = stop.set
         parts = service.state.parts
         person = await people.person(parts.database, EMAIL, credits=CREDITS)
         expires = int(time.time()) + pages.LOGIN_S
@@ -56,6 +66,8 @@ async def run(*, port: int, live: bool) -> None:
         typer.echo("open this once to log in:")
         typer.echo(f"{here}/login?token={token}")
         await stop.wait()
+        if served.fatal is not None:
+            server.leave(served.fatal)
 
 
 async def _live_settings(here: str) -> Settings:

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from nanohook import app, clock, errors, ids, passwords
+from nanohook import clock, errors, ids, passwords, signing_keys
 from nanohook.cli.opening import opened
 from nanohook.database import Database, Transaction
 from nanohook.flow import accounts as flow
@@ -187,7 +187,7 @@ async def callback_token(settings: Settings, *, job_id: str, index: int, expires
         job = await found.read(lambda tx: jobs.load(tx, job_id))
         if job is None or job.attempt == 0:
             raise errors.ConfigError("there is no job of this id that was generated")
-        tokens = signing.Tokens(await app.keys(settings, found))
+        tokens = signing.Tokens(await signing_keys.load(settings, found))
         await found.write(
             lambda tx: audit.append(
                 tx, actor=COMMAND_LINE, action="callback.sign", subject=job.id, now_us=clock.now_us()

@@ -39,7 +39,7 @@ def configured(**given: Any) -> Settings:
 
 def run(app: Starlette, listener: socket.socket, *, name: str, limits: http1.Limits | None = None) -> None:
     """
-    Serve *app* until a signal.
+    Serve *app* until a signal; where it cannot go on, this process ends here with the reason.
 
     Raises:
         ConfigError: It did not start.
@@ -48,5 +48,7 @@ def run(app: Starlette, listener: socket.socket, *, name: str, limits: http1.Lim
     running = server.Server(app, greeting=greeting, limits=limits)
     with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
         runner.run(running.serve(sockets=[listener]))
+        if running.fatal is not None:
+            server.leave(running.fatal)
     if not running.started:
         server.raise_refusal(app)

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from typing import Final
 
-from nanohook import app, clock, database, errors, ids, migrations, settings
+from nanohook import app, clock, database, errors, ids, migrations, settings, signing_keys
 from nanohook.cli.findings import Finding, fail, ok, warn
+from nanohook.database_file import RESTORE
 from nanohook.rules import signing
 from nanohook.settings import Settings
 from nanohook.storage import Storage
@@ -19,7 +20,6 @@ ENV_FILE: Final = pathlib.Path(".env")
 _OFTEN_S: Final = 3
 _BEHIND_S: Final = 5
 _MEGABYTE: Final = 1_000_000
-_RESTORE: Final = "stop the service, keep the file, and put back the newest of your backups (nanohook backup)"
 
 
 def read_settings(env_file: pathlib.Path | None = ENV_FILE) -> tuple[Settings | None, list[Finding]]:
@@ -88,7 +88,7 @@ async def look_at_database(chosen: Settings) -> tuple[bool, Finding]:
     try:
         standing = await asyncio.to_thread(migrations.standing, path)
     except errors.ConfigError as exc:
-        return False, fail("database", str(exc), _RESTORE)
+        return False, fail("database", str(exc), RESTORE)
     if not standing.is_known:
         text = f"its schema {standing.present} is of a newer nanohook than this one, which knows {standing.newest}"
         return False, fail("database", text, "install the newer nanohook again, or put back an older backup")
@@ -104,7 +104,7 @@ async def look_at_clock(chosen: Settings) -> Finding:
         async with database.open_database(app.database_path(chosen)) as opened:
             newest = await opened.read(events.newest_at)
     except errors.NanohookError as exc:
-        return fail("clock", f"it cannot be compared with the database: {exc}", _RESTORE)
+        return fail("clock", f"it cannot be compared with the database: {exc}", RESTORE)
     behind_s = 0 if newest is None else (newest - clock.now_us()) // 1_000_000
     if behind_s > _BEHIND_S:
         text = f"it is {behind_s:,} s behind the newest entry of the database: it was set back"
@@ -121,14 +121,16 @@ async def look_at_keys(chosen: Settings, *, has_database: bool) -> tuple[list[st
     try:
         if has_database:
             async with database.open_database(app.database_path(chosen)) as opened:
-                known = (await opened.read(lambda tx: facts.get(tx, app.FINGERPRINTS)) or "").split()
+                known = (await opened.read(lambda tx: facts.get(tx, signing_keys.FINGERPRINTS)) or "").split()
         if not keys:
-            keys = (await asyncio.to_thread(app.secret_path(chosen).read_text)).split()
+            keys = (await asyncio.to_thread(signing_keys.secret_path(chosen).read_text)).split()
     except FileNotFoundError:
         if not known:
             return [], warn("keys", "none yet", "nanohook serve makes one in the data dir")
         cure = "put the file `secret` back from your backup, or set NANOHOOK_SECRET_KEYS to the former key"
-        return [], fail("keys", f"{app.secret_path(chosen)} is gone: every address given out is void", cure)
+        return [], fail(
+            "keys", f"{signing_keys.secret_path(chosen)} is gone: every address given out is void", cure
+        )
     except (OSError, errors.NanohookError) as exc:
         return [], fail("keys", f"they cannot be read: {exc}", "let the user that runs nanohook read the data dir")
     if known and not set(known) & {signing.fingerprint(key) for key in keys}:

@@ -5,6 +5,7 @@ A balance and its ledger change together. The ledger has at most one entry of a 
 attempt, so whatever repeats itself pays and returns nothing twice.
 """
 
+import functools
 from collections.abc import Iterable
 
 from nanohook import errors
@@ -128,7 +129,8 @@ async def _close(tx: Transaction, task: Task, kind: Kind, *, now_us: int) -> Non
 
 
 async def _change(tx: Transaction, task: Task, kind: Kind, *, available: int, reserved: int, now_us: int) -> None:
-    after = await ledger.post(
+    post = functools.partial(
+        ledger.post,
         tx,
         kind,
         owner_id=task.owner_id,
@@ -137,5 +139,8 @@ async def _change(tx: Transaction, task: Task, kind: Kind, *, available: int, re
         task=(task.job_id, task.attempt, task.index),
         now_us=now_us,
     )
-    if after is None:
+    if await post() is not None:
+        return
+    # The ledger has it set aside: a balance that has not was changed by somebody else, and holds nobody up.
+    if not await ledger.rebuild_balance(tx, task.owner_id) or await post() is None:
         raise RuntimeError(f"the balance of {task.owner_id} and its ledger do not agree")

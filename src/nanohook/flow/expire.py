@@ -6,7 +6,7 @@ from nanohook.database import Transaction
 from nanohook.flow import cancel
 from nanohook.flow.quota import GRACE_US
 from nanohook.flow.terms import SECOND_US
-from nanohook.rules.job import UNCLAIMED_FOR_US, Job, Unclaimed
+from nanohook.rules.job import Job, Unclaimed
 from nanohook.stores import jobs, pictures, retention, unclaimed
 from nanohook.stores import uploads as uploads_store
 
@@ -16,18 +16,18 @@ PURGE_MARGIN_US: Final = 60 * SECOND_US
 """Beyond the time in which a deletion can be taken back: the two never meet."""
 
 
-async def uploads(tx: Transaction, *, most: int, now_us: int) -> list[str]:
+async def upload(tx: Transaction, old: retention.Upload, *, now_us: int) -> bool:
     """
-    Delete pictures for which nothing was asked in ``UPLOAD_US``, as their owners would: a day long that can
-    be undone.
+    Delete a picture for which nothing was asked in ``UPLOAD_US``, as its owner would: it can be restored.
 
     Returns:
-        Ids of their jobs, *most* at once.
+        Whether it was: something may have been asked for it, or it may have gone, meanwhile.
     """
-    old = await retention.old_uploads(tx, before_us=now_us - UPLOAD_US, most=most)
-    for upload in old:
-        await cancel.delete(tx, owner_id=upload.owner_id, job_id=upload.job_id, now_us=now_us)
-    return [upload.job_id for upload in old]
+    job = await jobs.get(tx, owner_id=old.owner_id, job_id=old.job_id)
+    if job is None or job.attempt or (job.updated_at or 0) >= now_us - UPLOAD_US:
+        return False
+    await cancel.delete(tx, owner_id=old.owner_id, job_id=old.job_id, now_us=now_us)
+    return True
 
 
 async def hasten(tx: Transaction, *, owner_id: str | None, most: int, now_us: int) -> int:
@@ -50,12 +50,15 @@ async def hasten(tx: Transaction, *, owner_id: str | None, most: int, now_us: in
     )
 
 
-async def late_results(tx: Transaction, *, most: int, now_us: int) -> list[Unclaimed]:
-    """Forget results that nobody took in time, *most* at once; the caller removes their files."""
-    old = await unclaimed.older_than(tx, now_us - UNCLAIMED_FOR_US, most=most)
-    for late in old:
-        await unclaimed.remove(tx, late)
-    return old
+async def late_result(tx: Transaction, late: Unclaimed) -> bool:
+    """
+    Forget a result that nobody took in time; the caller removes its files.
+
+    Returns:
+        Whether it was: its owner may have taken it meanwhile, or may yet, by a retry.
+    """
+    job = await jobs.load(tx, late.job_id)
+    return (job is None or not job.is_open) and await unclaimed.remove(tx, late)
 
 
 async def purge(tx: Transaction, job: Job, *, with_original: bool, now_us: int) -> None:

@@ -145,6 +145,11 @@ class Connection(asyncio.Protocol):
 
     # What the server and the table tell.
 
+    @property
+    def is_unanswered(self) -> bool:
+        """A request is under way, and nothing was said to it yet."""
+        return self._exchange is not None and not self._exchange.has_started
+
     def shutdown(self) -> None:
         """Close once the request under way is answered."""
         if self._exchange is None:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Final
 
 from nanohook import bell, errors
+from nanohook.faults import reach
 from nanohook.rules import backoff, smtp
 from nanohook.values import frozen
 
@@ -42,7 +43,7 @@ TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S: Final = 15.0
 MOST_PAUSE_S: Final = 600.0
 LAST_CHANCE_S: Final = 5.0
-"""For what still waits when the service ends; it has 10 s for its whole end."""
+"""For what still waits when the service ends, beside the submits that are given 6 s then."""
 
 _UNTIL_RUNG_S: Final = 3600.0
 _PERMANENT: Final = range(500, 600)
@@ -137,6 +138,7 @@ class Mailer:
         """Send what is in the line when it is due, until canceled; what is on its way then is ``close``'s."""
         loop = asyncio.get_running_loop()
         while True:
+            reach("mail.look")
             self._start(due=loop.time())
             # With all senders busy it is the next to be free that rings.
             is_free = bool(self._line) and len(self._sending) < SENDERS
@@ -158,6 +160,7 @@ class Mailer:
             self._line.clear()
             if lost:
                 _logger.warning("mail.lost", extra={"mails": lost})
+            self._lost = 0
             for task in cut_off:
                 task.cancel()
             await asyncio.gather(*cut_off, return_exceptions=True)
@@ -185,9 +188,10 @@ class Mailer:
         extra: dict[str, object] = {"domain": mail.to.domain, "tries": tries}
         try:
             await _in_thread(lambda: door.hand_in(mail))
-        except errors.UpstreamFailed as exc:
-            extra["reason"] = str(exc)
-            if isinstance(exc, errors.Transient) and not self._is_closing and tries < MOST_TRIES:
+        except Exception as exc:  # noqa: BLE001 - a mail is tried again, whatever went wrong
+            # In our own words alone: an error of a library may quote the address.
+            extra["reason"] = str(exc) if isinstance(exc, errors.UpstreamFailed) else type(exc).__name__
+            if not isinstance(exc, errors.Permanent) and not self._is_closing and tries < MOST_TRIES:
                 chance = random.random()  # noqa: S311 - spreads load
                 pause_s = backoff.delay_s(tries, first_s=self._first_pause_s, most_s=MOST_PAUSE_S, chance=chance)
                 _logger.warning("mail.retried", extra={**extra, "pause_s": round(pause_s, 3)})

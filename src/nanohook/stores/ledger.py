@@ -1,10 +1,13 @@
 """Credits in SQL: what each person has, and every change of it."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nanohook.database import Transaction
 from nanohook.rules.credit import Kind
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +84,20 @@ async def post(
         (owner_id, kind.value, available, reserved, job_id, attempt, index, note, now_us),
     )
     return Balance(**dict(row))
+
+
+async def rebuild_balance(tx: Transaction, owner_id: str) -> bool:
+    """Make a balance that has drifted what its ledger says; tell whether that was another."""
+    changed = await tx.run(
+        "INSERT INTO balances (owner_id, available, reserved) "
+        "SELECT ?, COALESCE(SUM(available), 0), COALESCE(SUM(reserved), 0) FROM ledger WHERE owner_id = ? "
+        "ON CONFLICT (owner_id) DO UPDATE SET available = excluded.available, reserved = excluded.reserved "
+        "WHERE balances.available <> excluded.available OR balances.reserved <> excluded.reserved",
+        (owner_id, owner_id),
+    )
+    if changed:
+        tx.after_commit.append(lambda: logger.error("balance.rebuilt", extra={"owner_id": owner_id}))
+    return bool(changed)
 
 
 async def of_task(tx: Transaction, *, job_id: str, attempt: int, index: int) -> dict[Kind, int]:

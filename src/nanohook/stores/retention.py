@@ -82,11 +82,11 @@ async def remove_events(tx: Transaction, *, after: int, until: int) -> int:
     return len(rows)
 
 
-async def parked(tx: Transaction, *, before_us: int, most: int) -> list[str]:
-    """List deliveries from before *before_us* (µs) that wait for a job which is not here."""
+async def parked(tx: Transaction, *, after: str, before_us: int, most: int) -> list[str]:
+    """List deliveries with an id after *after*, from before *before_us* (µs), that wait for a job not here."""
     rows = await tx.all(
-        f"SELECT id FROM deliveries WHERE effect = '{Effect.PARKED}' AND id < ? ORDER BY id LIMIT ?",
-        (ids.earliest(before_us), most),
+        f"SELECT id FROM deliveries WHERE effect = '{Effect.PARKED}' AND id > ? AND id < ? ORDER BY id LIMIT ?",
+        (after, ids.earliest(before_us), most),
     )
     return [row["id"] for row in rows]
 

@@ -1,5 +1,6 @@
 """The outermost layer: request id, one line of access log, figures. Plain ASGI, once for every request."""
 
+import asyncio
 import itertools
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import Final, cast
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanohook import hub, logs
+from nanohook import errors, hub, logs
 from nanohook.web import failures
 from nanohook.web.metrics import Metrics
 
@@ -104,6 +105,12 @@ class Edge:
         token = logs.request_id.set(note.request_id.decode())
         try:
             await self._way(scope)(scope, receive, note.send_marked)
+        except asyncio.CancelledError:
+            # Only a server on its way out cancels a request: it is to come again, unless half an answer is gone.
+            if note.status is not None:
+                raise
+            refusal = errors.Unavailable("the service is going down", code="draining")
+            await failures.answer(refusal)(scope, receive, note.send_marked)
         except Exception:
             logger.exception("request.crashed")
             if note.status is None:

@@ -40,6 +40,10 @@ class Metrics(Collector):
         """By route and outcome; those who check count."""
         self.deliveries_waiting: Mapping[str, int] = {}
         """By effect: those that somebody may have to look at; the database counts."""
+        self.background_restarts: Mapping[str, int] = {}
+        """By task; its supervisor counts."""
+        self.sweep_failures: Mapping[str, int] = {}
+        """By what could not be treated; the sweeper counts."""
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.streams = Gauge("nanohook_streams_open", "Open streams.", registry=self.registry)
@@ -89,6 +93,20 @@ class Metrics(Collector):
         for line, count in self.rate_checks.items():
             checks.add_metric(line, count)
         yield checks
+        restarts = CounterMetricFamily(
+            "nanohook_background_restarts", "Background tasks started anew after a crash.", labels=("task",)
+        )
+        for task, count in self.background_restarts.items():
+            restarts.add_metric((task,), count)
+        yield restarts
+        failures = CounterMetricFamily(
+            "nanohook_sweep_failures",
+            "What housekeeping could not treat and left for its next round.",
+            labels=("kind",),
+        )
+        for kind, count in self.sweep_failures.items():
+            failures.add_metric((kind,), count)
+        yield failures
 
     def text(self) -> bytes:
         """Write every figure in the text format of Prometheus."""

@@ -26,8 +26,6 @@ class Readiness:
         """By the monotonic clock, as all intervals."""
         self._jumped: tuple[float, float] | None = None
         self.is_draining = False
-        self.dead_part: str | None = None
-        """A part of the service that ended by an error: it must be started anew."""
 
     async def check(self) -> None:
         """
@@ -36,10 +34,9 @@ class Readiness:
         Raises:
             Unavailable: It could not.
         """
+        self._database.file.check()
         if self.is_draining:
             raise errors.Unavailable("the service is going down", code="draining")
-        if self.dead_part is not None:
-            raise errors.Unavailable(f"the service's {self.dead_part} has died", code="part_died")
         now_s = time.monotonic()
         if now_s - self._proved_at < PROOF_EVERY_S:
             return

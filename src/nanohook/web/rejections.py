@@ -12,6 +12,7 @@ from typing import Final
 
 from nanohook import clock, errors, ids
 from nanohook.database import Database
+from nanohook.faults import reach
 from nanohook.stores import rejections
 from nanohook.stores.rejections import Rejection
 
@@ -68,6 +69,7 @@ class Rejections:
         """Store what was kept, every second, until canceled."""
         while True:
             await asyncio.sleep(FLUSH_S)
+            reach("rejections.flush")
             await self.flush()
 
     async def flush(self) -> None:

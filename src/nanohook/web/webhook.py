@@ -9,13 +9,13 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
 from nanohook import clock, errors, ids
-from nanohook.database import Unit
+from nanohook.database import Transaction
 from nanohook.faults import reach
 from nanohook.flow import receive, replay
 from nanohook.rules import callbacks, foreign_json, signing
@@ -50,6 +50,12 @@ class Webhook:
         except errors.Unavailable as exc:
             parts.metrics.delivery("refused")
             await failures.answer(exc)(scope, receive, send)
+        except Exception:
+            # Nobody thought of it, and whoever sent it is not told so: it may come again.
+            logger.exception("webhook.crashed")
+            parts.metrics.delivery("refused")
+            away = errors.Unavailable("the callback could not be taken, send it again")
+            await failures.answer(away)(scope, receive, send)
         else:
             reach("webhook.committed")
             verdict = "accepted" if receipt.is_new else "duplicate"
@@ -69,7 +75,6 @@ class Webhook:
         token = parts.tokens.read_callback(scope["path_params"]["token"], now_s=time.time())
         body = await _read(scope, receive_, seen)
         reach("webhook.read")
-        reading = callbacks.read(body)
         delivery = Delivery(
             id=ids.new_id(),
             source=Source.TOKEN,
@@ -85,7 +90,9 @@ class Webhook:
         return await _commit(
             parts,
             delivery,
-            lambda tx: receive.callback(tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at),
+            lambda tx, reading: receive.callback(
+                tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at
+            ),
         )
 
     async def _by_headers(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
@@ -94,7 +101,6 @@ class Webhook:
         body = await _read(scope, receive_, seen)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         webhook_id = _verified(headers, body, parts.webhook_secrets)
-        reading = callbacks.read(body)
         delivery = Delivery(
             id=ids.new_id(),
             source=Source.HEADERS,
@@ -110,7 +116,9 @@ class Webhook:
         return await _commit(
             parts,
             delivery,
-            lambda tx: receive.signed(tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at),
+            lambda tx, reading: receive.signed(
+                tx, delivery, reading, terms=parts.terms, now_us=delivery.received_at
+            ),
         )
 
 
@@ -135,22 +143,37 @@ def _verified(headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes])
     return signing.verify_headers(headers, plain, secrets=secrets, now_s=now_s)
 
 
-async def _commit(parts: Parts, delivery: Delivery, apply: Unit[receive.Receipt]) -> receive.Receipt:
-    """Commit a delivery with what it changes; if applying it raises, at least the delivery."""
+async def _commit(
+    parts: Parts, delivery: Delivery, apply: Callable[[Transaction, callbacks.Reading], Awaitable[receive.Receipt]]
+) -> receive.Receipt:
+    """
+    Commit a delivery with what it changes; if that cannot be told or done, the delivery alone, for another try.
+
+    Raises:
+        Rejected: It cannot be used.
+        Unavailable: It was not committed. No other error leaves here.
+    """
     size = len(delivery.body) + len(delivery.headers)
     try:
-        return await parts.database.offer(apply, size_bytes=size)
-    except errors.NanohookError:
+        reading = callbacks.read(delivery.body)
+        return await parts.database.offer(lambda tx: apply(tx, reading), size_bytes=size)
+    except (errors.Rejected, errors.Unavailable):
         raise
     except Exception as exc:
         logger.exception("delivery.unapplied", extra={"delivery_id": delivery.id, "job_id": delivery.job_id})
         reason = replay.why(exc)
+    try:
         return await parts.database.offer(
             lambda tx: receive.keep_unapplied(
                 tx, delivery, reason=reason, due_at=delivery.received_at + replay.AGAIN_US
             ),
             size_bytes=size,
         )
+    except (errors.Rejected, errors.Unavailable):
+        raise
+    except Exception as exc:
+        logger.exception("delivery.not_kept", extra={"job_id": delivery.job_id})
+        raise errors.Unavailable("the callback could not be kept, send it again") from exc
 
 
 async def _read(scope: Scope, receive_: Receive, seen: bytearray) -> bytes:

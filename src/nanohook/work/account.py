@@ -13,6 +13,7 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database
+from nanohook.faults import reach
 from nanohook.flow import blocking, gate
 from nanohook.remote.nanobanana import Client
 from nanohook.rules import backoff
@@ -66,6 +67,7 @@ class Account:
         """Ask while the account is refused, until canceled."""
         while True:
             await self._bell.wait(LOOK_S)
+            reach("account.look")
             try:
                 await self._look()
             except errors.Unavailable as exc:

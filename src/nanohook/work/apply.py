@@ -7,6 +7,7 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database
+from nanohook.faults import reach
 from nanohook.flow import replay
 from nanohook.flow.terms import SECOND_US, Terms
 from nanohook.rules import backoff
@@ -38,6 +39,7 @@ class Applier:
         """Look every second, until canceled."""
         while True:
             await self._bell.wait(LOOK_S)
+            reach("apply.look")
             try:
                 await self._look()
             except errors.Unavailable as exc:

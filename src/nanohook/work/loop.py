@@ -7,6 +7,7 @@ decided inside a transaction.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -16,11 +17,13 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
+from nanohook.faults import reach
 from nanohook.flow import submit
 from nanohook.flow.terms import SECOND_US
 from nanohook.rules import backoff
 from nanohook.rules.job import Step, Task
 from nanohook.stores import claims
+from nanohook.supervision import is_crash
 from nanohook.work.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ LOOK_S: Final = 1.0
 """The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
 LEASE_US: Final = 30 * SECOND_US
 HEARTBEAT_S: Final = 10.0
+GIVE_BACK_S: Final = 0.5
+"""How long canceled steps are given at shutdown to give their leases back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,37 +91,57 @@ class Loop:
         self._bell.ring()
 
     async def run(self) -> None:
-        """Work until canceled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._beat(), name="work-heartbeat")
-            while not self._stopping.is_set():
-                try:
-                    async with self._looking:
-                        await self._watch_clock()
-                        await self._look()
-                except errors.Unavailable as exc:
-                    logger.warning("work.database_away", extra={"reason": str(exc)})
-                except Exception:
-                    logger.exception("work.look_failed")
-                await self._bell.wait(LOOK_S)
+        """Work until canceled, or told to stop; if it ends otherwise, it can be run again."""
+        while not self._stopping.is_set():
+            reach("work.look")
+            try:
+                async with self._looking:
+                    await self._watch_clock()
+                    await self._look()
+            except errors.Unavailable as exc:
+                logger.warning("work.database_away", extra={"reason": str(exc)})
+            await self._bell.wait(LOOK_S)
+
+    async def run_heartbeat(self) -> None:
+        """Extend the leases of what is under way, until canceled; it can be run again."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            reach("work.heartbeat")
+            try:
+                if self._running:
+                    await self._database.write(self._extend)
+                await self._pull_in(self._furthest_us)
+            except errors.Unavailable as exc:
+                logger.warning("work.heartbeat_failed", extra={"reason": str(exc)})
 
     async def stop(self) -> None:
-        """Claim no more; let submits end, cancel the rest, and give their leases back."""
+        """
+        Claim no more; let submits end within their time, cancel the rest, and give their leases back.
+
+        It takes ``GIVE_BACK_S`` longer than the steps under way are given, whatever hangs. A lease that was not
+        given back is free at the next start.
+        """
         self._stopping.set()
         self.wake()
         if self._pace is not None:
             self._pace.close()
-        async with self._looking:  # what is being claimed now is started, and ended below
-            pass
+        stop_s = max(trade.stop_s for trade in self._trades)
+        ends_at = asyncio.get_running_loop().time() + stop_s
+        with contextlib.suppress(TimeoutError):
+            # What is being claimed now is started, and ended below.
+            async with asyncio.timeout(max(GIVE_BACK_S, stop_s)), self._looking:
+                pass
         for task, (trade, _) in list(self._running.items()):
             if not trade.stop_s:
                 task.cancel()
         if self._running:
-            await asyncio.wait(self._running, timeout=max(trade.stop_s for trade in self._trades))
-        left = list(self._running.items())
-        for task, _ in left:
+            left_s = ends_at - asyncio.get_running_loop().time()
+            await asyncio.wait(self._running, timeout=max(GIVE_BACK_S, left_s))
+        left = list(self._running)
+        for task in left:
             task.cancel()
-        await asyncio.gather(*(task for task, _ in left), return_exceptions=True)
+        if left:
+            await asyncio.wait(left, timeout=GIVE_BACK_S)
 
     async def _look(self) -> None:
         """Claim what is due, as far as there is room for it."""
@@ -183,11 +208,11 @@ class Loop:
         except errors.Unavailable as exc:
             logger.warning("work.step_put_off", extra={"job_id": task.job_id, "reason": str(exc)})
             await self._release(trade, task, after_us=0 if self._stopping.is_set() else SECOND_US)
-        except asyncio.CancelledError:
-            await self._release(trade, task, after_us=0)
-            raise
-        except Exception:
-            # The only place where an unexpected error is caught: the loop must outlive every step.
+        except BaseException as exc:
+            if not is_crash(exc):
+                await self._release(trade, task, after_us=0)
+                raise
+            # Whatever kind it is: the loop must outlive every step.
             logger.exception("work.step_failed", extra={"job_id": task.job_id, "step": trade.step.value})
             delay_s = backoff.delay_s(task.claim, chance=random.random())  # noqa: S311 - spreads load
             await self._release(trade, task, after_us=int(max(1.0, delay_s) * SECOND_US))
@@ -201,17 +226,6 @@ class Loop:
             )
         except errors.Unavailable:
             logger.warning("work.lease_not_released", extra={"job_id": task.job_id})
-
-    async def _beat(self) -> None:
-        """Extend the leases of what is under way."""
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                if self._running:
-                    await self._database.write(self._extend)
-                await self._pull_in(self._furthest_us)
-            except errors.Unavailable as exc:
-                logger.warning("work.heartbeat_failed", extra={"reason": str(exc)})
 
     async def _extend(self, tx: Transaction) -> None:
         """Extend the leases of what is under way."""

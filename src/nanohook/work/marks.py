@@ -7,6 +7,7 @@ wait for the disk.
 """
 
 import asyncio
+import contextlib
 import logging
 import pathlib
 from collections.abc import Callable
@@ -73,6 +74,11 @@ class Marks:
         """Forget what the former process died at."""
         for mark in self._folder.iterdir():
             mark.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Forget what is decoded now, and is given up: nobody dies of that."""
+        with contextlib.suppress(OSError):  # the folder may be gone, and its marks with it
+            self.clear()
 
 
 async def note_deaths(database: Database, marks: Marks) -> None:

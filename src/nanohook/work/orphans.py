@@ -25,7 +25,7 @@ class Orphans:
         self._storage = storage
         self._walked_at: int | None = None
 
-    async def remove(self, *, now_us: int) -> None:
+    async def remove(self, now_us: int) -> None:
         """
         Walk the folder and remove what is nobody's and not young at *now_us* (µs), unless it was just walked.
 
@@ -35,12 +35,13 @@ class Orphans:
         """
         if self._walked_at is not None and now_us - self._walked_at < EVERY_US:
             return
-        self._walked_at = now_us
         before = now_us - YOUNG_US
         async for found in self._storage.walk():
             old = [file for file in found if file.modified_at < before]
             if old:
                 await self._remove(old, before_us=before)
+        # Not before it is done: one that was broken off is done again in the next round.
+        self._walked_at = now_us
 
     async def _remove(self, files: list[Found], *, before_us: int) -> None:
         """Remove those of *files* that no row names."""

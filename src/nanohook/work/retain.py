@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from nanohook import errors
 from nanohook.database import Database
 from nanohook.flow.terms import SECOND_US
 from nanohook.stores import retention
@@ -30,56 +31,95 @@ Id = TypeVar("Id", str, int)
 
 
 class Retention:
-    """Removes what was kept long enough."""
+    """
+    Removes what was kept long enough.
 
-    def __init__(self, database: Database) -> None:
+    Every method takes the time of now (µs) and raises ``Unavailable`` if the database is away; what was removed so
+    far stays so.
+
+    Args:
+        skip: Told of a row that cannot be removed: its kind, its id, and why.
+    """
+
+    def __init__(self, database: Database, skip: Callable[[str, str, BaseException], None]) -> None:
         self._database = database
+        self._skip = skip
 
-    async def apply(self, *, now_us: int) -> None:
-        """
-        Remove what is too old at *now_us* (µs).
+    async def remove_deliveries(self, now_us: int) -> None:
+        """Remove deliveries after ``KEPT_US``."""
+        last_of = functools.partial(retention.last_delivery, before_us=now_us - KEPT_US, most_bytes=AT_ONCE_BYTES)
+        await self._page_by_page("delivery", "", last_of, retention.remove_deliveries)
 
-        Raises:
-            Unavailable: The database is away; what was removed so far stays so.
-        """
-        await self._parked(now_us=now_us)
-        before = now_us - KEPT_US
-        deliveries = await self._page_by_page(
-            "",
-            functools.partial(retention.last_delivery, before_us=before, most=AT_ONCE, most_bytes=AT_ONCE_BYTES),
-            retention.remove_deliveries,
-        )
-        events = await self._page_by_page(
-            0, functools.partial(retention.last_event, before_us=before, most=AT_ONCE), retention.remove_events
-        )
-        await self._rejections(now_us=now_us)
-        if deliveries or events:
-            logger.info("retention.applied", extra={"deliveries": deliveries, "events": events})
+    async def remove_events(self, now_us: int) -> None:
+        """Remove events after ``KEPT_US``."""
+        last_of = functools.partial(retention.last_event, before_us=now_us - KEPT_US)
+        await self._page_by_page("event", 0, last_of, retention.remove_events)
 
-    async def _page_by_page(
-        self, start: Id, last_of: Callable[..., Awaitable[Id | None]], remove: Callable[..., Awaitable[int]]
-    ) -> int:
-        """Remove page after page; return how many rows that were."""
-        after, removed = start, 0
-        while (last := await self._database.read(functools.partial(last_of, after=after))) is not None:
-            removed += await self._database.write(functools.partial(remove, after=after, until=last))
-            after = last
-            await asyncio.sleep(PAUSE_S)
-        return removed
-
-    async def _parked(self, *, now_us: int) -> None:
+    async def give_up_parked(self, now_us: int) -> None:
         """Let what has waited for a day wait no longer; it stays in the log."""
-        before = now_us - PARKED_US
-        while some := await self._database.read(lambda tx: retention.parked(tx, before_us=before, most=AT_ONCE)):
-            given_up = await self._database.write(
-                lambda tx: retention.give_up_parked(tx, some, reason=NOBODY_ASKED)
-            )
+        give_up = functools.partial(retention.give_up_parked, reason=NOBODY_ASKED)
+        after = ""
+        while some := await self._database.read(
+            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE)
+        ):
+            after = some[-1]
+            # Each by itself: they share a commit all the same.
+            asked = (self._database.write(functools.partial(give_up, delivery_ids=[each])) for each in some)
+            done = await asyncio.gather(*asked, return_exceptions=True)
+            for delivery_id, came in zip(some, done, strict=True):
+                if isinstance(came, errors.Unavailable) or not isinstance(came, int | Exception):
+                    raise came
+                if isinstance(came, Exception):
+                    self._skip("parked_delivery", delivery_id, came)
+            given_up = sum(came for came in done if isinstance(came, int))
             logger.info("delivery.given_up", extra={"deliveries": given_up})
             await asyncio.sleep(PAUSE_S)
 
-    async def _rejections(self, *, now_us: int) -> None:
+    async def remove_rejections(self, now_us: int) -> None:
+        """Remove refused requests after ``REJECTED_US``."""
         remove = functools.partial(retention.remove_rejections, before_us=now_us - REJECTED_US, most=AT_ONCE)
-        while True:
-            if await self._database.write(remove) < AT_ONCE:
-                return
+        while await self._database.write(remove) == AT_ONCE:  # noqa: ASYNC110 - a pause for who waits for the writer
             await asyncio.sleep(PAUSE_S)
+
+    async def _page_by_page(
+        self,
+        kind: str,
+        start: Id,
+        last_of: Callable[..., Awaitable[Id | None]],
+        remove: Callable[..., Awaitable[int]],
+    ) -> None:
+        """Remove page after page; one that cannot be removed as a whole, row by row."""
+        after, removed = start, 0
+        while (last := await self._last(last_of, after=after, most=AT_ONCE)) is not None:
+            try:
+                removed += await self._database.write(functools.partial(remove, after=after, until=last))
+            except errors.Unavailable:
+                raise
+            except Exception:  # noqa: BLE001 - one of its rows, which is told of below
+                removed += await self._row_by_row(kind, after, last, last_of, remove)
+            after = last
+            await asyncio.sleep(PAUSE_S)
+        if removed:
+            logger.info("retention.applied", extra={"kind": kind, "rows": removed})
+
+    async def _row_by_row(
+        self,
+        kind: str,
+        after: Id,
+        until: Id,
+        last_of: Callable[..., Awaitable[Id | None]],
+        remove: Callable[..., Awaitable[int]],
+    ) -> int:
+        removed = 0
+        while after != until and (last := await self._last(last_of, after=after, most=1)) is not None:
+            try:
+                removed += await self._database.write(functools.partial(remove, after=after, until=last))
+            except errors.Unavailable:
+                raise
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's alone
+                self._skip(kind, str(last), exc)
+            after = last
+        return removed
+
+    async def _last(self, last_of: Callable[..., Awaitable[Id | None]], *, after: Id, most: int) -> Id | None:
+        return await self._database.read(functools.partial(last_of, after=after, most=most))

@@ -1,20 +1,22 @@
 """Sweeping up: whatever has had its time, and what nobody can have back."""
 
 import asyncio
+import collections
 import functools
 import logging
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from nanohook import clock, errors
 from nanohook.database import Database, Transaction
 from nanohook.faults import reach
-from nanohook.flow import expire
+from nanohook.flow import expire, replay
 from nanohook.flow.cancel import RESTORE_US
-from nanohook.rules.job import Job, Stored
+from nanohook.rules.job import UNCLAIMED_FOR_US, Job, Stored, Unclaimed
 from nanohook.storage import Storage
 from nanohook.stores import accounts, idempotency, jobs, pictures, unclaimed
+from nanohook.stores.retention import Upload, old_uploads
 from nanohook.work.orphans import Orphans
 from nanohook.work.retain import Retention
 
@@ -24,6 +26,12 @@ EVERY_S: Final = 600.0
 ROOM_EVERY_S: Final = 5.0
 AT_ONCE: Final = 50
 """Jobs or pictures removed for one look at the table."""
+MAX_SKIPPED: Final = 500
+"""Rows of one kind that cannot be treated, before the rest is left for the next round: all are in memory, and
+found again with every page."""
+
+
+Row = TypeVar("Row")
 
 
 class Sweeper:
@@ -35,37 +43,121 @@ class Sweeper:
         self._reserve_bytes = reserve_bytes
         self._making_room = asyncio.Lock()
         self._next_room_at = 0.0
-        self._retention = Retention(database)
-        self._orphans = Orphans(database, storage)
+        self.failures: collections.Counter[str] = collections.Counter()
+        """How often something could not be treated, by its kind."""
+        retention = Retention(database, self._skip)
+        self._parts: dict[str, Callable[[int], Awaitable[Any]]] = {
+            "upload": self._expire_uploads,
+            "room": self._make_room_if_short,
+            "deleted_job": self._purge_jobs,
+            "late_result": self._expire_late_results,
+            "session": lambda now_us: database.write(lambda tx: accounts.forget_sessions(tx, now_us=now_us)),
+            "idempotency_key": lambda now_us: database.write(lambda tx: idempotency.forget(tx, now_us=now_us)),
+            "parked_delivery": retention.give_up_parked,
+            "delivery": retention.remove_deliveries,
+            "event": retention.remove_events,
+            "rejection": retention.remove_rejections,
+            "orphan": Orphans(database, storage).remove,
+        }
 
     async def run(self) -> None:
-        """Sweep now and then, until canceled."""
+        """Sweep now and then, until canceled; if it ends otherwise, it can be run again."""
         while True:
-            try:
-                await self.sweep(now_us=clock.now_us())
-            except (errors.Unavailable, errors.StorageFailed) as exc:
-                logger.warning("sweep.failed", extra={"reason": str(exc)})
+            reach("sweep.round")
+            await self.sweep(now_us=clock.now_us())
             await asyncio.sleep(EVERY_S)
 
     async def sweep(self, *, now_us: int) -> None:
-        """
-        Remove what is due at *now_us* (µs); what cannot be removed holds up nothing else.
+        """Remove what is due at *now_us* (µs); what cannot be removed now is tried again in the next round."""
+        for kind, part in self._parts.items():
+            try:
+                await part(now_us)
+            except (errors.Unavailable, errors.StorageFailed) as exc:
+                logger.warning("sweep.put_off", extra={"kind": kind, "reason": str(exc)})
+            except Exception:
+                # Each part by itself: the others have nothing to do with it.
+                self.failures[kind] += 1
+                logger.exception("sweep.failed", extra={"kind": kind})
 
-        Raises:
-            Unavailable: The database is away.
-            StorageFailed: The folder of the media cannot be read.
+    def _skip(self, kind: str, row_id: str, exc: BaseException) -> None:
+        """Go on without a row: it is logged, counted, and tried again in the next round."""
+        self.failures[kind] += 1
+        logger.error("sweep.row_skipped", extra={"kind": kind, "row_id": row_id, "reason": replay.why(exc)})
+
+    async def _each(
+        self,
+        kind: str,
+        find: Callable[[int], Awaitable[Sequence[Row]]],
+        treat: Callable[[Row], Awaitable[None]],
+        *,
+        id_of: Callable[[Row], str],
+        at_once: int = AT_ONCE,
+    ) -> None:
         """
-        await self._expire_uploads(now_us=now_us)
-        if self._storage.free_bytes() < self._reserve_bytes:
-            await self.make_room(now_us=now_us)
-        stuck: set[str] = set()
-        while await self._purge_some(stuck, now_us=now_us):
-            pass
-        await self._expire_unclaimed(now_us=now_us)
-        await self._database.write(lambda tx: accounts.forget_sessions(tx, now_us=now_us))
-        await self._database.write(lambda tx: idempotency.forget(tx, now_us=now_us))
-        await self._retention.apply(now_us=now_us)
-        await self._orphans.remove(now_us=now_us)
+        Treat every row that is due, page by page, but those that cannot be.
+
+        Args:
+            find: Given how many at most; those that were treated are not found again.
+            at_once: Rows treated side by side: those that only write share a commit.
+        """
+        skipped: set[str] = set()
+        treated: set[str] = set()
+        while len(skipped) < MAX_SKIPPED:
+            found = await find(AT_ONCE + len(skipped))
+            due = [row for row in found if id_of(row) not in skipped]
+            if not due:
+                return
+            for start in range(0, len(due), at_once):
+                rows = due[start : start + at_once]
+                done = await asyncio.gather(*(treat(row) for row in rows), return_exceptions=True)
+                for row, came in zip(rows, done, strict=True):
+                    if isinstance(came, errors.Unavailable) or not isinstance(came, Exception | None):
+                        raise came
+                    was_treated = id_of(row) in treated
+                    if came is not None or was_treated:
+                        skipped.add(id_of(row))
+                        self._skip(kind, id_of(row), came or RuntimeError("it is still due after it was treated"))
+            treated = {id_of(row) for row in due} - skipped
+        logger.error("sweep.gave_up", extra={"kind": kind, "skipped": len(skipped)})
+
+    async def _expire_uploads(self, now_us: int) -> None:
+        async def expire_one(old: Upload) -> None:
+            if await self._database.write(lambda tx: expire.upload(tx, old, now_us=now_us)):
+                logger.info("upload.expired", extra={"job_id": old.job_id})
+
+        before = now_us - expire.UPLOAD_US
+        await self._each(
+            "upload",
+            lambda most: self._database.read(lambda tx: old_uploads(tx, before_us=before, most=most)),
+            expire_one,
+            id_of=lambda old: old.job_id,
+        )
+
+    async def _expire_late_results(self, now_us: int) -> None:
+        """
+        Remove late results that nobody took: the row, then the file.
+
+        Not the other way round: its owner may be taking it just now. Cut off in between, it is a
+        file without a row.
+        """
+
+        async def expire_one(late: Unclaimed) -> None:
+            if not await self._database.write(lambda tx: expire.late_result(tx, late)):
+                return
+            reach("unclaimed.rows_gone")
+            try:
+                await self._delete([late.stored])
+            except errors.StorageFailed as exc:
+                logger.warning("sweep.file_left", extra={"job_id": late.job_id, "reason": str(exc)})
+            logger.info("unclaimed.expired", extra={"job_id": late.job_id, "index": late.index})
+
+        before = now_us - UNCLAIMED_FOR_US
+        await self._each(
+            "late_result",
+            lambda most: self._database.read(lambda tx: unclaimed.older_than(tx, before, most=most)),
+            expire_one,
+            id_of=lambda late: f"{late.job_id}/{late.attempt}/{late.index}",
+        )
 
     async def make_room(self, owner_id: str | None = None, *, now_us: int | None = None) -> None:
         """
@@ -87,42 +179,21 @@ class Sweeper:
                 self._next_room_at = time.monotonic() + ROOM_EVERY_S
             while given_up := await self._database.write(give_up):
                 logger.info("upload.given_up", extra={"images": given_up})
-                await self._purge_some(set(), now_us=now)
+                await self._purge_jobs(now)
 
-    async def _expire_uploads(self, *, now_us: int) -> None:
-        while gone := await self._database.write(lambda tx: expire.uploads(tx, most=AT_ONCE, now_us=now_us)):
-            for job_id in gone:
-                logger.info("upload.expired", extra={"job_id": job_id})
+    async def _make_room_if_short(self, now_us: int) -> None:
+        if self._storage.free_bytes() < self._reserve_bytes:
+            await self.make_room(now_us=now_us)
 
-    async def _expire_unclaimed(self, *, now_us: int) -> None:
-        """
-        Remove late results that nobody took: the row, then the file.
-
-        Not the other way round: its owner may be taking it just now. Cut off in between, it is a
-        file without a row.
-        """
-        take = functools.partial(expire.late_results, most=AT_ONCE, now_us=now_us)
-        while gone := await self._database.write(take):
-            reach("unclaimed.rows_gone")
-            for late in gone:
-                try:
-                    await self._delete([late.stored])
-                except errors.StorageFailed as exc:
-                    logger.warning("sweep.unclaimed_failed", extra={"job_id": late.job_id, "reason": str(exc)})
-                logger.info("unclaimed.expired", extra={"job_id": late.job_id, "index": late.index})
-
-    async def _purge_some(self, stuck: set[str], *, now_us: int) -> bool:
-        """Purge the next jobs but those in *stuck*, which grows by those that fail; ``False``: there are none."""
-        before, most = now_us - RESTORE_US - expire.PURGE_MARGIN_US, AT_ONCE + len(stuck)
-        found = await self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=most))
-        due = [job for job in found if job.id not in stuck]
-        for job in due:
-            try:
-                await self._purge(job, now_us=now_us)
-            except errors.StorageFailed as exc:
-                stuck.add(job.id)
-                logger.warning("sweep.job_failed", extra={"job_id": job.id, "reason": str(exc)})
-        return bool(due)
+    async def _purge_jobs(self, now_us: int) -> None:
+        before = now_us - RESTORE_US - expire.PURGE_MARGIN_US
+        await self._each(
+            "deleted_job",
+            lambda most: self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=most)),
+            lambda job: self._purge(job, now_us=now_us),
+            id_of=lambda job: job.id,
+            at_once=1,  # most of it is the disk's work, which others wait for too
+        )
 
     async def _purge(self, job: Job, *, now_us: int) -> None:
         """Remove a job's files, then its rows: cut off in between, it is done again."""

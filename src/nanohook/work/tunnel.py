@@ -7,6 +7,7 @@ from typing import Final
 from nanohook import clock, errors
 from nanohook.address import PublicAddress
 from nanohook.database import Database, Topic, Transaction
+from nanohook.faults import reach
 from nanohook.remote.ngrok import Agent, Missing
 from nanohook.stores import claims
 
@@ -34,6 +35,7 @@ class Tunnel:
         """Look again and again."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            reach("tunnel.look")
             await self.look()
 
     async def look(self) -> None:
