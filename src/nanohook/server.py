@@ -23,6 +23,8 @@ from nanohook import errors
 GRACE_S: Final = 10
 """How long open requests are given after the drain."""
 UNSENT_BYTES: Final = 16 * 1024
+SEND_BUFFER_BYTES: Final = 64 * 1024
+"""Asked of the kernel for what a client has not acknowledged; it takes twice that, with its bookkeeping."""
 UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
@@ -125,6 +127,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Not every event loop sets it: without it the second half of an answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # By itself it grows to megabytes, for whoever reads fast once and then is gone.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # A client that stops reading would swallow megabytes in the kernel, and could never be closed.
         listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), UNSENT_BYTES)
