@@ -2,26 +2,29 @@
 
 import asyncio
 import contextlib
-import fcntl
+import pathlib
 import re
+import resource
 import socket
 import sqlite3
 import struct
-import termios
 import threading
 import time
+import tracemalloc
 
 import httpx
 import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock, database, hub, settings
+from nanohook import clock, database, hub, server, settings
 from nanohook.cli import people
 from nanohook.database import Topic
 from nanohook.flow import gate
+from nanohook.rules import sse
 from nanohook.stores import accounts, events
 from nanohook.web import guard
+from nanohook.web import streams as web_streams
 from tests import live, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -858,15 +861,27 @@ def streams(service):
     return [stream for slot in service.parts.hub._slots for stream in slot]
 
 
-def unsent_bytes(stream):
-    """What a reader costs: in the server's buffer, and in the kernel's for sending."""
+READER_BYTES = 256 * 1024
+SO_MEMINFO = 55
+"""``<asm-generic/socket.h>``; what ``ss --memory`` shows."""
+
+
+def cost_bytes(stream):
+    """
+    What a reader costs: in the server's buffer, and in the kernel's with all of its bookkeeping.
+
+    The piece that its task holds while it waits to send comes on top.
+    """
     send = stream.send
     while not hasattr(send, "__self__"):  # a wrapper around the server's own
         send = next(cell.cell_contents for cell in send.__closure__ if callable(cell.cell_contents))
     transport = send.__self__.transport
     raw = transport.get_extra_info("socket")
-    queued = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
-    return transport.get_write_buffer_size() + queued
+    # struct sock's rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, …
+    kernel = struct.unpack("9I", raw.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+    received, sent, most_sent, ahead, queued = kernel[0], kernel[2], kernel[3], kernel[4], kernel[5]
+    assert most_sent == 2 * server.SEND_BUFFER_BYTES
+    return transport.get_write_buffer_size() + received + max(sent, queued) + ahead
 
 
 async def test_a_reader_who_never_reads_costs_nobody_else_anything(tmp_path_factory):
@@ -894,8 +909,8 @@ async def test_a_reader_who_never_reads_costs_nobody_else_anything(tmp_path_fact
                     await log_events(service, job_id, 100, size=400)
                     for reader in (one, all_):
                         assert [(await reader.block())["data"]["n"] for _ in range(100)] == list(range(100))
-                    most = max(most, unsent_bytes(stalled))
-                assert 0 < most < 256 * 1024
+                    most = max(most, cost_bytes(stalled))
+                assert 0 < most + sse.PIECE_BYTES <= READER_BYTES
                 # A megabyte of events went by; the stalled one is behind, and still there.
                 assert not stalled.is_live
                 await cancel(service, job_id)
@@ -909,6 +924,68 @@ async def test_a_reader_who_never_reads_costs_nobody_else_anything(tmp_path_fact
             seen = [int(number) for number in re.findall(rb"\nid: (\d+)\n", text)]
             assert seen == sorted(set(seen))
             writer.close()
+
+
+@contextlib.contextmanager
+def deaf_readers(service, number, paths):
+    """Connect, ask, and never read."""
+    url = httpx.URL(service.base)
+    with contextlib.ExitStack() as stack:
+        for index in range(number):
+            deaf = stack.enter_context(socket.socket())
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            deaf.connect((url.host, url.port))
+            deaf.sendall(
+                f"GET {paths[index % len(paths)]} HTTP/1.1\r\nHost: {url.host}\r\n"
+                f"Authorization: {service.client.headers['authorization']}\r\n\r\n".encode()
+            )
+        yield
+
+
+async def test_many_readers_who_never_read_cost_a_bounded_sum(tmp_path):
+    number = 200
+    async with rig.running(tmp_path, streams_per_user=1_000) as service:
+        job_id = await running_job(service)
+        await live.until(lambda: not streams(service))
+        start = await head(service)
+        paths = ["/api/events", of(job_id), f"/api/events?job={job_id}", f"/api/events?last_event_id={start}"]
+        with deaf_readers(service, number, paths):
+            await live.until(lambda: len(streams(service)) == number)
+            before = resident_bytes()
+            async with reading(service, of(job_id)) as heard:
+                await heard.block()
+                for _ in range(20):
+                    await log_events(service, job_id, 100, size=1_000)
+                    assert [(await heard.block())["data"]["n"] for _ in range(100)] == list(range(100))
+            # 2 MB went by each of them.
+            costs = [cost_bytes(stream) for stream in streams(service)]
+            assert len(costs) >= number
+            assert max(costs) + sse.PIECE_BYTES <= READER_BYTES
+            # What the process itself holds, of all of them, without the kernel's part.
+            assert resident_bytes() - before < number * READER_BYTES
+            await cancel(service, job_id)
+        await live.until(lambda: not streams(service))
+
+
+def resident_bytes():
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def test_of_a_long_beginning_nothing_is_held_that_was_sent():
+    blocks = [bytes([number]) * 10_000 for number in range(100)]
+    opening = web_streams._Opening(blocks=blocks, cursor=1, jobs=None)
+    del blocks
+    tracemalloc.start()
+    try:
+        made = opening.pieces(heartbeat=sse.HEARTBEAT)
+        most = sum(len(piece) for piece in made)
+        assert most > 1_000_000
+        # Blocks were made before it looked: all it sees is what the pieces take.
+        assert tracemalloc.get_traced_memory()[1] < 3 * sse.PIECE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert opening.blocks == []
 
 
 async def test_a_quiet_stream_is_kept_awake(service):
