@@ -39,7 +39,7 @@ NODE = ("eventsource", "launchdarkly-eventsource", "eventsource-parser")
 PAGE = ("EventSource", "event-source-polyfill", "@microsoft/fetch-event-source", "sse.js")
 NAMES = (*CLIENTS, *(f"node {each}" for each in NODE), *(f"page {each}" for each in PAGE))
 LIFE_S = 2.0
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @dataclasses.dataclass
