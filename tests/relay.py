@@ -66,7 +66,11 @@ class Relay:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection()
         self._open.add(connection)
-        there, back = await asyncio.open_connection(self._host, self._port)
+        try:
+            there, back = await asyncio.open_connection(self._host, self._port)
+        except ConnectionRefusedError:
+            writer.close()
+            return
         ways = [
             asyncio.create_task(self._up(connection, reader, back)),
             asyncio.create_task(self._down(connection, there, writer)),

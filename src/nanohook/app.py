@@ -251,6 +251,7 @@ def _background(
         "page-check": PageCheck(database_path(settings), made.database.file).run,
         "hub-tail": made.hub.run_tail,
         "hub-heartbeat": made.hub.run_heartbeat,
+        "hub-credentials": made.hub.run_credentials,
         "work": loop.run,
         "work-heartbeat": loop.run_heartbeat,
         "rejections": made.rejections.run,

@@ -4,24 +4,27 @@ The hub: tails the event log in id order and owns the open streams.
 A stream is in one of three states. *Catching up*: a pump alone sends, reading pages of the log. *Live*: the
 request's task is parked, and the hub alone sends bytes that were encoded once for all readers. *Closed*. The hub
 never waits for a reader: it drives the server's ``send`` one step, and a reader whose socket is full goes back to
-catching up, from the log. So a slow reader costs bounded memory and nobody else's time.
+catching up, from the log. So a slow reader costs nobody else's time, and bounded memory: a piece of the log, what
+the server takes before it lets a sender wait (64 KiB), and the kernel's buffer (``server.SEND_BUFFER_BYTES``).
 """
 
 import asyncio
 import collections
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, Final
 
 import orjson
 
-from nanohook import errors
+from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
 from nanohook.faults import reach
 from nanohook.rules import sse, views
-from nanohook.stores import events
+from nanohook.stores import credentials, events
+from nanohook.stores.credentials import Credential
 from nanohook.stores.events import Event
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ LIFE_S: Final = 600.0
 RETRY_MS: Final = (1_000, 4_000)
 MOST_MISSED: Final = 1_000
 """Missed events that are replayed to a stream of all jobs; more, and it starts anew from the present."""
+CREDENTIALS_EVERY_S: Final = 0.5
+"""Who may not come in any more is looked for this often: any process may have shut them out."""
 _YIELD_EVERY: Final = 256
 
 Message = MutableMapping[str, Any]
@@ -43,12 +48,23 @@ Send = Callable[[Message], Coroutine[Any, Any, None]]
 class Stream:
     """One reader. Everything it was sent up to ``cursor`` has left our hands."""
 
-    __slots__ = ("behind", "cursor", "ends_at", "heartbeat", "ids", "is_live", "jobs", "owner_id", "sees", "send")
+    __slots__ = (
+        "behind",
+        "credential",
+        "cursor",
+        "ends_at",
+        "heartbeat",
+        "ids",
+        "is_live",
+        "jobs",
+        "sees",
+        "send",
+    )
 
     def __init__(
         self,
         *,
-        owner_id: str,
+        credential: Credential,
         sees: str | None,
         jobs: Collection[str] | None,
         waited_for: Collection[str],
@@ -56,8 +72,8 @@ class Stream:
         heartbeat: bytes = sse.HEARTBEAT,
         send: Send,
     ) -> None:
-        self.owner_id = owner_id
-        """Whose place it takes."""
+        self.credential = credential
+        """What its reader was let in by; whose place it takes."""
         self.sees = sees
         """Whose events it is sent; ``None``: everybody's."""
         self.jobs = None if jobs is None else tuple(jobs)
@@ -144,7 +160,7 @@ class Hub:
                 if not group:
                     del index[key]
         self._slots[hash(stream) // 16 % HEARTBEAT_S].discard(stream)
-        self.leave(stream.owner_id)
+        self.leave(stream.credential.user_id)
 
     async def catch_up(self, stream: Stream) -> bool:
         """Send *stream* what it missed, page by page, until it is live; ``False`` if it has ended instead."""
@@ -163,16 +179,18 @@ class Hub:
             # Whatever the hub passes from here on either shows in the page, or sets this again.
             stream.behind = False
             page = await self._database.read(lambda tx: self._page(tx, stream))
+            if self._draining or asyncio.get_running_loop().time() > stream.ends_at:
+                break
             if page is None:
-                await stream.send(_body(sse.reset() + sse.cursor(stream.cursor)))
+                await stream.send(_body(sse.reset() + sse.ready(stream.cursor)))
             elif page:
                 ended = [stream.passed(event) for event in page][-1]
-                await stream.send(_body(b"".join(map(self._encoded, page)), more=not ended))
+                for piece in sse.pieces(map(self._encoded, page)):
+                    await stream.send(_body(piece))
                 if ended:
+                    await stream.send(_body(b"", more=False))
                     return False
-            elif asyncio.get_running_loop().time() > stream.ends_at:
-                break
-            elif not stream.behind and not self._draining:
+            elif not stream.behind:
                 stream.is_live = True
                 return True
         await stream.send(ending())
@@ -255,7 +273,7 @@ class Hub:
         message = messages.get(key)
         if message is None:
             message = messages[key] = _body(b"".join(map(self._encoded, news)), more=not ended)
-        if not self._offer(stream, message):
+        if len(message["body"]) > sse.PIECE_BYTES or not self._offer(stream, message):
             stream.cursor, stream.ids = cursor, ids
             self._fall_back(stream)
         elif ended:
@@ -302,13 +320,41 @@ class Hub:
             for number, stream in enumerate(list(self._slots[self._next_slot]), start=1):
                 if not stream.is_live:
                     continue
-                over = now > stream.ends_at
-                if not self._offer(stream, ending() if over else heartbeats[stream.heartbeat]):
+                if now > stream.ends_at:
+                    self._end(stream)
+                elif not self._offer(stream, heartbeats[stream.heartbeat]):
                     self._fall_back(stream)
-                elif over:
-                    stream.is_live = False
                 if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
+
+    async def run_credentials(self) -> None:
+        """End the streams of accounts that were disabled or deleted, and of keys and sessions that ended."""
+        while True:
+            await asyncio.sleep(CREDENTIALS_EVERY_S)
+            reach("hub.credentials")
+            streams = [stream for slot in self._slots for stream in slot]
+            if not streams:
+                continue
+            try:
+                revoked = await self._revoked({stream.credential for stream in streams})
+            except errors.Unavailable as exc:
+                logger.warning("hub.database_away", extra={"reason": str(exc)})
+                continue
+            for stream in streams:
+                if stream.credential in revoked:
+                    self._end(stream)
+
+    async def _revoked(self, used: set[Credential]) -> set[Credential]:
+        return await self._database.read(lambda tx: credentials.revoked(tx, used, now_us=clock.now_us()))
+
+    def _end(self, stream: Stream) -> None:
+        """Send a reader away; one who is catching up is sent nothing more but that."""
+        stream.ends_at = -math.inf
+        if stream.is_live:
+            if self._offer(stream, ending()):
+                stream.is_live = False
+            else:
+                self._fall_back(stream)
 
     async def _page(self, tx: Transaction, stream: Stream) -> list[Event] | None:
         """Read what *stream* has not had; ``None``: too much, it starts anew from the newest id."""

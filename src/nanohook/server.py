@@ -43,6 +43,8 @@ _CUT_S: Final = 0.5
 """How long a request that was cut is given to say so."""
 _POLL_S: Final = 0.01
 UNSENT_BYTES: Final = 16 * 1024
+SEND_BUFFER_BYTES: Final = 64 * 1024
+"""Asked of the kernel for what a client has not acknowledged; it takes twice that, with its bookkeeping."""
 UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
@@ -263,6 +265,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Not every event loop sets it: without it the second half of an answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # By itself it grows to megabytes, for whoever reads fast once and then is gone.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # A client that stops reading would swallow megabytes in the kernel, and could never be closed.
         listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), UNSENT_BYTES)

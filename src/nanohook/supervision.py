@@ -49,6 +49,7 @@ FATES: Final[Mapping[str, Fate]] = {
     "page-check": _STATELESS,
     "hub-tail": Fate(restarts=None, why="it goes on behind the newest event that it handed out"),
     "hub-heartbeat": Fate(restarts=None, why="streams are kept apart from it"),
+    "hub-credentials": _STATELESS,
     "work": _STATELESS,
     "work-heartbeat": _STATELESS,
     "rejections": Fate(restarts=None, why="at most a second's refused requests are not kept"),

@@ -134,6 +134,7 @@ def entry(
     grace_s: float | None = None,
     impatient_s: float | None = None,
     clock: pathlib.Path | None = None,
+    stream_life_s: float | None = None,
     **given: Any,
 ) -> tuple[str, ...]:
     """Spell the command that runs the test entry point on *data_dir*; *given* are settings."""
@@ -146,6 +147,7 @@ def entry(
     command += ["--grace", str(grace_s)] if grace_s else []
     command += ["--impatient", str(impatient_s)] if impatient_s else []
     command += ["--clock", str(clock)] if clock else []
+    command += ["--stream-life", str(stream_life_s)] if stream_life_s else []
     return tuple(command)
 
 

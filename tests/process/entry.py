@@ -3,7 +3,7 @@ The service as a process that can be made to die.
 
     python -m tests.process.entry --port N --data-dir D --upstream URL
         [--die-at POINT[:nth]] [--crash-at POINT] [--stick-at POINT] [--settings JSON]
-        [--grace S] [--impatient S] [--clock FILE]
+        [--grace S] [--impatient S] [--clock FILE] [--stream-life S]
 
 Fault points are switched on here alone: no setting of ``nanohook serve`` reaches them.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from nanohook import app, faults, logs, server, settings, storage, supervision
+from nanohook import app, faults, hub, logs, server, settings, storage, supervision
 from nanohook.cli import serving
 from nanohook.flow import submit
 from nanohook.remote.fetch import Fetcher
@@ -90,6 +90,13 @@ def make_impatient(wait_s: float) -> None:
     submit.ONCE_MORE_AFTER_US = int(wait_s * 1_000_000)  # type: ignore[misc]
 
 
+def shorten_streams(life_s: float) -> None:
+    """Let streams live for *life_s* instead of minutes, and their readers come back soon."""
+    hub.LIFE_S = life_s  # type: ignore[misc]
+    hub.HEARTBEAT_S = 1  # type: ignore[misc]
+    hub.RETRY_MS = (200, 400)  # type: ignore[misc]
+
+
 def set_clock(path: pathlib.Path) -> None:
     """Let the wall clock be wrong by as many seconds as the file at *path* says now; it can change at any time."""
     true_s, true_ns = time.time, time.time_ns
@@ -109,6 +116,7 @@ def main() -> None:
     parser.add_argument("--grace", type=float, help="How long open requests are given at shutdown.")
     parser.add_argument("--impatient", type=float, help="Seconds in place of the minute that others are given.")
     parser.add_argument("--clock", type=pathlib.Path, help="Holds by how many seconds the wall clock is wrong.")
+    parser.add_argument("--stream-life", type=float, help="Seconds that a stream lives.")
     asked = parser.parse_args()
     if asked.clock is not None:
         set_clock(asked.clock)
@@ -116,6 +124,8 @@ def main() -> None:
         server.GRACE_S = asked.grace  # type: ignore[misc]
     if asked.impatient is not None:
         make_impatient(asked.impatient)
+    if asked.stream_life is not None:
+        shorten_streams(asked.stream_life)
     if asked.die_at is not None:
         faults.at = killer(asked.die_at)
     if asked.crash_at is not None:

@@ -17,6 +17,7 @@ POINTS = {
     "page-check": "page_check.started",
     "hub-tail": "hub.tail",
     "hub-heartbeat": "hub.heartbeat",
+    "hub-credentials": "hub.credentials",
     "work": "work.look",
     "work-heartbeat": "work.heartbeat",
     "rejections": "rejections.flush",

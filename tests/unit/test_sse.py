@@ -7,7 +7,7 @@ from nanohook.rules import sse
 
 def test_a_stream_opens_as_the_contract_shows():
     opening = sse.retry(2734) + sse.event(name="status", data=b'{"progress":60}', id=1041)
-    assert opening == b'retry: 2734\n\nid: 1041\nevent: status\ndata: {"progress":60}\n\n'
+    assert opening == b'retry: 2734\nid: 1041\nevent: status\ndata: {"progress":60}\n\n'
 
 
 def test_an_event_without_an_id_leaves_the_cursor_alone():
@@ -33,19 +33,39 @@ def test_a_name_that_would_break_the_framing_is_refused(name):
 def test_numbers_below_zero_are_refused():
     for wrong in (
         lambda: sse.retry(-1),
-        lambda: sse.cursor(-1),
+        lambda: sse.ready(-1),
         lambda: sse.event(name="status", data=b"{}", id=-1),
     ):
         with pytest.raises(ValueError, match="negative"):
             wrong()
 
 
-def test_a_cursor_is_an_id_and_nothing_else():
-    assert sse.cursor(0) == b"id: 0\n\n"
+def test_a_reader_of_all_jobs_is_given_its_cursor_with_an_event():
+    assert sse.ready(0) == b"id: 0\nevent: ready\ndata: {}\n\n"
 
 
 def test_reset_has_no_id():
     assert sse.reset() == b"event: reset\ndata: {}\n\n"
+
+
+def test_retry_is_a_line_and_no_block_of_its_own():
+    assert sse.retry(0) == b"retry: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pieces"),
+    [
+        ([], []),
+        ([sse.PIECE_BYTES], [1]),
+        ([sse.PIECE_BYTES // 2, sse.PIECE_BYTES // 2, 1], [2, 1]),
+        ([1, 3 * sse.PIECE_BYTES, 1], [1, 1, 1]),
+    ],
+)
+def test_what_is_sent_at_once_is_bounded_and_no_block_is_cut(sizes, pieces):
+    blocks = [bytes([number]) * size for number, size in enumerate(sizes)]
+    found = list(sse.pieces(iter(blocks)))
+    assert b"".join(found) == b"".join(blocks)
+    assert [len(set(piece)) for piece in found] == pieces
 
 
 def test_the_heartbeat_closes_no_block():

@@ -6,6 +6,7 @@ Source: WHATWG HTML, section 9.2 "Server-sent events"; CONTRACT section 6, "The 
 
 import enum
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 HEARTBEAT: Final = b":\n"
@@ -13,6 +14,9 @@ HEARTBEAT: Final = b":\n"
 
 HEARTBEAT_EVENT: Final = b"event: heartbeat\ndata: {}\n\n"
 """The same for who asks for an event: script sees no comment, and so cannot tell a dead link from a quiet job."""
+
+PIECE_BYTES: Final = 32 * 1024
+"""What a server is given at once: it takes all of it, and only then lets the next one wait for a slow reader."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9:._-]{0,63}")
 _CURSOR: Final = re.compile(r"[0-9]{1,18}")
@@ -50,14 +54,13 @@ def event(*, name: str, data: bytes | str, id: int | None = None) -> bytes:  # n
     return head + b"event: " + name.encode() + b"\ndata: " + b"\ndata: ".join(lines) + b"\n\n"
 
 
-def cursor(id: int) -> bytes:  # noqa: A002 - the wire's word
-    """Move the client's cursor without an event."""
-    return _id_line(id) + b"\n"
-
-
 def retry(ms: int) -> bytes:
     """
     Tell the client how long to wait before it connects again.
+
+    A line, and no block of its own: browsers act on the line at once, while many other clients make an event
+    without data of a block that holds nothing else. So it stands in the block of whichever event follows, and at
+    the end of a stream no blank line follows it.
 
     Args:
         ms: Milliseconds, 0 or more.
@@ -67,7 +70,7 @@ def retry(ms: int) -> bytes:
     """
     if ms < 0:
         raise ValueError(f"retry must not be negative: {ms}")
-    return b"retry: %d\n\n" % ms
+    return b"retry: %d\n" % ms
 
 
 def reset() -> bytes:
@@ -75,9 +78,26 @@ def reset() -> bytes:
     return event(name="reset", data=b"{}")
 
 
+def ready(id: int) -> bytes:  # noqa: A002 - the wire's word
+    """Tell a reader of all jobs, who is sent no state of any, that events behind *id* follow."""
+    return event(name="ready", data=b"{}", id=id)
+
+
+def pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Join *blocks* to what is sent at once: ``PIECE_BYTES`` at most, or one block that is longer."""
+    held = bytearray()
+    for block in blocks:
+        if held and len(held) + len(block) > PIECE_BYTES:
+            yield bytes(held)
+            held.clear()
+        held += block
+    if held:
+        yield bytes(held)
+
+
 def read_cursor(text: str | None) -> int | BadCursor | None:
     """
-    Read ``Last-Event-ID``, or the address's ``last_event_id``.
+    Read a cursor: ``Last-Event-ID``, or what stands for it in an address.
 
     Returns:
         ``None`` when absent, the id, or ``BAD_CURSOR`` for anything but 1 to 18 ASCII digits.

@@ -1,7 +1,7 @@
 """People in SQL: accounts, sessions and API keys."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nanohook.database import Row, Transaction
@@ -277,15 +277,17 @@ async def revoke_keys(tx: Transaction, owner_id: str, *, now_us: int) -> None:
     )
 
 
-async def is_signed_in(tx: Transaction, person_id: str, credential_id: str, *, now_us: int) -> bool:
-    """Tell whether the key or session *credential_id* still opens the account of *person_id*."""
+async def by_credential(tx: Transaction, user_id: str, credential_id: str, *, now_us: int) -> Person | None:
+    """Find a person by the id of their key or session, if it still lets them in."""
     row = await tx.one(
-        "SELECT 1 FROM users WHERE id = :person AND disabled_at IS NULL AND ("
-        "EXISTS (SELECT 1 FROM api_keys WHERE id = :id AND owner_id = :person AND revoked_at IS NULL) OR "
-        "EXISTS (SELECT 1 FROM sessions WHERE id = :id AND owner_id = :person AND expires_at > :now))",
-        {"person": person_id, "id": credential_id, "now": now_us},
+        "SELECT (SELECT id FROM api_keys WHERE id = :id AND owner_id = :owner_id AND revoked_at IS NULL) key_id, "
+        "(SELECT id FROM sessions WHERE id = :id AND owner_id = :owner_id AND expires_at > :now) session_id",
+        {"id": credential_id, "owner_id": user_id, "now": now_us},
     )
-    return row is not None
+    if row is None or (row["key_id"] is None and row["session_id"] is None):
+        return None
+    person = await by_id(tx, user_id)
+    return None if person is None else replace(person, key_id=row["key_id"], session_id=row["session_id"])
 
 
 async def by_id(tx: Transaction, user_id: str) -> Person | None:

@@ -1,7 +1,7 @@
 """The event log in SQL: what streams send."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from nanohook.database import Row, Transaction
 from nanohook.stores import facts
@@ -91,26 +91,34 @@ async def of_jobs_after(
     tx: Transaction, cursor: int, *, owner_id: str | None, job_ids: tuple[str, ...], most: int = PAGE
 ) -> list[Event]:
     """List events of some jobs of *owner_id* after *cursor*, in order; ``None``: whosever they are."""
-    whose = "" if owner_id is None else "AND owner_id = :owner_id"
-    names = {f"job{number}": job_id for number, job_id in enumerate(job_ids)}
+    where, values = _of(owner_id, job_ids)
     return [
         _event(row)
         for row in await tx.all(
-            f"{_SELECT} WHERE job_id IN ({', '.join(f':{name}' for name in names)}) "
-            f"{whose} AND id > :cursor ORDER BY id LIMIT :most",
-            {**names, **({} if owner_id is None else {"owner_id": owner_id}), "cursor": cursor, "most": most},
+            f"{_SELECT} WHERE {where} id > :cursor ORDER BY id LIMIT :most",
+            {**values, "cursor": cursor, "most": most},
         )
     ]
 
 
-async def count_after(tx: Transaction, cursor: int, *, owner_id: str | None, most: int) -> int:
-    """Count events of *owner_id*, or with ``None`` everybody's, after *cursor*, up to *most*."""
-    whose = "" if owner_id is None else "owner_id = :owner_id AND"
+async def count_after(
+    tx: Transaction, cursor: int, *, owner_id: str | None, job_ids: tuple[str, ...] | None = None, most: int
+) -> int:
+    """Count events of *owner_id*, or with ``None`` everybody's, after *cursor*, up to *most*; or of some jobs."""
+    where, values = _of(owner_id, job_ids)
     row = await tx.one(
-        f"SELECT COUNT(*) AS n FROM (SELECT 1 FROM events WHERE {whose} id > :cursor LIMIT :most)",
-        {**({} if owner_id is None else {"owner_id": owner_id}), "cursor": cursor, "most": most},
+        f"SELECT COUNT(*) AS n FROM (SELECT 1 FROM events WHERE {where} id > :cursor LIMIT :most)",
+        {**values, "cursor": cursor, "most": most},
     )
     return 0 if row is None else int(row["n"])
+
+
+def _of(owner_id: str | None, job_ids: tuple[str, ...] | None) -> tuple[str, dict[str, Any]]:
+    """Spell the beginning of a condition, and its values."""
+    names = {f"job{number}": job_id for number, job_id in enumerate(job_ids or ())}
+    of_jobs = "" if job_ids is None else f"job_id IN ({', '.join(f':{name}' for name in names)}) AND"
+    of_owner = "" if owner_id is None else "owner_id = :owner_id AND"
+    return f"{of_jobs} {of_owner}", {**names, **({} if owner_id is None else {"owner_id": owner_id})}
 
 
 def _event(row: Row) -> Event:

@@ -59,6 +59,7 @@ TAGS: Final = {
 _HOW: Final = (
     Parameter("Last-Event-ID", "The last event that was read; what was missed comes first.", place="header"),
     Parameter("last_event_id", "The same; the header wins."),
+    Parameter("lastEventId", "The same, as polyfills of EventSource send it; it wins over `last_event_id`."),
     Parameter(
         "heartbeat",
         "`event`: while nothing happens, an `event: heartbeat` every 15 seconds, and one to begin with, in place "
@@ -70,6 +71,7 @@ _STREAM: Final[Mapping[str, type[BaseModel]]] = {
     "status": shapes.StatusEvent,
     "deleted": shapes.DeletedEvent,
     "reset": shapes.ResetEvent,
+    "ready": shapes.ReadyEvent,
     "heartbeat": shapes.HeartbeatEvent,
 }
 
@@ -278,7 +280,10 @@ _STREAMS: Final = (
         "GET /api/images/{job_id}/events",
         "streams",
         "Follow one job",
-        about="Begins with the present state, or with what was missed; ends after a final event.",
+        about=(
+            "Begins with the present state, or with what was missed; ends after a final event. A stream that "
+            "cannot be had at the moment is 200 too: it says when to come back, and ends."
+        ),
         who=Access.READER,
         asks=_HOW,
         gives={200: EVENTS, 204: None},
@@ -288,7 +293,10 @@ _STREAMS: Final = (
         "GET /api/events",
         "streams",
         "Follow all of one's jobs, or some",
-        about="Without `job` it sends its head as an id and goes on; new jobs join by themselves.",
+        about=(
+            "With `job` it begins with these jobs' states; without, with `event: ready`, whose id is the newest "
+            "so far, and new jobs join by themselves. More than 1,000 missed events are told by `event: reset`."
+        ),
         who=Access.READER,
         asks=(
             Parameter(

@@ -312,6 +312,10 @@ class ResetEvent(Shape):
     """`event: reset`: what was missed cannot be told, the present state follows."""
 
 
+class ReadyEvent(Shape):
+    """`event: ready`: all events behind its id follow. Begins a stream of all jobs, which sends no states."""
+
+
 class HeartbeatEvent(Shape):
     """`event: heartbeat`: the stream is alive; has no id."""
 

@@ -1,6 +1,13 @@
-"""Server-sent events: what a stream begins with; after that the hub alone sends."""
+"""
+Server-sent events: what a stream begins with; after that the hub alone sends.
 
+An event source that is answered anything but 200 ``text/event-stream`` is closed for good. So a status refuses
+only who may never read this stream, or has read all of it; who should come back is answered 200, and told when.
+"""
+
+import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,15 +20,18 @@ from nanohook import clock, errors
 from nanohook.database import Lane, Transaction
 from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
+from nanohook.hub import MOST_MISSED, Stream, retry
 from nanohook.hub import Send as WireSend
-from nanohook.hub import Stream, retry
 from nanohook.rules import signing, sse, views
 from nanohook.rules.job import Job
 from nanohook.stores import accounts, events, jobs, pictures
 from nanohook.stores.accounts import Person
+from nanohook.stores.credentials import Credential, credential_of
 from nanohook.web import credentials, edge, guard, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, Parts, parts_of, signed_address, wants_all
+
+logger = logging.getLogger(__name__)
 
 MOST_JOBS: Final = 100
 TOKEN_S: Final = 24 * 3600
@@ -29,7 +39,8 @@ TOKEN_S: Final = 24 * 3600
 _PURPOSE: Final = "stream"
 _ALL: Final = "*"
 _HEADERS: Final = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
+    # Nothing behind it: some tunnels flush this type alone, word for word, and hold back any other.
+    (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
@@ -39,7 +50,7 @@ _HEADERS: Final = [
 class _Opening:
     """How a stream begins."""
 
-    text: bytes
+    blocks: list[bytes]
     cursor: int
     """What comes after this id follows."""
     jobs: tuple[str, ...] | None
@@ -51,10 +62,25 @@ class _Opening:
     is_nothing_new: bool = False
     """The reader has everything and should not come back: 204."""
 
-    def stream(self, owner_id: str, sees: str | None, *, heartbeat: bytes, send: WireSend) -> Stream:
+    def pieces(self, *, heartbeat: bytes) -> Iterator[bytes]:
+        """
+        Give away what the stream begins with, as it is sent: a slow reader holds no more than what is left.
+
+        Args:
+            heartbeat: What the reader is sent while nothing happens.
+        """
+        blocks = [retry(), *self.blocks]
+        self.blocks.clear()
+        if heartbeat is sse.HEARTBEAT_EVENT and not self.is_over:
+            # Whoever listens for it knows at once that nothing holds the stream back on its way.
+            blocks.append(heartbeat)
+        blocks.reverse()
+        return sse.pieces(blocks.pop() for _ in range(len(blocks)))
+
+    def stream(self, credential: Credential, sees: str | None, *, heartbeat: bytes, send: WireSend) -> Stream:
         """Make the stream that goes on from here."""
         return Stream(
-            owner_id=owner_id,
+            credential=credential,
             sees=sees,
             jobs=self.jobs,
             waited_for=self.waited_for,
@@ -70,40 +96,32 @@ class Streams:
     def __init__(self, *, of_one_job: bool) -> None:
         self._of_one_job = of_one_job
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parts = parts_of(scope)
         request = Request(scope)
         guard.check_host(request, parts)
         names = tuple(dict.fromkeys(self._names(request)))
-        person = await _reader(request, parts, names)
-        sees = _sees(request, person)
-        has_place = parts.hub.enter(person.id)
-        note: edge.Note = scope[edge.NOTE]
         try:
+            person = await _reader(request, parts, names)
+            sees = _sees(request, person)
             opening = await parts.database.read(
-                lambda tx: _open(tx, parts, sees=sees, names=names, cursor=_cursor(request))
+                lambda tx: _open(
+                    tx, parts, sees=sees, names=names, cursor=_cursor(request), of_one_job=self._of_one_job
+                )
             )
-            if opening.is_nothing_new or scope["method"] == "HEAD":
-                answer = Response(status_code=204 if opening.is_nothing_new else 200)
-                answer.raw_headers.extend(_HEADERS)
-                await answer(scope, receive, send)
-            else:
-                await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-                # An event source that is refused by status never comes back: it is told when to, instead.
-                heartbeat = _heartbeat(request)
-                is_over = opening.is_over or not has_place
-                text = retry() + opening.text if has_place else retry()
-                if heartbeat is sse.HEARTBEAT_EVENT and not is_over:
-                    # Whoever listens for it knows at once that nothing holds the stream back on its way.
-                    text += heartbeat
-                await note.send({"type": "http.response.body", "body": text, "more_body": not is_over})
-                if not is_over:
-                    stream = opening.stream(person.id, sees, heartbeat=heartbeat, send=note.send)
-                    parts.hub.add(stream)
-                    note.stream = (parts.hub, stream)
-        finally:
-            if has_place and note.stream is None:
-                parts.hub.leave(person.id)
+        except (errors.Unavailable, errors.TooMany) as exc:
+            logger.warning("stream.put_off", extra={"reason": str(exc)})
+            await _put_off(scope, send)
+            return
+        if opening.is_nothing_new:
+            await _answer(send, status=204)
+        elif scope["method"] == "HEAD":
+            await _answer(send)
+        elif parts.hub.enter(person.id):
+            await _begin(scope, send, opening, person=person, sees=sees)
+        else:
+            logger.info("stream.put_off", extra={"reason": "no place for another stream"})
+            await _put_off(scope, send)
 
     def _names(self, request: Request) -> list[str]:
         if self._of_one_job:
@@ -112,6 +130,37 @@ class Streams:
         if len(names) > MOST_JOBS:
             raise errors.Invalid("too many jobs for one stream", fields={"job": f"at most {MOST_JOBS}"})
         return names
+
+
+async def _begin(scope: Scope, send: Send, opening: _Opening, *, person: Person, sees: str | None) -> None:
+    """Send what the stream begins with, and hand it to the hub with its place."""
+    hub = parts_of(scope).hub
+    note: edge.Note = scope[edge.NOTE]
+    heartbeat = _heartbeat(Request(scope))
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        for piece in opening.pieces(heartbeat=heartbeat):
+            await note.send({"type": "http.response.body", "body": piece, "more_body": True})
+        if opening.is_over:
+            await note.send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            credential = credential_of(person)
+            stream = opening.stream(credential, sees, heartbeat=heartbeat, send=note.send)
+            hub.add(stream)
+            note.stream = (hub, stream)
+    finally:
+        if note.stream is None:
+            hub.leave(person.id)
+
+
+async def _put_off(scope: Scope, send: Send) -> None:
+    """Tell a reader whom there is no stream for at the moment when to come back."""
+    await _answer(send, body=b"" if scope["method"] == "HEAD" else retry())
+
+
+async def _answer(send: Send, *, status: int = 200, body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": list(_HEADERS)})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def make_token(call: Call) -> Response:
@@ -154,11 +203,10 @@ async def _reader(request: Request, parts: Parts, names: tuple[str, ...]) -> Per
     except (errors.SignatureInvalid, ValueError):
         raise errors.Unauthenticated("this token opens no stream, or no longer") from None
 
-    async def find(tx: Transaction) -> Person | None:
-        is_alive = await accounts.is_signed_in(tx, user_id, maker, now_us=clock.now_us())
-        return await accounts.by_id(tx, user_id) if is_alive else None
-
-    person = await parts.database.read(find, lane=Lane.SIGN_IN)
+    now = clock.now_us()
+    person = await parts.database.read(
+        lambda tx: accounts.by_credential(tx, user_id, maker, now_us=now), lane=Lane.SIGN_IN
+    )
     if person is None or job_id not in {_ALL, *names} or (job_id != _ALL and len(names) != 1):
         raise errors.Unauthenticated("this token opens another stream")
     if not person.is_verified:
@@ -180,7 +228,15 @@ def _heartbeat(request: Request) -> bytes:
 
 
 def _cursor(request: Request) -> int | sse.BadCursor | None:
-    return sse.read_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
+    """
+    Read where a reader goes on.
+
+    What a client keeps by itself wins over what a page wrote into the address: the header, else ``lastEventId`` of
+    the polyfill for browsers whose requests can have none. None of them is as good as an empty one.
+    """
+    asked = request.query_params
+    text = request.headers.get("last-event-id") or asked.get("lastEventId") or asked.get("last_event_id")
+    return sse.read_cursor(text or None)
 
 
 async def _open(
@@ -190,6 +246,7 @@ async def _open(
     sees: str | None,
     names: tuple[str, ...],
     cursor: int | sse.BadCursor | None,
+    of_one_job: bool,
 ) -> _Opening:
     found = [await jobs.get(tx, owner_id=sees, job_id=name) for name in names]
     known = [job for job in found if job is not None]
@@ -199,19 +256,23 @@ async def _open(
     newest = max((job.last_event_id for job in known), default=head)
     if isinstance(cursor, int) and not await _leads_somewhere(tx, cursor, head=head, newest=newest):
         cursor = sse.BAD_CURSOR
-    reset = sse.reset() if cursor is sse.BAD_CURSOR else b""
+    if isinstance(cursor, int) and not of_one_job:
+        missed = await events.count_after(tx, cursor, owner_id=sees, job_ids=names or None, most=MOST_MISSED + 1)
+        cursor = sse.BAD_CURSOR if missed > MOST_MISSED else cursor
+    reset = [sse.reset()] if cursor is sse.BAD_CURSOR else []
     if not known:
         # All of a person's jobs: lists and answers carry an ``event_id`` to start from.
-        at = cursor if isinstance(cursor, int) else head
-        return _Opening(text=reset + sse.cursor(at), cursor=at, jobs=None)
+        if isinstance(cursor, int):
+            return _Opening(blocks=[], cursor=cursor, jobs=None)
+        return _Opening(blocks=[*reset, sse.ready(head)], cursor=head, jobs=None)
     is_over = all(job.status.is_final for job in known)
     if isinstance(cursor, int):
-        at, text = cursor, b""
+        at, blocks = cursor, []
     else:
         at = newest if len(known) == 1 else head
-        text = reset + await _states(tx, parts, known, cursor=at)
+        blocks = [*reset, *await _states(tx, parts, known, cursor=at)]
     return _Opening(
-        text=text,
+        blocks=blocks,
         cursor=at,
         jobs=names,
         waited_for=frozenset(job.id for job in known if not job.status.is_final or job.last_event_id > at),
@@ -231,7 +292,7 @@ async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: i
     return cursor <= head and (cursor >= newest or cursor >= await events.removed_to(tx))
 
 
-async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: int) -> bytes:
+async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: int) -> list[bytes]:
     """Write the present state of jobs; the id comes with the last, so that none of them is skipped."""
     blocks = []
     # What keeps everybody waiting is no event of a job: it is told to who looks.
@@ -245,4 +306,4 @@ async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: in
         )
         is_last = number == len(known)
         blocks.append(sse.event(name="status", data=orjson.dumps(payload), id=cursor if is_last else None))
-    return b"".join(blocks)
+    return blocks

@@ -87,7 +87,7 @@ export function openStream({ cursor = "", url, on, parse = JSON.parse, look, lin
     source.onerror = onError;
     // An event without an id of its own carries the one before it.
     let before = "";
-    for (const name of new Set(["heartbeat", "reset", ...Object.keys(on)])) {
+    for (const name of new Set(["ready", "heartbeat", "reset", ...Object.keys(on)])) {
       source.addEventListener(name, (event) => {
         if (mine !== opened) return;
         const { lastEventId } = event;
