@@ -12,7 +12,7 @@ import pytest
 
 REQUIRED = "NANOHOOK_TEST_REQUIRE"
 _NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
-_INSTALL_S = 60.0
+_INSTALL_S = 300.0
 
 
 def program(name: str) -> str:

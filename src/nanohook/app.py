@@ -34,11 +34,11 @@ from nanohook.settings import AUTO, Settings
 from nanohook.storage import Storage
 from nanohook.stores import facts
 from nanohook.supervision import Supervisor, Work
-from nanohook.web import failures, parts, routes
+from nanohook.web import failures, guard, parts, routes
 from nanohook.web.edge import Edge
 from nanohook.web.forwarded import Forwarded
 from nanohook.web.metrics import Metrics
-from nanohook.web.rates import Rates
+from nanohook.web.rates import Cooldown, Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
 from nanohook.web.shares import Shares
@@ -324,6 +324,7 @@ async def _parts(
         passwords=passwords,
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
+        proxy_notes=Cooldown(guard.PROXY_NOTED_EVERY_S),
         shares=Shares(),
         make_room=sweeper.make_room,
         check=None if upstream is None else upstream.asker.check,

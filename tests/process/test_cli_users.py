@@ -14,11 +14,12 @@ import orjson
 
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
-from tests import live
+from tests import live, rig
 from tests.process import child
 
 ADA, EVE, BOB = "ada@example.org", "eve@example.org", "bob@example.org"
 PASSWORD = "s3cret-correct-horse"
+PICTURE = rig.picture()
 KEY = r"nh_[\w-]{43}"
 
 
@@ -265,3 +266,47 @@ async def test_who_is_disabled_is_out_at_once_beside_a_running_service(tmp_path)
     ]
     assert PASSWORD not in service.said + service.printed
     assert key not in service.said + service.printed
+
+
+async def test_an_account_is_deleted_with_its_images_beside_a_running_service(tmp_path):
+    async with (
+        live.serve(create_sandbox(Options(latency_s=600))) as upstream,
+        child.serving(tmp_path, upstream=upstream) as (service, base, env),
+    ):
+        desk = Desk(tmp_path, **env)
+        key = key_of(await desk.run("create", ADA, "--verified", "--credits", "900"))
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=base, trust_env=False, headers=headers, timeout=20) as ada:
+            project = await ada.post("/api/projects", data={"name": "holidays"}, files={"cover": ("x", PICTURE)})
+            assert project.status_code == 201
+            uploads = [await ada.post("/api/images", files={"file": ("x", PICTURE)}) for _ in range(52)]
+            asked = await ada.post("/api/generate-image", json={"prompt": "a kite"})
+            assert {answer.status_code for answer in (*uploads, asked)} == {201, 202}
+            picture = uploads[0].json()["original"]["url"]
+            assert (await ada.get(picture)).status_code == 200
+
+            unsure = await desk.run("delete", ADA)
+            assert (unsure.code, (await ada.get("/api/auth/me")).status_code) == (1, 200)
+            async with ada.stream("GET", "/api/events") as stream:
+                gone = await desk.run("delete", "ADA@example.org", "--yes")
+                assert (gone.code, gone.printed) == (0, "account ADA@example.org is deleted\n")
+                assert [line async for line in stream.aiter_lines()][-1].startswith("retry:")
+            assert (await ada.get("/api/auth/me")).status_code == 401
+            assert (await ada.get(picture)).status_code == 404
+        assert orjson.loads((await desk.run("list", "--json")).printed) == []
+        refused(await desk.run("delete", ADA, "--yes"), "there is no account of this address")
+        # The address is free, and what is made with it has nothing of what was.
+        other = key_of(await desk.run("create", ADA, "--verified"))
+        async with httpx.AsyncClient(base_url=base, trust_env=False) as anew:
+            listed = await anew.get("/api/images", headers={"Authorization": f"Bearer {other}"})
+            assert listed.json()["images"] == []
+        assert await service.stopped() == 0
+    assert rows(tmp_path, "SELECT COUNT(*) FROM jobs WHERE deleted_at IS NULL") == [(0,)]
+    assert rows(tmp_path, "SELECT COUNT(*) FROM projects") == [(0,)]
+    [(former,)] = rows(tmp_path, f"SELECT email FROM users WHERE email != '{ADA}'")
+    assert re.fullmatch(r"deleted [0-9a-f-]{36}", former)
+    assert rows(tmp_path, "SELECT COUNT(*) FROM ledger")[0][0] > 1
+    acts = [action for (action,) in rows(tmp_path, "SELECT action FROM audit ORDER BY id")]
+    assert acts == ["user.create", "user.disable", "user.delete", "user.create"]
+    audit = await child.ran("doctor", "--audit", folder=tmp_path / "logs" / "audit", env=desk.env, cwd=tmp_path)
+    assert audit.code == 0, audit.printed + audit.said

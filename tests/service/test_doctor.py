@@ -320,3 +320,31 @@ def test_settings_that_cannot_be_used_are_named_each(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text("NANOHOOK_RECONCILE_EVERY_S=1\n")
     chosen, [finding] = surroundings.read_settings(tmp_path / ".env")
     assert (chosen.reconcile_every_s, finding.level) == (1, Level.WARN)
+
+
+async def test_a_proxy_that_ends_tls_and_was_not_believed_is_found(tmp_path):
+    async with rig.running(tmp_path, public_url=None) as service:
+        chosen = service.parts.settings
+        assert of(await examined(chosen, service.base), "proxy") == []
+        login = {"email": "ada@example.org", "password": "a wrong one"}
+        by_proxy = {
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-Host": "hook.example",
+            "Origin": "https://hook.example",
+        }
+        writes = []
+        offer = service.parts.database.offer
+        service.parts.database.offer = lambda unit, **how: (writes.append(unit), offer(unit, **how))[1]
+        try:
+            for headers in ({"Origin": "https://evil.example"}, by_proxy, by_proxy, by_proxy):
+                answer = await service.client.post("/api/auth/login", json=login, headers=headers)
+                assert (answer.status_code, answer.json()["code"]) == (403, "wrong_origin")
+        finally:
+            del service.parts.database.offer
+        noted = [unit for unit in writes if "_note_proxy" in unit.__qualname__]
+        assert len(noted) == 1, "anybody may send these: it is noted once in a while"
+        level, text, cure = only(await examined(chosen, service.base), "proxy")
+        assert (level, "127.0.0.1" in text) == (Level.WARN, True)
+        assert "NANOHOOK_TRUSTED_PROXIES=127.0.0.1" in cure
+        cured = settings.fixed(**{**chosen.model_dump(), "trusted_proxies": ("127.0.0.1",)})
+        assert of(await examined(cured, service.base), "proxy") == []

@@ -138,12 +138,12 @@ async def test_only_a_trusted_peer_is_believed(peer, is_trusted):
         (["a.example", "b.example"], "a.example"),
         (['"a.example"'], "a.example"),
         (["[2001:db8::1]:8443"], "[2001:db8::1]:8443"),
-        (["a.example/path"], None),
-        (["a.example@evil"], None),
-        (["a b"], None),
-        (["\xff"], None),
-        (["x" * 300], None),
-        ([""], None),
+        (["a.example/path"], ""),
+        (["a.example@evil"], ""),
+        (["a b"], ""),
+        (["\xff"], ""),
+        (["x" * 300], ""),
+        ([""], ""),
     ],
 )
 async def test_the_first_host_counts_if_it_is_one(values, host):
@@ -158,4 +158,4 @@ async def test_other_headers_say_nothing():
         ("X-Forwarded-Ssl", "on"),
         ("X_Forwarded_Proto", "https"),
     ]
-    assert await seen(*said) == ("http", "10.0.0.1", None)
+    assert await seen(*said) == ("http", "10.0.0.1", "")

@@ -247,6 +247,17 @@ def user_disable(
     typer.echo(f"account {email} is {'open again' if undo else 'disabled'}")
 
 
+@users.command("delete")
+def user_delete(
+    email: Email, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False
+) -> None:
+    """Delete an account and its images: gone from every list at once, from the disk a day later."""
+    if not yes:
+        typer.confirm(f"delete the account {email} and all its images?", abort=True, err=True)
+    asyncio.run(people.delete(serving.configured(), email=email))
+    typer.echo(f"account {email} is deleted")
+
+
 @users.command("credits")
 def user_credits(email: Email, amount: Amount) -> None:
     """Give an account credits, or take some back."""

@@ -52,6 +52,9 @@ async def examine(chosen: Settings, *, local_url: str) -> AsyncIterator[Finding]
     yield finding
     if has_database:
         yield await surroundings.look_at_clock(chosen)
+        found = await surroundings.look_at_proxy(chosen)
+        if found is not None:
+            yield found
     keys, finding = await surroundings.look_at_keys(chosen, has_database=has_database)
     yield finding
     yield await surroundings.look_at_storage(chosen)

@@ -5,6 +5,7 @@ import contextlib
 from nanohook import clock, errors, ids, passwords, signing_keys
 from nanohook.cli.opening import opened
 from nanohook.database import Database, Transaction
+from nanohook.flow import account_deletion
 from nanohook.flow import accounts as flow
 from nanohook.passwords import Passwords
 from nanohook.rules import signing, smtp
@@ -138,6 +139,27 @@ async def disable(settings: Settings, *, email: str, is_disabled: bool) -> None:
                 tx, user_id=person.id, is_disabled=is_disabled, actor=COMMAND_LINE, now_us=clock.now_us()
             )
         )
+
+
+async def delete(settings: Settings, *, email: str) -> None:
+    """
+    Delete an account with all its images.
+
+    Raises:
+        ConfigError: There is no such account.
+    """
+    address = spelt(email)
+    async with opened(settings) as found:
+        gone = await _known(found, address)
+        await found.write(
+            lambda tx: flow.disable(
+                tx, user_id=gone.id, is_disabled=True, actor=COMMAND_LINE, now_us=clock.now_us()
+            )
+        )
+        while not await found.write(
+            lambda tx: account_deletion.delete(tx, user_id=gone.id, actor=COMMAND_LINE, now_us=clock.now_us())
+        ):
+            pass
 
 
 async def person(found: Database, email: str, *, credits: int) -> Person:

@@ -19,6 +19,7 @@ from nanohook.stores import events, facts
 ENV_FILE: Final = pathlib.Path(".env")
 _OFTEN_S: Final = 3
 _BEHIND_S: Final = 5
+_LATELY_US: Final = 24 * 3600 * 1_000_000
 _MEGABYTE: Final = 1_000_000
 
 
@@ -112,6 +113,22 @@ async def look_at_clock(chosen: Settings) -> Finding:
             "clock", text, "let the system keep it right (timedatectl set-ntp true); work goes on meanwhile"
         )
     return ok("clock", "not behind what was written before")
+
+
+async def look_at_proxy(chosen: Settings) -> Finding | None:
+    """Tell whether writes were refused lately because a proxy's word was not taken; nothing is said if not."""
+    try:
+        async with database.open_database(app.database_path(chosen)) as opened:
+            noted = await opened.read(lambda tx: facts.get(tx, facts.UNTRUSTED_PROXY))
+    except errors.NanohookError:
+        return None  # another check has said so
+    at, _, peer = (noted or "0 ").partition(" ")
+    if clock.now_us() - int(at) > _LATELY_US or chosen.public_url is not None or peer in chosen.trusted_proxies:
+        return None
+    text = f"logins or writes of pages were refused (403 wrong_origin) that came through a proxy at {peer}"
+    return warn(
+        "proxy", text, f"set NANOHOOK_TRUSTED_PROXIES={peer}, or NANOHOOK_PUBLIC_URL to what browsers ask for"
+    )
 
 
 async def look_at_keys(chosen: Settings, *, has_database: bool) -> tuple[list[str], Finding]:

@@ -67,6 +67,8 @@ class Session:
     expires_at: int
 
 
+_ERASED: Final = "deleted "
+"""Before the id, in the place of an address: nobody can have one with a blank."""
 _PERSON = "users.id, users.email, users.verified_at, users.created_at"
 
 
@@ -114,8 +116,11 @@ async def account_of(tx: Transaction, user_id: str) -> Account | None:
 
 
 async def accounts(tx: Transaction) -> list[Account]:
-    """List all accounts by address."""
-    rows = await tx.all(f"SELECT {_PERSON}, users.is_admin, password_hash, disabled_at FROM users ORDER BY email")
+    """List all accounts by address, but those that were erased."""
+    rows = await tx.all(
+        f"SELECT {_PERSON}, users.is_admin, password_hash, disabled_at FROM users "
+        f"WHERE email <> '{_ERASED}' || id ORDER BY email"
+    )
     return [_account(row) for row in rows]
 
 
@@ -134,6 +139,16 @@ async def set_password(tx: Transaction, user_id: str, password_hash: str | None)
 async def set_disabled(tx: Transaction, user_id: str, *, at_us: int | None) -> None:
     """Shut a person out from *at_us* on, or let them in again (``None``)."""
     await tx.run("UPDATE users SET disabled_at = :at WHERE id = :id", {"at": at_us, "id": user_id})
+
+
+async def erase(tx: Transaction, user_id: str) -> None:
+    """Forget who a person was, and what let them in; their row stays for the ledger."""
+    await tx.run("DELETE FROM api_keys WHERE owner_id = ?", (user_id,))
+    await end_sessions(tx, user_id)
+    await tx.run(
+        f"UPDATE users SET email = '{_ERASED}' || id, password_hash = NULL, verified_at = NULL WHERE id = ?",
+        (user_id,),
+    )
 
 
 async def insert_session(tx: Transaction, session: Session, *, owner_id: str) -> None:

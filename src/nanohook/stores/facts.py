@@ -7,6 +7,9 @@ from nanohook.database import Transaction
 INSTANCE: Final = "instance"
 """What tells this service from others on its host: random, and as old as its database."""
 
+UNTRUSTED_PROXY: Final = "untrusted_proxy"
+"""When (µs), and by whose address, a write came that was refused for what a proxy was not believed."""
+
 
 async def get(tx: Transaction, name: str) -> str | None:
     """Fetch a fact."""

@@ -142,6 +142,12 @@ async def of_project(tx: Transaction, *, owner_id: str, project_id: str, most: i
     return [read(row) for row in rows]
 
 
+async def of_owner(tx: Transaction, owner_id: str, *, most: int) -> list[Job]:
+    """List jobs of a person."""
+    rows = await tx.all(f"{SELECT} WHERE owner_id = ? AND deleted_at IS NULL LIMIT ?", (owner_id, most))
+    return [read(row) for row in rows]
+
+
 async def of_batch(tx: Transaction, batch_id: str, *, owner_id: str | None, most: int) -> list[Job]:
     """List the jobs of one request in the order in which they were asked for."""
     whose = "" if owner_id is None else "AND jobs.owner_id = :owner_id"

@@ -69,6 +69,11 @@ async def owner_of(tx: Transaction, project_id: str) -> str | None:
     return None if row is None else row["owner_id"]
 
 
+async def delete_all(tx: Transaction, *, owner_id: str) -> None:
+    """Remove the projects of a person; whoever looks for files without a row removes their covers."""
+    await tx.run("DELETE FROM projects WHERE owner_id = ?", (owner_id,))
+
+
 async def page(tx: Transaction, *, owner_id: str | None, before_id: str | None, most: int) -> list[Project]:
     """List projects of *owner_id*, newest first; ``None``: everybody's, for an admin."""
     given = {"owner_id = :owner_id": owner_id, "id < :before_id": before_id}

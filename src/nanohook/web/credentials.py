@@ -83,7 +83,7 @@ def sessions(request: Request, parts: Parts) -> list[ShownSession]:
 def cookies(headers: Headers, name: str) -> list[str]:
     """List the values of every cookie called *name*, in the order in which they came."""
     pairs = (pair.partition("=") for line in headers.getlist("cookie") for pair in line.split(";"))
-    return [value.strip().strip('"') for found, _, value in pairs if found.strip() == name]
+    return [value.strip(" \t").strip('"') for found, _, value in pairs if found.strip(" \t") == name]
 
 
 def missing(headers: Headers) -> errors.Unauthenticated:

@@ -15,7 +15,10 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOST: Final = "nanohook.forwarded_host"
-"""Scope entry: the host that the browser asked for, as a trusted proxy says. ``Host`` itself stays as it came."""
+"""
+Scope entry of what came through a trusted proxy: the host that the browser asked for, empty if it does not say.
+``Host`` itself stays as it came.
+"""
 MAX_HOPS: Final = 32
 """Proxies that are looked through, one behind the other."""
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -56,8 +59,7 @@ class Forwarded:
         if scheme is not None:
             scope["scheme"] = scheme
         host = _first(said.get(b"x-forwarded-host", ()))
-        if _HOST.fullmatch(host):
-            scope[HOST] = host
+        scope[HOST] = host if _HOST.fullmatch(host) else ""
         client = self._client(peer, said.get(b"x-forwarded-for", ()))
         # The port is the proxy's own connection's, and means nothing for another address.
         scope["client"] = (str(client), 0)

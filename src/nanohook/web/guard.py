@@ -18,13 +18,15 @@ from nanohook.database import Lane, Transaction
 from nanohook.flow import accounts as flow
 from nanohook.flow.accounts import Browser
 from nanohook.flow.terms import SECOND_US
-from nanohook.stores import accounts
+from nanohook.stores import accounts, facts
 from nanohook.stores.accounts import MAX_USER_AGENT_CHARS, Person
 from nanohook.web import credentials, forwarded
 from nanohook.web.parts import Call, Parts
 
 logger = logging.getLogger(__name__)
 
+PROXY_NOTED_EVERY_S: Final = 60.0
+"""It is noted no more often than this that a proxy was not believed: anybody may send its headers."""
 _NOTED_EVERY_US: Final = 60 * SECOND_US
 """The time of the last use of a key or session is noted no more often than this."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,6 +37,7 @@ _WRONG_ORIGIN: Final = (
     "NANOHOOK_PUBLIC_URL. Behind a proxy, set NANOHOOK_TRUSTED_PROXIES to its address, or NANOHOOK_PUBLIC_URL to "
     "what browsers call this service; a script sends an API key, or the Origin"
 )
+_FORWARDED: Final = {"x-forwarded-proto", "x-forwarded-host"}
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 
 PublicEndpoint = Callable[[Request, Parts], Awaitable[Response]]
@@ -128,7 +131,20 @@ def check_origin(request: Request, parts: Parts) -> None:
             return
     elif set(origins) <= _own_origins(request, parts):
         return
+    _note_proxy(request, parts)
     raise errors.Forbidden(_WRONG_ORIGIN, code="wrong_origin")
+
+
+def _note_proxy(request: Request, parts: Parts) -> None:
+    """Note for ``nanohook doctor`` that a proxy's word was not taken, if that may be why a write was refused."""
+    is_unbelieved = forwarded.HOST not in request.scope and _FORWARDED & set(request.headers)
+    if request.client is None or not is_unbelieved or not parts.proxy_notes.is_over():
+        return
+    peer = request.client.host
+    now = clock.now_us()
+    with contextlib.suppress(errors.Unavailable):
+        noted = parts.database.offer(lambda tx: facts.put(tx, facts.UNTRUSTED_PROXY, f"{now} {peer}"))
+        noted.add_done_callback(_nobody_waits)
 
 
 def _own_origins(request: Request, parts: Parts) -> set[str]:

@@ -24,7 +24,7 @@ from nanohook.storage import Storage
 from nanohook.stores.accounts import Person
 from nanohook.web import query
 from nanohook.web.metrics import Metrics
-from nanohook.web.rates import Rates
+from nanohook.web.rates import Cooldown, Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
 from nanohook.web.shares import Shares
@@ -57,6 +57,7 @@ class Parts:
     passwords: Passwords
     mailer: Mailer
     rates: Rates
+    proxy_notes: Cooldown
     shares: Shares
     make_room: Callable[[str | None], Awaitable[None]]
     """Removes early what a person (``None``: anybody) has deleted of what was never generated."""

@@ -181,6 +181,22 @@ class Rates:
             standing.check()
 
 
+class Cooldown:
+    """Lets one thing be done once in a while, however often it is asked for."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s: Final = every_s
+        self._next_at = 0.0
+
+    def is_over(self) -> bool:
+        """Tell whether it may be done now; from then on it may not for a while."""
+        now = time.monotonic()
+        if now < self._next_at:
+            return False
+        self._next_at = now + self._every_s
+        return True
+
+
 def network_of(host: str) -> str:
     """Name whom an address of the net belongs to: itself, or for IPv6 the share of one customer."""
     try:
