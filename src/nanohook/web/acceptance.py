@@ -29,7 +29,7 @@ async def accepted(
         size_bytes: What the request holds in memory while it waits for the writer.
     """
     ticket = await _ticket_of(call, route)
-    refused = refusal(call.parts)
+    refused = await refusal(call.parts)
 
     async def take(tx: Transaction) -> str:
         # Only here: what was taken under this key before is answered whatever has become of us.
@@ -45,12 +45,12 @@ async def accepted(
     return _told(answer)
 
 
-def refusal(parts: Parts) -> errors.NanohookError | None:
+async def refusal(parts: Parts) -> errors.NanohookError | None:
     """Say why nothing new could ever be submitted: there is no key for NanoBanana, or no room for a result."""
     if parts.settings.nanobanana_api_key is None:
         return errors.Conflict("set NANOBANANA_API_KEY to generate pictures", code="no_api_key")
     try:
-        uploads.check_disk(parts)
+        await uploads.check_disk(parts)
     except errors.DiskFull as exc:
         return exc
     return None

@@ -30,7 +30,7 @@ async def again(call: Call) -> Response:
         can_fetch=call.parts.terms.has_public_url,
         prices=call.parts.settings.prices,
     )
-    refused = acceptance.refusal(call.parts)
+    refused = await acceptance.refusal(call.parts)
     if refused is not None:
         raise refused
     if asked.job_ids is None:

@@ -52,9 +52,7 @@ async def place(call: Call) -> AsyncIterator[None]:
         TooLarge: ``quota``: they keep as much as they may already.
     """
     parts, owner_id = call.parts, call.person.id
-    if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes + _NEAR_BYTES:
-        await parts.make_room(None)
-    check_disk(parts)
+    await check_disk(parts)
     try:
         await parts.database.read(lambda tx: check_quota(tx, parts, owner_id=owner_id, adds_bytes=1))
     except errors.TooLarge:
@@ -161,13 +159,15 @@ async def remove(parts: Parts, stored: Stored | None) -> None:
             logger.warning("media.not_removed", extra={"key": key, "reason": str(exc)})
 
 
-def check_disk(parts: Parts) -> None:
+async def check_disk(parts: Parts) -> None:
     """
-    Keep the reserve free for jobs that already run.
+    Keep the reserve free for jobs that already run; near it, what was deleted and never generated goes at once.
 
     Raises:
         DiskFull: Less is free.
     """
+    if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes + _NEAR_BYTES:
+        await parts.make_room(None)
     if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes:
         raise errors.DiskFull("the disk is nearly full, nothing new is taken", retry_after_s=60)
 
