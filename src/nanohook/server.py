@@ -21,11 +21,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from nanohook import errors, http1
+from nanohook.http1 import sockets
 
 GRACE_S: Final = 10
 """How long open requests are given after the drain."""
-UNSENT_BYTES: Final = 16 * 1024
-UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
 LOCAL: Final = http1.Limits(keep_alive_s=5.0)
@@ -52,7 +51,7 @@ class Server(uvicorn.Server):
         greeting: str | None = None,
         limits: http1.Limits | None = None,
     ) -> None:
-        table = http1.Table(limits or http1.Limits())
+        table = self._table = http1.Table(limits or http1.Limits())
         super().__init__(
             uvicorn.Config(
                 app,
@@ -118,6 +117,7 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Drain, then stop serving."""
+        self._table.end()
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
 
@@ -134,7 +134,8 @@ def bearable_connections() -> int:
     """
     Tell how many connections there are descriptors for, beside our own files and the downloads.
 
-    As many as the system allows are asked for first: what a shell sets by itself is made for other programs.
+    Two for each: a file that is sent holds one for as long as its reader takes, beside the socket. As many as the
+    system allows are asked for first: what a shell sets by itself is made for other programs.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -143,7 +144,7 @@ def bearable_connections() -> int:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return http1.MOST_CONNECTIONS
-    return max(1, min(http1.MOST_CONNECTIONS, soft - min(soft // 2, _OWN_FILES)))
+    return max(1, min(http1.MOST_CONNECTIONS, (soft - min(soft // 2, _OWN_FILES)) // 2))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -156,12 +157,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Not every event loop sets it: without it the second half of an answer waits 40 ms for an ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A client that stops reading would swallow megabytes in the kernel, and could never be closed.
-        listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), UNSENT_BYTES)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKED_MS)
+    sockets.set_for_all(listener)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
