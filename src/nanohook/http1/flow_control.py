@@ -41,10 +41,8 @@ class FlowControl(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client reads less than it is sent."""
         self.is_write_paused = True
-        unsent_bytes = self._transport.get_write_buffer_size()
-        self._pace = self._pace or Pace()
-        self._pace.begin(self._loop.time(), unsent_bytes)
-        self._table.hold_unsent(self, unsent_bytes)
+        self._begin_pace()
+        self._table.hold_unsent(self, self._transport.get_write_buffer_size())
         if self._drained is not None:
             self._drained.clear()
 
@@ -76,6 +74,8 @@ class FlowControl(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close once the client has read what it was sent."""
         if self._transport.get_write_buffer_size():
+            if not self.is_write_paused:
+                self._begin_pace()
             self._table.wait(self, Owes.READ)
         self._transport.close()
 
@@ -91,3 +91,7 @@ class FlowControl(asyncio.BufferedProtocol):
         """Cut the connection at once, and have the table forget it."""
         self._table.forget(self)
         self._transport.abort()
+
+    def _begin_pace(self) -> None:
+        self._pace = self._pace or Pace()
+        self._pace.begin(self._loop.time(), self._transport.get_write_buffer_size())

@@ -33,3 +33,4 @@ class Pace:
     def end(self, now: float, unsent_bytes: int) -> None:
         """It has caught up with what it was sent, for now."""
         self._behind_s = self.behind_s(now, unsent_bytes)
+        self.begin(now, unsent_bytes)

@@ -9,7 +9,7 @@ ANSWER_UNACKED_MS: Final = 5 * 60_000
 STREAM_UNACKED_MS: Final = 30_000
 """For a stream: its reader reads always, and takes a place of its person until it is known to be gone."""
 STREAM_SEND_BUFFER_BYTES: Final = 64 * 1024
-"""Asked of the kernel for what a stream's reader has not acknowledged; with its bookkeeping it takes twice that."""
+"""Asked of the kernel for what a stream's reader has not acknowledged; it takes twice, with its bookkeeping."""
 _UNSENT_BYTES: Final = 16 * 1024
 
 

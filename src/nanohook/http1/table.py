@@ -154,7 +154,7 @@ class Table:
                 largest.cut()
 
     def hold_unsent(self, connection: Waiting, size_bytes: int) -> None:
-        """Note that *connection* has not read so much of its answer; over the limit, who waits for longest goes."""
+        """Note that *connection* has not read so much of its answer; over the limit, the longest paused go."""
         self._unsent.set(connection, size_bytes)
         if size_bytes:
             self.wait(connection, Owes.READ)
