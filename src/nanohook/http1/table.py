@@ -18,7 +18,7 @@ READ_BYTES: Final = 64 * 1024
 """Read at once of one connection, and so the most that it can hold of requests that are not looked at yet."""
 _LOOK_S: Final = 1.0
 _LOOKED_AT: Final = 16
-"""Readers looked at to find one that is slow: those that wait for longest, so a fast one is seldom among them."""
+"""Readers of which the slowest goes: those that pause for longest, so a fast one is seldom among them."""
 
 
 class Owes(enum.Enum):
@@ -62,8 +62,8 @@ class Limits:
     end_s: float = 5.0
     read_s: float = 300.0
     """For one piece of an answer (64 KiB of a file): longer than anybody pauses who comes back."""
-    behind_s: float = 15.0
-    """So far behind the pace, a reader may be closed for a newcomer: 15 s of nothing, 30 s at half the pace."""
+    behind_s: float = 1.0
+    """So far behind the pace, a reader may be closed for a newcomer; as long as there is room it never is."""
     last_head_s: float = 2.0
     """For the rest of a head while the server goes down."""
 
@@ -132,7 +132,7 @@ class Table:
         now = asyncio.get_running_loop().time()
         found = (
             next(filter(None, (self._first(owed, now - silent_s) for owed, silent_s in _SILENT_S.items())), None)
-            or self._slow(now)
+            or self._slowest(now)
             or next(filter(None, (self._first(owed, now) for owed in _SILENT_S)), None)
         )
         if found is None:
@@ -175,9 +175,10 @@ class Table:
         connection, since = next(iter(self._queues[owed].items()), (None, 0.0))
         return connection if since <= until else None
 
-    def _slow(self, now: float) -> Waiting | None:
-        longest = itertools.islice(self._queues[Owes.READ], _LOOKED_AT)
-        return next((each for each in longest if each.behind_s(now) > self.limits.behind_s), None)
+    def _slowest(self, now: float) -> Waiting | None:
+        longest = list(itertools.islice(self._queues[Owes.READ], _LOOKED_AT))
+        slowest = max(longest, key=lambda each: each.behind_s(now), default=None)
+        return None if slowest is None or slowest.behind_s(now) < self.limits.behind_s else slowest
 
     def _seconds(self, owed: Owes) -> float:
         limits = self.limits
