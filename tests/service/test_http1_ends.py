@@ -294,6 +294,35 @@ async def test_while_the_service_drains_answers_say_that_they_are_the_last():
         drained.set()
 
 
+async def test_at_the_end_of_its_time_a_request_is_cut_unless_it_can_still_be_refused():
+    service = app()
+    async with raw.serving(service) as (base, running), contextlib.AsyncExitStack() as stack:
+        begun, asking, half = [await stack.enter_async_context(raw.opened(base)) for _ in range(3)]
+        await begun.send(get(b"/pieces"))
+        await begun.some(10_000)
+        await asking.send(get(b"/slow"))
+        await half.send(get(b"/slow")[:20])
+        await live.until(lambda: service.state.asked and any(each._unread for each in connections(running)))
+        for each in list(connections(running)):
+            each.abort_if_begun()
+        await live.until(lambda: len(connections(running)) == 1)
+        service.state.may_answer.set()
+        assert (await answered(asking)).content == b"yes"
+
+
+async def test_whoever_sends_on_behind_its_last_answer_is_heard_until_it_is_silent():
+    async with raw.serving(app(), end_s=1.5) as (base, running), raw.opened(base) as connection:
+        await connection.send(b"POST /nowhere HTTP/1.1\r\n" + HOST + b"Content-Length: 20000000\r\n\r\n")
+        assert (await answered(connection)).status_code == 404
+        # For longer than silence is borne: an upload over a slow line, whose answer a reset would take away.
+        for _ in range(25):
+            await connection.send(b"x" * 1_000)
+            await asyncio.sleep(0.1)
+            assert connections(running)
+        assert await closed(connection) == b""
+        await live.until(lambda: not connections(running))
+
+
 # Whether a server is there.
 
 

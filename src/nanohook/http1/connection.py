@@ -13,15 +13,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from nanohook import ids
 from nanohook.http1 import head as heads
-from nanohook.http1 import options, sockets
+from nanohook.http1 import options, refusal, sockets
 from nanohook.http1.chunks import Chunks
-from nanohook.http1.exchange import HIGH_WATER_BYTES, Exchange, answer_head
+from nanohook.http1.exchange import HIGH_WATER_BYTES, Exchange
 from nanohook.http1.flow_control import FlowControl
 from nanohook.http1.head import Head, Refused
 from nanohook.http1.table import Owes, Table
-from nanohook.web import failures
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +151,11 @@ class Connection(FlowControl):
             self._exchange.keep_alive = False
         elif not self._unread:
             self.close()
+
+    def abort_if_begun(self) -> None:
+        """Cut the connection, unless its request can still be refused: no word of the answer has been said."""
+        if self._exchange is None or self._exchange.has_started:
+            self.cut()
 
     def give_up(self, owed: Owes) -> None:
         """Close: *owed* did not come in time."""
@@ -347,14 +350,7 @@ class Connection(FlowControl):
             # Its answer is half out: nothing can be said any more.
             self._transport.abort()
             return
-        answer = failures.problem(exc.status, code=exc.code, detail=exc.detail)
-        headers = [
-            *self.default_headers,
-            *answer.raw_headers,
-            (b"x-request-id", ids.new_id().encode()),
-            (b"connection", b"close"),
-        ]
-        self.write(answer_head(exc.status, headers) + bytes(answer.body))
+        self.write(refusal.answer(exc, default_headers=self.default_headers))
         self._part(is_read=False)
 
     def _lose_exchange(self) -> bool:

@@ -58,7 +58,7 @@ class Limits:
     first_byte_s: float = 20.0
     head_s: float = 10.0
     keep_alive_s: float = 95.0
-    """Longer than pools of proxies wait (nginx and AWS 60 s, Caddy 90 s): they must be the first to close."""
+    """Longer than pools of proxies wait (nginx and AWS 60 s; Caddy 2 min unless told): they must close first."""
     end_s: float = 5.0
     read_s: float = 300.0
     """For one piece of an answer (64 KiB of a file): longer than anybody pauses who comes back."""
