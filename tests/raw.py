@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import orjson
+from starlette.applications import Starlette
+
+from nanohook import http1, server
+from tests import live
 
 
 @dataclass
@@ -64,6 +69,11 @@ class Connection:
         async with asyncio.timeout(timeout_s):
             return await self._reader.readuntil(b"\r\n\r\n")
 
+    async def some(self, most_bytes: int, *, timeout_s: float = 5.0) -> bytes:
+        """Read a little of what came; empty: the service has closed."""
+        async with asyncio.timeout(timeout_s):
+            return await self._reader.read(most_bytes)
+
     def end(self) -> None:
         """Say that nothing more will be sent."""
         self._writer.write_eof()
@@ -82,16 +92,40 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def opened(base: str) -> AsyncIterator[Connection]:
-    """Connect to the service at *base*; the connection is cut in the end."""
+async def opened(base: str, *, receive_bytes: int = 2**16) -> AsyncIterator[Connection]:
+    """
+    Connect to the service at *base*; the connection is cut in the end.
+
+    Args:
+        receive_bytes: What its reader takes before the test reads; the kernel takes as much, at least.
+    """
     url = httpx.URL(base)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
+    made = socket.socket()
+    if receive_bytes < 2**16:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    made.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(made, (url.host, url.port))
+    reader, writer = await asyncio.open_connection(sock=made, limit=receive_bytes)
     try:
         yield Connection(reader, writer, url.netloc.decode())
     finally:
         writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, **limits: float) -> AsyncIterator[tuple[str, server.Server]]:
+    """Serve *app* alone; yields its address, and the server for a look inside."""
+    listener = server.listen("127.0.0.1", 0)
+    running = server.Server(app, handle_signals=False, limits=http1.Limits(**limits))  # type: ignore[arg-type]
+    task = asyncio.create_task(running.serve(sockets=[listener]))
+    await live.until(lambda: running.started)
+    try:
+        yield server.address(listener), running
+    finally:
+        running.stop()
+        await task
 
 
 async def without_body(

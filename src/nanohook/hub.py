@@ -5,7 +5,7 @@ A stream is in one of three states. *Catching up*: a pump alone sends, reading p
 request's task is parked, and the hub alone sends bytes that were encoded once for all readers. *Closed*. The hub
 never waits for a reader: it drives the server's ``send`` one step, and a reader whose socket is full goes back to
 catching up, from the log. So a slow reader costs nobody else's time, and bounded memory: a piece of the log, what
-the server takes before it lets a sender wait (64 KiB), and the kernel's buffer (``server.SEND_BUFFER_BYTES``).
+the server takes before it lets a sender wait (64 KiB), and the kernel's buffer (``http1.sockets``).
 """
 
 import asyncio

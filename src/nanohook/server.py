@@ -30,6 +30,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from nanohook import errors, http1
+from nanohook.http1 import sockets
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,6 @@ _HURRY_S: Final = 0.2
 _CUT_S: Final = 0.5
 """How long a request that was cut is given to say so."""
 _POLL_S: Final = 0.01
-UNSENT_BYTES: Final = 16 * 1024
-SEND_BUFFER_BYTES: Final = 64 * 1024
-"""Asked of the kernel for what a client has not acknowledged; it takes twice that, with its bookkeeping."""
-UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
 LOCAL: Final = http1.Limits(keep_alive_s=5.0)
@@ -72,7 +69,7 @@ class Server(uvicorn.Server):
         greeting: str | None = None,
         limits: http1.Limits | None = None,
     ) -> None:
-        table = http1.Table(limits or http1.Limits())
+        table = self._table = http1.Table(limits or http1.Limits())
         super().__init__(
             uvicorn.Config(
                 app,
@@ -161,8 +158,7 @@ class Server(uvicorn.Server):
             return
         logger.warning("service.requests_cut", extra={"requests": len(state.tasks)})
         for connection in self._connections:
-            if not connection.is_unanswered:
-                connection.abort()
+            connection.abort_if_begun()
         await asyncio.sleep(_POLL_S)
         for task in list(state.tasks):
             task.cancel()
@@ -170,7 +166,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(list(state.tasks), timeout=_CUT_S)
             await asyncio.sleep(_POLL_S)  # for the last bytes of their refusals
         for connection in self._connections:
-            connection.abort()
+            connection.cut()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start the way out at the first signal; the second ends the process at once, as kill -9 would."""
@@ -197,6 +193,7 @@ class Server(uvicorn.Server):
         """Drain, then stop serving."""
         loop = asyncio.get_running_loop()
         self._told_at = self._told_at or loop.time()
+        self._table.end()
         if self._draining is None:
             self._draining = loop.create_task(self._drain(), name="drain")
 
@@ -213,7 +210,8 @@ def bearable_connections() -> int:
     """
     Tell how many connections there are descriptors for, beside our own files and the downloads.
 
-    As many as the system allows are asked for first: what a shell sets by itself is made for other programs.
+    Two for each: a file that is sent holds one for as long as its reader takes, beside the socket. As many as the
+    system allows are asked for first: what a shell sets by itself is made for other programs.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -222,7 +220,7 @@ def bearable_connections() -> int:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return http1.MOST_CONNECTIONS
-    return max(1, min(http1.MOST_CONNECTIONS, soft - min(soft // 2, _OWN_FILES)))
+    return max(1, min(http1.MOST_CONNECTIONS, (soft - min(soft // 2, _OWN_FILES)) // 2))
 
 
 def exit_within(limit_s: float, *, code: int = 0) -> None:
@@ -263,14 +261,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Not every event loop sets it: without it the second half of an answer waits 40 ms for an ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # By itself it grows to megabytes, for whoever reads fast once and then is gone.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A client that stops reading would swallow megabytes in the kernel, and could never be closed.
-        listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), UNSENT_BYTES)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKED_MS)
+    sockets.set_for_all(listener)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)

@@ -9,6 +9,8 @@ import socket
 import sys
 from typing import Any
 
+import uvicorn
+
 _BACKLOG = 4096
 
 
@@ -34,6 +36,12 @@ def listen() -> socket.socket:
 def tell_port(listener: socket.socket) -> None:
     """Tell the starter where this process listens."""
     print(listener.getsockname()[1], flush=True)
+
+
+def speak(running: uvicorn.Server, protocol: str | None) -> None:
+    """Have a server speak by another class than ours: ``httptools`` or ``h11``, as uvicorn has them."""
+    if protocol in {"httptools", "h11"}:
+        running.config.http = protocol  # type: ignore[assignment]
 
 
 def memory() -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The service as it is deployed, with two more routes at the end of its table for the benchmark."""
 
+import asyncio
 import pathlib
 from typing import Any
 
@@ -9,7 +10,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from nanohook import app, clock, logs, server, settings
-from nanohook.cli import serving
 from nanohook.database import Topic, Transaction
 from nanohook.rules import views
 from nanohook.stores import events, jobs
@@ -51,7 +51,7 @@ async def _burst(request: Request) -> JSONResponse:
 def main() -> None:
     """Serve until SIGTERM."""
     chosen: dict[str, Any] = figures.options()
-    port = chosen.pop("port", 0)
+    port, protocol = chosen.pop("port", 0), chosen.pop("protocol", None)
     chosen["data_dir"] = pathlib.Path(chosen["data_dir"])
     logs.configure(level="INFO", form="json")
     service = app.create_app(settings.fixed(**chosen))
@@ -61,7 +61,10 @@ def main() -> None:
     ]
     listener = server.listen("127.0.0.1", port)
     figures.tell_port(listener)
-    serving.run(service, listener, name="nanohook")
+    running = server.Server(service)
+    figures.speak(running, protocol)
+    with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
+        runner.run(running.serve(sockets=[listener]))
 
 
 main()

@@ -1,11 +1,21 @@
 """What the tests of the flow without HTTP begin with."""
 
+import asyncio
 import shutil
 
 import pytest
+import uvloop
 
 from nanohook import migrations
 from tests.flow_world import World
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """The server's wire is tested on both event loops: they differ in when they write, and in what they tell."""
+    loops = {"asyncio": asyncio.new_event_loop}
+    if item.module.__name__.rpartition(".")[2].startswith("test_http1"):
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @pytest.fixture(scope="session")

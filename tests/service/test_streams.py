@@ -17,11 +17,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from nanohook import clock, database, hub, server, settings
+from nanohook import clock, database, hub, settings
 from nanohook.cli import people
 from nanohook.database import Lane, Topic
 from nanohook.flow import accounts as flow
 from nanohook.flow import gate
+from nanohook.http1 import sockets
 from nanohook.rules import sse
 from nanohook.stores import accounts, events
 from nanohook.web import credentials
@@ -872,7 +873,7 @@ def cost_bytes(stream):
     # struct sock's rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, …
     kernel = struct.unpack("9I", raw.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
     received, sent, most_sent, ahead, queued = kernel[0], kernel[2], kernel[3], kernel[4], kernel[5]
-    assert most_sent == 2 * server.SEND_BUFFER_BYTES
+    assert most_sent == 2 * sockets.STREAM_SEND_BUFFER_BYTES
     return transport.get_write_buffer_size() + received + max(sent, queued) + ahead
 
 

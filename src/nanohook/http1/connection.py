@@ -13,13 +13,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from nanohook import ids
 from nanohook.http1 import head as heads
+from nanohook.http1 import options, refusal, sockets
 from nanohook.http1.chunks import Chunks
-from nanohook.http1.exchange import HIGH_WATER_BYTES, Exchange, answer_head
+from nanohook.http1.exchange import HIGH_WATER_BYTES, Exchange
+from nanohook.http1.flow_control import FlowControl
 from nanohook.http1.head import Head, Refused
 from nanohook.http1.table import Owes, Table
-from nanohook.web import failures
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ _END: Final = b"\r\n\r\n"
 _LONE_LF: Final = re.compile(rb"(?<!\r)\n")
 _SMALL_BYTES: Final = 64 * 1024
 """A rest of a body that is read though nobody wants it: the connection can then be used again."""
-_END_S: Final = 30.0
-"""How long a client may go on sending after its last answer, whatever it sends."""
+_END_S: Final = 15 * 60.0
+"""How long a client may go on sending after its last answer: as long as an upload may take, on a slow line."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(FlowControl):
     """
     One client's connection, as uvicorn makes it.
 
@@ -44,20 +44,17 @@ class Connection(asyncio.Protocol):
         "_app_state",
         "_chunks",
         "_client",
-        "_drained",
         "_ends_at",
         "_exchange",
+        "_is_half_closed",
         "_is_read_paused",
+        "_is_stream",
         "_left",
-        "_loop",
         "_owes",
         "_searched",
         "_server",
         "_state",
-        "_table",
-        "_transport",
         "_unread",
-        "is_write_paused",
     )
 
     def __init__(
@@ -69,18 +66,14 @@ class Connection(asyncio.Protocol):
         table: Table,
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        super().__init__(table, _loop or asyncio.get_running_loop())
         self._app: Any = config.loaded_app
         self._app_state = app_state
-        self._loop = _loop or asyncio.get_running_loop()
         self._state = server_state
-        self._table = table
         self._owes: Owes | None = None
-        self._transport: asyncio.Transport
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int | None] | None = None
-        self._drained: asyncio.Event | None = None
-        self.is_write_paused = False
-        self._is_read_paused = False
+        self._is_read_paused = self._is_half_closed = self._is_stream = False
         self._exchange: Exchange | None = None
         self._unread = b""
         """What came and cannot be used yet: part of a head, or what follows the request that is being answered."""
@@ -97,7 +90,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, in the place of another if there is no room."""
-        self._transport = cast("asyncio.Transport", transport)
+        self.begin_sending(cast("asyncio.Transport", transport))
         connections = self._state.connections
         if len(connections) >= self._table.limits.connections and not self._table.make_room():
             logger.warning("http.no_room", extra={"connections": len(connections)})
@@ -111,61 +104,80 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it was lost
         """Let go of everything."""
         self._state.connections.discard(self)
-        self._forget_unread()
-        self._wait(None)
+        self._owes = None
+        self._unread = b""
+        self._table.forget(self)
         self._lose_exchange()
-        if self._drained is not None:
-            self._drained.set()
+        self.end_sending()
 
-    def eof_received(self) -> None:
-        """Close: the client has nothing more to say, and reads no more either as far as anybody can tell."""
+    def eof_received(self) -> bool:
+        """
+        The client sends no more. Whoever has asked may still wait for the answer, and is not closed before it.
 
-    def data_received(self, data: bytes) -> None:
+        Who reads a stream sends no more either when it leaves, and says so in no other way.
+
+        Source: RFC 9112, section 9.6.
+        """
+        exchange = self._exchange
+        self._is_half_closed = exchange is not None and not exchange.has_more_body and not self._is_stream
+        if not self._is_half_closed:
+            self.close()
+        return self._is_half_closed
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's own wish
+        """Say where to read to: no read takes more than the buffer that all connections share."""
+        return self._table.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what came; what cannot be used yet is kept."""
+        if self._is_stream:
+            return
         if self._owes is Owes.END:
             if self._loop.time() < self._ends_at:
                 self._wait(Owes.END)
             return
+        data = bytes(self._table.buffer[:nbytes])
         if self._unread:
             data = self._unread + data
-            self._forget_unread()
+            self._keep(b"")
         self._take(data)
-
-    def pause_writing(self) -> None:
-        """The client takes less than it is sent."""
-        self.is_write_paused = True
-        if self._drained is not None:
-            self._drained.clear()
-
-    def resume_writing(self) -> None:
-        """It has caught up."""
-        self.is_write_paused = False
-        if self._drained is not None:
-            self._drained.set()
 
     # What the server and the table tell.
 
-    @property
-    def is_unanswered(self) -> bool:
-        """A request is under way, and nothing was said to it yet."""
-        return self._exchange is not None and not self._exchange.has_started
-
     def shutdown(self) -> None:
-        """Close once the request under way is answered."""
-        if self._exchange is None:
-            self._transport.close()
-        else:
+        """Close once the request under way is answered; half a head is one, if the rest comes soon."""
+        self._table.end()
+        if self._exchange is not None:
             self._exchange.keep_alive = False
+        elif not self._unread:
+            self.close()
+
+    def abort_if_begun(self) -> None:
+        """Cut the connection, unless its request can still be refused: no word of the answer has been said."""
+        if self._exchange is None or self._exchange.has_started:
+            self.cut()
 
     def give_up(self, owed: Owes) -> None:
-        """Close: *owed* did not come in time, or somebody else needs the place."""
+        """Close: *owed* did not come in time."""
+        if owed in {Owes.END, Owes.READ}:
+            self.cut()
+            return
         self._owes = None
         if owed is Owes.HEAD and not self._left:
             self._refuse(Refused(408, "too_slow", "the request did not come in time"))
-        elif owed is Owes.END:
-            self._transport.abort()
         else:
-            self._transport.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close once the client has read what it was sent."""
+        self._wait(None)
+        super().close()
+
+    def cut(self) -> None:
+        """Cut the connection at once, and have the table forget it."""
+        self._owes = None
+        self._unread = b""
+        super().cut()
 
     # What an exchange tells.
 
@@ -174,20 +186,24 @@ class Connection(asyncio.Protocol):
         """Headers of every answer."""
         return self._state.default_headers
 
-    async def drain(self) -> None:
-        """Wait until the client has caught up."""
-        if self._drained is None:
-            self._drained = asyncio.Event()
-        if self.is_write_paused:
-            await self._drained.wait()
+    @property
+    def is_last_answer(self) -> bool:
+        """The server goes down, or the client has said that it sends no more."""
+        return self._table.is_ending or self._is_half_closed
 
-    def write(self, data: bytes) -> None:
-        """Send *data*."""
-        self._transport.write(data)
+    def begin_stream(self) -> None:
+        """Read on, to see the reader leave; what it sends is dropped."""
+        if self._is_half_closed:
+            self.close()
+            return
+        self._is_stream = True
+        self._keep(b"")
+        sockets.set_for_stream(self._transport)
+        self.resume_reading()
 
-    def abort(self) -> None:
-        """Cut the connection."""
-        self._transport.abort()
+    def has_taken_body(self) -> None:
+        """Count what is still to be looked at."""
+        self._count()
 
     def has_answered(self) -> None:
         """Go on with the next request, or part."""
@@ -196,7 +212,7 @@ class Connection(asyncio.Protocol):
         if exchange is None or self._transport.is_closing():
             return
         if not exchange.keep_alive:
-            self._part(is_read=not exchange.has_more_body)
+            self._part(is_read=self._is_half_closed or not (exchange.has_more_body or self._unread))
             return
         self.resume_reading()
         if self._left:
@@ -204,6 +220,8 @@ class Connection(asyncio.Protocol):
         elif self._unread:
             # Later: whoever answers has not returned yet.
             self._loop.call_soon(self._go_on)
+        elif self._is_half_closed:
+            self.close()
         else:
             self._wait(Owes.NEXT_REQUEST)
 
@@ -224,13 +242,13 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         data = self._unread
         if data and self._exchange is None and not self._transport.is_closing():
-            self._forget_unread()
+            self._keep(b"")
             self._take(data)
             self.resume_reading()
 
     def _take(self, data: bytes) -> None:
         try:
-            while data:
+            while data and not self._transport.is_closing():
                 if self._chunks is not None:
                     data = self._take_chunks(self._chunks, data)
                 elif self._left:
@@ -239,8 +257,8 @@ class Connection(asyncio.Protocol):
                     data = self._take_head(data)
                 else:
                     # One request at a time: the next is read when this one is answered.
-                    self._keep(data, searched=0)
                     self.pause_reading()
+                    self._keep(data)
                     return
         except Refused as exc:
             self._refuse(exc)
@@ -272,21 +290,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head) -> None:
         """Have a request answered."""
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.version,
-            "server": self._server,
-            "client": self._client,
-            "scheme": "http",
-            "method": head.method,
-            "root_path": "",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "state": self._app_state.copy(),
-        }
+        scope = head.scope(server=self._server, client=self._client, state=self._app_state)
         exchange = Exchange(self, scope, keep_alive=head.keeps_alive, expects_continue=head.expects_continue)
         self._exchange = exchange
         if head.is_chunked:
@@ -297,7 +301,8 @@ class Connection(asyncio.Protocol):
         else:
             self._end_body()
         self._wait(None)
-        task = self._loop.create_task(exchange.run(self._app))
+        app = options.is_up if head.method == "OPTIONS" and options.is_about_server(head) else self._app
+        task = self._loop.create_task(exchange.run(app))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
@@ -325,6 +330,7 @@ class Connection(asyncio.Protocol):
         exchange.body += part
         if len(exchange.body) > HIGH_WATER_BYTES:
             self.pause_reading()
+        self._count()
         exchange.news()
 
     def _end_body(self) -> None:
@@ -338,20 +344,13 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, exc: Refused) -> None:
         """Answer a request that nobody else will see, and part."""
-        self._forget_unread()
+        self._keep(b"")
         logger.info("http.refused", extra={"status": exc.status, "code": exc.code, "peer": self._client})
         if self._lose_exchange():
             # Its answer is half out: nothing can be said any more.
             self._transport.abort()
             return
-        answer = failures.problem(exc.status, code=exc.code, detail=exc.detail)
-        headers = [
-            *self.default_headers,
-            *answer.raw_headers,
-            (b"x-request-id", ids.new_id().encode()),
-            (b"connection", b"close"),
-        ]
-        self.write(answer_head(exc.status, headers) + bytes(answer.body))
+        self.write(refusal.answer(exc, default_headers=self.default_headers))
         self._part(is_read=False)
 
     def _lose_exchange(self) -> bool:
@@ -360,15 +359,16 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             return False
         exchange.is_disconnected = True
+        exchange.body.clear()
         exchange.news()
         return exchange.has_started
 
     def _part(self, *, is_read: bool) -> None:
         """Close; if not all that was sent *is_read*, only after a while: a reset would take the answer with it."""
         self._left, self._chunks = 0, None
-        self._forget_unread()
+        self._keep(b"")
         if is_read or not self._transport.can_write_eof():
-            self._transport.close()
+            self.close()
             return
         self._transport.write_eof()
         self.resume_reading()
@@ -382,12 +382,12 @@ class Connection(asyncio.Protocol):
         if owed is not None:
             self._table.wait(self, owed)
 
-    def _keep(self, data: bytes, *, searched: int) -> None:
-        self._unread = data
-        self._searched = searched
-        self._table.hold(len(data))
+    def _keep(self, data: bytes, *, searched: int = 0) -> None:
+        if data or self._unread:
+            self._unread = data
+            self._searched = searched
+            self._count()
 
-    def _forget_unread(self) -> None:
-        if self._unread:
-            self._table.hold(-len(self._unread))
-            self._unread = b""
+    def _count(self) -> None:
+        body_bytes = 0 if self._exchange is None else len(self._exchange.body)
+        self._table.hold_unread(self, len(self._unread) + body_bytes)

@@ -16,6 +16,7 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 _ANY_LENGTH: Final = -1
 """The answer ends where the connection does: a client of HTTP/1.0 knows no chunks."""
 _CHUNKED: Final = -2
+_STREAM: Final = b"text/event-stream"
 _CRASHED: Final = b"Internal Server Error"
 
 
@@ -53,6 +54,10 @@ class Wire(Protocol):
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         """Headers of every answer."""
 
+    @property
+    def is_last_answer(self) -> bool:
+        """The connection ends with the answer under way, whatever the client wishes."""
+
     async def drain(self) -> None:
         """Wait until what was written has left."""
 
@@ -61,6 +66,12 @@ class Wire(Protocol):
 
     def resume_reading(self) -> None:
         """Let the client send again."""
+
+    def has_taken_body(self) -> None:
+        """What came of the body is in other hands."""
+
+    def begin_stream(self) -> None:
+        """The answer that has begun is a stream of events: it waits for nothing but its reader's leaving."""
 
     def has_answered(self) -> None:
         """The answer is whole."""
@@ -146,7 +157,10 @@ class Exchange:
             self._arrived.clear()
         if self.is_disconnected or self.is_complete:
             return {"type": "http.disconnect"}
-        body, self.body = bytes(self.body), bytearray()
+        body = b""
+        if self.body:
+            body, self.body = bytes(self.body), bytearray()
+            self._wire.has_taken_body()
         return {"type": "http.request", "body": body, "more_body": self.has_more_body}
 
     async def send(self, message: Message) -> None:
@@ -171,15 +185,20 @@ class Exchange:
         if self.has_more_body and (self.expects_continue or not self.is_small_body):
             # What is left of the body is not worth the wait: whoever sends it is told not to go on.
             self.keep_alive = False
+        if self._wire.is_last_answer:
+            self.keep_alive = False
         self._has_no_body = self.scope["method"] == "HEAD" or status in {204, 304}
         left = _ANY_LENGTH if self.scope["http_version"] == "1.0" else _CHUNKED
-        headers = []
+        headers, is_stream = [], False
         for name, value in (*self._wire.default_headers, *message.get("headers", ())):
             if name == b"connection" and b"close" in value.lower():
                 self.keep_alive = False  # and said below
                 continue
             if name == b"content-length":
                 left = int(value)
+            elif name == b"content-type" and value.startswith(_STREAM) and not self._has_no_body:
+                # Nobody sends a request behind one: what comes is dropped, so that its reader's leaving is seen.
+                is_stream, self.keep_alive = True, False
             headers.append((name, value))
         if left == _CHUNKED and not self._has_no_body:
             headers.append((b"transfer-encoding", b"chunked"))
@@ -189,6 +208,8 @@ class Exchange:
         self.has_started = True
         self._left = left
         self._wire.write(head)
+        if is_stream:
+            self._wire.begin_stream()
 
     def _send_body(self, body: bytes, *, has_more: bool) -> None:
         if self._has_no_body:

@@ -11,7 +11,7 @@ Source: RFC 9112 (HTTP/1.1), sections 3.2, 5 and 6; RFC 9110, sections 7.8 and 1
 import re
 import urllib.parse
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -48,6 +48,26 @@ class Head:
     """It follows in chunks, of an unknown length."""
     expects_continue: bool = False
     """The client sends the body only once it is told to."""
+
+    def scope(
+        self, *, server: tuple[str, int | None] | None, client: tuple[str, int] | None, state: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write it as ASGI's scope, of a connection between *server* and *client*."""
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self.version,
+            "server": server,
+            "client": client,
+            "scheme": "http",
+            "method": self.method,
+            "root_path": "",
+            "path": self.path,
+            "raw_path": self.raw_path,
+            "query_string": self.query,
+            "headers": self.headers,
+            "state": state.copy(),
+        }
 
 
 class _Lines:
