@@ -301,6 +301,7 @@ async def _parts(
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)
     relay = settings.smtp_url
+    shares = Shares()
     return parts.Parts(
         settings=settings,
         instance=await opened.write(lambda tx: facts.keep(tx, facts.INSTANCE, secrets.token_hex(4))),
@@ -312,6 +313,7 @@ async def _parts(
         hub=Hub(
             opened,
             sign=lambda key: parts.signed_address(tokens, key),
+            turn=shares.openings.take,
             streams_per_user=settings.streams_per_user,
         ),
         rejections=Rejections(opened),
@@ -325,7 +327,7 @@ async def _parts(
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
         proxy_notes=Cooldown(guard.PROXY_NOTED_EVERY_S),
-        shares=Shares(),
+        shares=shares,
         make_room=sweeper.make_room,
         check=None if upstream is None else upstream.asker.check,
     )

@@ -106,7 +106,8 @@ class Edge:
         try:
             await self._way(scope)(scope, receive, note.send_marked)
         except asyncio.CancelledError:
-            # Only a server on its way out cancels a request: it is to come again, unless half an answer is gone.
+            # By a server on its way out: it is to come again, unless half an answer is gone. Or by the hub, which
+            # cuts a stream whose reader is shut out and takes nothing.
             if note.status is not None:
                 raise
             refusal = errors.Unavailable("the service is going down", code="draining")
