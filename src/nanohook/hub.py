@@ -15,7 +15,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -23,6 +23,7 @@ import orjson
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
+from nanohook.event_stream import Message, Stream
 from nanohook.faults import reach
 from nanohook.rules import sse, views
 from nanohook.stores import credentials, events
@@ -45,74 +46,7 @@ CUT_AFTER_S: Final = 0.25
 """Who is sent away and does not take even that is cut off after this: all are gone within the second promised."""
 _YIELD_EVERY: Final = 256
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Coroutine[Any, Any, None]]
 Turn = Callable[[str], contextlib.AbstractAsyncContextManager[None]]
-
-
-class Stream:
-    """One reader. Everything it was sent up to ``cursor`` has left our hands."""
-
-    __slots__ = (
-        "behind",
-        "credential",
-        "cursor",
-        "ends_at",
-        "heartbeat",
-        "ids",
-        "is_live",
-        "is_over",
-        "jobs",
-        "opening",
-        "sees",
-        "send",
-        "task",
-    )
-
-    def __init__(
-        self,
-        *,
-        credential: Credential,
-        sees: str | None,
-        jobs: Collection[str] | None,
-        waited_for: Collection[str],
-        cursor: int,
-        opening: Iterable[bytes],
-        is_over: bool,
-        heartbeat: bytes = sse.HEARTBEAT,
-        send: Send,
-    ) -> None:
-        self.credential = credential
-        """What its reader was let in by; whose place it takes."""
-        self.sees = sees
-        """Whose events it is sent; ``None``: everybody's."""
-        self.jobs = None if jobs is None else tuple(jobs)
-        """The jobs it is about; ``None``: all that it sees."""
-        self.ids = frozenset(waited_for) if jobs is None or len(jobs) > 1 else None
-        """Those of several jobs whose end is yet to be told; when none is left, the stream ends."""
-        self.cursor = cursor
-        self.opening = opening
-        """What it begins with, in pieces; all that comes after ``cursor`` follows."""
-        self.is_over = is_over
-        """Nothing follows: it ends behind its opening."""
-        self.heartbeat = heartbeat
-        """What it is sent while nothing happens."""
-        self.send = send
-        self.is_live = False
-        self.behind = False
-        """While catching up: the hub passed an event that the pump may not have read."""
-        self.ends_at = 0.0
-        self.task: asyncio.Task[Any] | None = None
-        """The request's: canceled to cut off a reader who does not even take the end."""
-
-    def passed(self, event: Event) -> bool:
-        """Note that *event* is sent; tell whether the stream has nothing more to say."""
-        self.cursor = event.id
-        if self.jobs is None or self.ids is None:
-            return self.jobs is not None and event.is_last
-        if event.is_last is (event.job_id in self.ids):
-            self.ids = self.ids ^ {event.job_id}
-        return not self.ids
 
 
 class Hub:
@@ -216,7 +150,7 @@ class Hub:
         return False
 
     async def _send_page(self, stream: Stream, page: Sequence[Event]) -> bool:
-        """Do as ``_send_pieces`` with *page*; a turn is held while a piece is encoded, and not while it is sent."""
+        """Do as ``_send_pieces`` with *page*; a turn is held while a piece is encoded, not while it is sent."""
         pieces = sse.pieces(map(self._encoded, page))
         is_sent = True
         while is_sent:
@@ -244,7 +178,8 @@ class Hub:
         self._draining = True
         for slot in self._slots:
             for stream in list(slot):
-                self._end(stream)
+                if stream.is_live:
+                    self._offer_end(stream)
             await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -389,13 +324,18 @@ class Hub:
     def _end(self, stream: Stream) -> None:
         """Send a reader away: its pump sends nothing more but that, and who does not take it is cut off."""
         stream.ends_at = -math.inf
-        if stream.is_live:
-            if self._offer(stream, ending()):
-                stream.is_live = False
-                return
-            self._fall_back(stream)
+        if stream.is_live and self._offer_end(stream):
+            return
         if stream.task is not None:
             asyncio.get_running_loop().call_later(CUT_AFTER_S, stream.task.cancel)
+
+    def _offer_end(self, stream: Stream) -> bool:
+        """Send a live reader the end; if that would wait, a pump sends it, and nothing else."""
+        if self._offer(stream, ending()):
+            stream.is_live = False
+            return True
+        self._fall_back(stream)
+        return False
 
     async def _page(self, tx: Transaction, stream: Stream) -> list[Event] | None:
         """Read what *stream* has not had; ``None``: too much, it starts anew from the newest id."""

@@ -19,10 +19,11 @@ from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
 from nanohook.database import Lane, Transaction
+from nanohook.event_stream import Send as WireSend
+from nanohook.event_stream import Stream
 from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
-from nanohook.hub import MOST_MISSED, Stream, retry
-from nanohook.hub import Send as WireSend
+from nanohook.hub import MOST_MISSED, retry
 from nanohook.rules import signing, sse, views
 from nanohook.rules.job import Job, ResultPicture
 from nanohook.stores import accounts, events, job_lists, jobs, pictures
