@@ -58,8 +58,10 @@ class _Opening:
     """The jobs it is about; ``None``: all of the person's."""
     waited_for: frozenset[str] = frozenset()
     """Those of the jobs whose end is yet to be told."""
-    notices: Sequence[bytes] = ()
-    """What the reader is told before anything of a job."""
+    is_reset: bool = False
+    """What the reader has is to be thrown away first."""
+    is_ready: bool = False
+    """It is told where it begins in place of a state."""
     states: Sequence[tuple[Job, Sequence[ResultPicture]]] = ()
     """Jobs whose present state it is sent."""
     held_by: str | None = None
@@ -269,17 +271,17 @@ async def _read(
     if isinstance(cursor, int) and not of_one_job:
         missed = await events.count_after(tx, cursor, owner_id=sees, job_ids=names or None, most=MOST_MISSED + 1)
         cursor = sse.BAD_CURSOR if missed > MOST_MISSED else cursor
-    reset = [sse.reset()] if cursor is sse.BAD_CURSOR else []
+    is_reset = cursor is sse.BAD_CURSOR
     if not known:
         # All of a person's jobs: lists and answers carry an ``event_id`` to start from.
         if isinstance(cursor, int):
             return _Opening(cursor=cursor)
-        return _Opening(cursor=head, notices=[*reset, sse.ready(head)])
+        return _Opening(cursor=head, is_reset=is_reset, is_ready=True)
     is_over = all(job.status.is_final for job in known)
     opening = _Opening(
         cursor=cursor if isinstance(cursor, int) else newest if len(known) == 1 else head,
         jobs=names,
-        notices=reset,
+        is_reset=is_reset,
         is_over=is_over and not isinstance(cursor, int),
         is_nothing_new=is_over and isinstance(cursor, int) and cursor >= newest,
     )
@@ -325,7 +327,11 @@ async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: i
 
 async def _rendered(parts: Parts, opening: _Opening) -> list[bytes]:
     """Render what a stream begins with; the id comes with the last state, so that none of them is skipped."""
-    blocks = [retry(), *opening.notices]
+    blocks = [retry()]
+    if opening.is_reset:
+        blocks.append(sse.reset())
+    if opening.is_ready:
+        blocks.append(sse.ready(opening.cursor))
     for number, (job, shown) in enumerate(opening.states, start=1):
         if number % paging.SLICE_ROWS == 0:
             await asyncio.sleep(0)
