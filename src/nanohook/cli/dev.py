@@ -47,6 +47,7 @@ async def run(*, port: int, live: bool) -> None:
         person = await people.person(parts.database, EMAIL, credits=CREDITS)
         expires = int(time.time()) + pages.LOGIN_S
         token = parts.tokens.sign_purpose(pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", expires)
+        stack.enter_context(logs.printing())
         # Plain lines: whatever folds or colours them breaks the link.
         typer.echo(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
         if live:
