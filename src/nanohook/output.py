@@ -105,7 +105,8 @@ def printing(*, stdout: Output, stderr: Output) -> Iterator[None]:
 def _opened(fd: int) -> tuple[int, Callable[[bytes], int]]:
     """Open the file behind *fd* once more, and tell how to write to it without waiting."""
     kind = os.fstat(fd).st_mode
-    if stat.S_ISFIFO(kind) or os.isatty(fd):
+    is_waiting = stat.S_ISFIFO(kind) or os.isatty(fd)
+    if is_waiting:
         # O_NONBLOCK belongs to an open file, and this one is shared with other processes: set there, it would
         # break their writes. Opened anew the file is ours alone. Source: libuv, uv_tty_init.
         with contextlib.suppress(OSError):
@@ -114,14 +115,15 @@ def _opened(fd: int) -> tuple[int, Callable[[bytes], int]]:
                 return own, functools.partial(os.write, own)
             os.close(own)
     own = os.dup(fd)
+    if is_waiting:
+        # It belongs to another user, or the system has no such names.
+        poll = select.poll()
+        poll.register(own, select.POLLOUT)
+        return own, functools.partial(_write_if_ready, own, poll)
     if stat.S_ISSOCK(kind):
         return own, functools.partial(_send, socket.socket(fileno=own))
-    if stat.S_ISREG(kind):
-        return own, functools.partial(os.write, own)
-    # It belongs to another user, or the system has no such names.
-    poll = select.poll()
-    poll.register(own, select.POLLOUT)
-    return own, functools.partial(_write_if_ready, own, poll)
+    # A file takes what it is given.
+    return own, functools.partial(os.write, own)
 
 
 def _send(socket_: socket.socket, text: bytes) -> int:

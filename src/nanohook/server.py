@@ -28,8 +28,6 @@ UNSENT_BYTES: Final = 16 * 1024
 UNACKED_MS: Final = 30_000
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
-LOCAL: Final = http1.Limits(keep_alive_s=5.0)
-"""On one machine no proxy keeps a pool of connections, and a browser notices a dead link the sooner."""
 _OWN_FILES: Final = 600
 """Descriptors for ourselves: 256 results being fetched have a socket and a file each, and the database its own."""
 
@@ -197,7 +195,9 @@ def raise_refusal(app: Starlette) -> NoReturn:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Starlette, listener: socket.socket, *, limits: http1.Limits = LOCAL) -> AsyncIterator[None]:
+async def serving(
+    app: Starlette, listener: socket.socket, *, limits: http1.Limits | None = None
+) -> AsyncIterator[None]:
     """
     Serve *app* beside other things in this event loop, from its start-up to its drained end.
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import typer
 
-from nanohook import app, errors, logs, server, settings
+from nanohook import app, errors, http1, logs, server, settings
 from nanohook.cli import people, reach, serving
 from nanohook.cli.printing import plain
 from nanohook.sandbox.app import create_app as create_sandbox
@@ -42,7 +42,8 @@ async def run(*, port: int, live: bool) -> None:
     async with contextlib.AsyncExitStack() as stack:
         chosen = await _live_settings(here) if live else await _with_sandbox(stack, here)
         service = app.create_app(chosen, guests_are_local=True)
-        await stack.enter_async_context(server.serving(service, listener))
+        limits = http1.Limits(keep_alive_s=chosen.keep_alive_s)
+        await stack.enter_async_context(server.serving(service, listener, limits=limits))
         parts = service.state.parts
         person = await people.person(parts.database, EMAIL, credits=CREDITS)
         expires = int(time.time()) + pages.LOGIN_S
