@@ -1,8 +1,8 @@
 """
 Looking up the hosts that strangers name, beside all other lookups.
 
-The system's resolver blocks its thread until a name server answers, or has not for up to half a minute. Event loops
-have few threads for it: a handful of names whose server is silent would hold up every other lookup of the process.
+The system's resolver blocks its thread until a name server answers, or has not for up to half a minute. Event
+loops have few threads for it: a handful of names whose server is silent would hold up every other lookup.
 """
 
 import asyncio
