@@ -35,11 +35,11 @@ class Output(io.RawIOBase):
         self._is_torn = False
         # Reentrant: a finalizer may write within a write.
         self._lock = threading.RLock()
-        self._fd: int | None = None
         self._write: Callable[[bytes], int] = _nowhere
+        self._release: Callable[[], None] | None = None
         # There is none, or none of the system's: a test's, for one.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            self._fd, self._write = _opened(stream.fileno())  # type: ignore[union-attr]
+            self._write, self._release = _opened(stream.fileno())  # type: ignore[union-attr]
 
     def put(self, text: bytes) -> bool:
         """Write *text*, which is one line or several; tells whether it was taken whole."""
@@ -67,9 +67,9 @@ class Output(io.RawIOBase):
 
     def close(self) -> None:
         with self._lock:
-            fd, self._fd, self._write = self._fd, None, _nowhere
-        if fd is not None:
-            os.close(fd)
+            release, self._release, self._write = self._release, None, _nowhere
+        if release is not None:
+            release()
         super().close()
 
 
@@ -102,8 +102,8 @@ def printing(*, stdout: Output, stderr: Output) -> Iterator[None]:
                 each.detach()
 
 
-def _opened(fd: int) -> tuple[int, Callable[[bytes], int]]:
-    """Open the file behind *fd* once more, and tell how to write to it without waiting."""
+def _opened(fd: int) -> tuple[Callable[[bytes], int], Callable[[], None]]:
+    """Open the file behind *fd* once more; tells how to write to it without waiting, and how to close it."""
     kind = os.fstat(fd).st_mode
     is_waiting = stat.S_ISFIFO(kind) or os.isatty(fd)
     if is_waiting:
@@ -112,22 +112,23 @@ def _opened(fd: int) -> tuple[int, Callable[[bytes], int]]:
         with contextlib.suppress(OSError):
             own = os.open(f"/dev/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             if not os.get_blocking(own):
-                return own, functools.partial(os.write, own)
+                return functools.partial(os.write, own), functools.partial(os.close, own)
             os.close(own)
     own = os.dup(fd)
     if is_waiting:
         # It belongs to another user, or the system has no such names.
         poll = select.poll()
         poll.register(own, select.POLLOUT)
-        return own, functools.partial(_write_if_ready, own, poll)
+        return functools.partial(_write_if_ready, own, poll), functools.partial(os.close, own)
     if stat.S_ISSOCK(kind):
-        return own, functools.partial(_send, socket.socket(fileno=own))
+        sender = socket.socket(fileno=own)
+        return functools.partial(_send, sender), sender.close
     # A file takes what it is given.
-    return own, functools.partial(os.write, own)
+    return functools.partial(os.write, own), functools.partial(os.close, own)
 
 
-def _send(socket_: socket.socket, text: bytes) -> int:
-    return socket_.send(text, socket.MSG_DONTWAIT)
+def _send(sender: socket.socket, text: bytes) -> int:
+    return sender.send(text, socket.MSG_DONTWAIT)
 
 
 def _write_if_ready(fd: int, poll: "select.poll", text: bytes) -> int:
