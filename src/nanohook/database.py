@@ -11,7 +11,8 @@ On SQLite what may wait runs in the connection's own thread: COMMIT, which waits
 another process holds the lock. Between the two the lock is ours and every statement is work in memory, some
 microseconds each: a unit is driven to its end on the event loop, its awaits return at once. In a thread each of
 its statements would have to win the interpreter back from the loop. Reads, which may be long, run in threads,
-over a few held connections.
+over a few held connections. But who is asking, one row by its key, is read on the loop: every request waits for
+that, and a connection whose thread has to be waited for serves one request each time that the loop comes round.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ class Lane(enum.Enum):
     """Reads of one kind, which have connections of their own: a short one never waits behind a long one."""
 
     SIGN_IN = "sign-in"
-    """Who is asking: one row by its key."""
+    """Who is asking: one row by its key, on the event loop."""
     POINT = "point"
     """A few rows by their keys, whatever there is of others."""
     PAGE = "page"
@@ -136,6 +137,8 @@ class Database:
         readers = self._readers[lane]
         reader = await readers.get()
         try:
+            if lane is Lane.SIGN_IN:
+                return _read(reader._conn, unit)  # noqa: SLF001
             with _interrupted_later(reader) if lane in _LONG else contextlib.nullcontext():
                 return await run_in_thread(reader, _read, unit)
         except sqlite3.Error as exc:
@@ -196,8 +199,10 @@ async def open_database(path: pathlib.Path, *, supervisor: Supervisor | None = N
             raise errors.ConfigError(f"cannot open the database at {path}: {exc}") from exc
         for reader in itertools.chain.from_iterable(readers.values()):
             await reader.execute("PRAGMA query_only=ON")
-        # The writer never waits on the event loop: it tries, and waits in its thread.
-        await held.execute("PRAGMA busy_timeout=0")
+        # Nothing waits for a lock on the event loop. The writer tries, and waits in its thread; a reader meets
+        # none, the log being written ahead.
+        for each in (held, *readers[Lane.SIGN_IN]):
+            await each.execute("PRAGMA busy_timeout=0")
         supervisor = supervisor or Supervisor()
         file = DatabaseFile(path, supervisor=supervisor)
         writer = Writer(held, file)
