@@ -316,12 +316,12 @@ async def test_who_is_asking_is_known_while_every_other_connection_is_taken(serv
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-async def test_who_is_asking_is_known_at_once_however_many_are_asked_for(service):
+@pytest.mark.parametrize("lane", [Lane.SIGN_IN, Lane.POINT])
+async def test_short_reads_are_done_at_once_however_many_there_are(service, lane):
     """By a connection of a thread it would be one each time that the loop comes round."""
+    base = service.parts.database
     asking = [
-        asyncio.create_task(
-            service.parts.database.read(lambda tx: accounts.by_key(tx, ids.new_key()), lane=Lane.SIGN_IN)
-        )
+        asyncio.create_task(base.read(lambda tx: accounts.by_key(tx, ids.new_key()), lane=lane))
         for _ in range(100)
     ]
     await asyncio.sleep(0)
