@@ -66,11 +66,13 @@ class Lane(enum.Enum):
     """As many rows as a list has, along an index."""
     SEARCH = "search"
     """Rows that are looked at one by one."""
+    HOUSEKEEPING = "housekeeping"
+    """Whatever nobody waits for."""
 
 
 READERS: Final = 2
 """Held connections for lists: as many as there are cores to use them on the smallest machine."""
-CONNECTIONS: Final = {Lane.SIGN_IN: 1, Lane.POINT: 1, Lane.PAGE: READERS, Lane.SEARCH: 1}
+CONNECTIONS: Final = {Lane.SIGN_IN: 1, Lane.POINT: 1, Lane.PAGE: READERS, Lane.SEARCH: 1, Lane.HOUSEKEEPING: 1}
 LONG_READ_S: Final = 5.0
 """A page or a search that takes longer is given up; what they are bounded by takes some hundredths of that."""
 

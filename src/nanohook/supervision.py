@@ -87,7 +87,13 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def running(self, name: str, work: Work) -> AsyncIterator[None]:
-        """Run *work* beside what is within; canceled and awaited at the end."""
+        """
+        Run *work* beside what is within; canceled and awaited at the end.
+
+        Raises:
+            KeyError: No fate is declared for *name*.
+        """
+        FATES[name]
         task = asyncio.create_task(self.run(name, work), name=name)
         try:
             yield

@@ -177,7 +177,10 @@ async def test_nobody_waits_for_an_unknown_job_longer_than_a_day(service):
 async def test_a_dead_letter_stays_its_month_and_what_is_still_tried_stays_longer(service):
     job_id = (await service.generate())["job_id"]
     await service.ended(job_id)
-    for percent, change in ((1, "effect = 'dead'"), (2, f"effect = 'unapplied', due_at = {clock.now_us() + MINUTE}")):
+    for percent, change in (
+        (1, "effect = 'dead'"),
+        (2, f"effect = 'unapplied', due_at = {clock.now_us() + MINUTE}"),
+    ):
         await tell(service, job_id, percent)
         rows(service, f"UPDATE deliveries SET {change} WHERE id = (SELECT MAX(id) FROM deliveries)")
     await sweep_at(service, retain.KEPT_US - HOUR)

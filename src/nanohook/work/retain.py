@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from nanohook import errors
-from nanohook.database import Database
+from nanohook.database import Database, Lane
 from nanohook.flow.terms import SECOND_US
 from nanohook.stores import retention
 
@@ -60,7 +60,8 @@ class Retention:
         give_up = functools.partial(retention.give_up_parked, reason=NOBODY_ASKED)
         after = ""
         while some := await self._database.read(
-            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE)
+            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE),
+            lane=Lane.HOUSEKEEPING,
         ):
             after = some[-1]
             # Each by itself: they share a commit all the same.
@@ -122,4 +123,6 @@ class Retention:
         return removed
 
     async def _last(self, last_of: Callable[..., Awaitable[Id | None]], *, after: Id, most: int) -> Id | None:
-        return await self._database.read(functools.partial(last_of, after=after, most=most))
+        return await self._database.read(
+            functools.partial(last_of, after=after, most=most), lane=Lane.HOUSEKEEPING
+        )

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from nanohook import clock, errors
-from nanohook.database import Database, Transaction
+from nanohook.database import Database, Lane, Transaction
 from nanohook.faults import reach
 from nanohook.flow import expire, replay
 from nanohook.flow.cancel import RESTORE_US
@@ -128,7 +128,9 @@ class Sweeper:
         before = now_us - expire.UPLOAD_US
         await self._each(
             "upload",
-            lambda most: self._database.read(lambda tx: old_uploads(tx, before_us=before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: old_uploads(tx, before_us=before, most=most), lane=Lane.HOUSEKEEPING
+            ),
             expire_one,
             id_of=lambda old: old.job_id,
         )
@@ -154,7 +156,9 @@ class Sweeper:
         before = now_us - UNCLAIMED_FOR_US
         await self._each(
             "late_result",
-            lambda most: self._database.read(lambda tx: unclaimed.older_than(tx, before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: unclaimed.older_than(tx, before, most=most), lane=Lane.HOUSEKEEPING
+            ),
             expire_one,
             id_of=lambda late: f"{late.job_id}/{late.attempt}/{late.index}",
         )
@@ -189,7 +193,9 @@ class Sweeper:
         before = now_us - RESTORE_US - expire.PURGE_MARGIN_US
         await self._each(
             "deleted_job",
-            lambda most: self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: jobs.to_purge(tx, before_us=before, most=most), lane=Lane.HOUSEKEEPING
+            ),
             lambda job: self._purge(job, now_us=now_us),
             id_of=lambda job: job.id,
             at_once=1,  # most of it is the disk's work, which others wait for too
@@ -207,7 +213,7 @@ class Sweeper:
             original = await pictures.original(tx, job.original_id, owner_id=job.owner_id) if is_last else None
             return [*(picture.stored for picture in results), *(picture.stored for picture in late)], original
 
-        results, original = await self._database.read(belongings)
+        results, original = await self._database.read(belongings, lane=Lane.HOUSEKEEPING)
         await self._delete([*results, *([] if original is None else [original])])
         reach("purge.files_gone")
         await self._database.write(
