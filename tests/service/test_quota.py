@@ -55,7 +55,7 @@ async def test_over_the_quota_an_upload_is_refused_and_leaves_nothing(tmp_path):
         jobs = [await running.upload() for _ in range(3)]
         before = await files(running)
         detail = refused(await send(running))
-        assert "generate or delete" in detail
+        assert "delete some, or generate" in detail
         assert await files(running) == before
         listed = (await running.client.get("/api/images")).json()["images"]
         assert {job["job_id"] for job in listed} == {job["job_id"] for job in jobs}

@@ -90,7 +90,7 @@ async def person_of_key(parts: Parts, key: str) -> Person:
 
 async def require(request: Request, parts: Parts, who: Who) -> Person:
     """
-    Let through whom *who* names.
+    Tell who is asking, and check that they have the access that *who* asks for.
 
     Raises:
         Unauthenticated: Nobody that is known.

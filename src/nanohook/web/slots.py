@@ -46,7 +46,7 @@ class Slots:
 
     def check(self, owner_id: str) -> None:
         """
-        Refuse who would get no place now.
+        Check that *owner_id* would get a place now.
 
         Raises:
             TooMany: This person has all theirs.
