@@ -27,7 +27,7 @@ AT_ONCE: Final = 25
 
 async def create(call: Call) -> Response:
     """Start many jobs; 202 with where to follow them, or 422 with everything that is wrong with any of them."""
-    # Some megabytes, which may take a minute to come: with a place, as an upload.
+    # Some megabytes, which may take minutes to come: with a place, as an upload.
     with call.parts.shares.batches.take(call.person.id):
         asked = await wire.body_of(call.request, work_wire.Batch)
     read, wrong = asked.wishes(wire.language(call.request))
