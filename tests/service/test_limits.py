@@ -575,7 +575,7 @@ async def test_every_route_that_takes_files_or_batches_has_the_time_of_an_upload
         ("PATCH", "/api/projects/{project_id}"),
         ("POST", "/api/batches"),
     }
-    assert {line.tempo for line in lines if (line.method, line.path) not in long} == {wire.JSON_TEMPO}
+    assert all(line.tempo == wire.JSON_TEMPO for line in lines if (line.method, line.path) not in long)
 
 
 @pytest.mark.parametrize(

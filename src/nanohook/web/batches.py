@@ -83,11 +83,11 @@ async def stop(call: Call) -> Response:
         )
         return group
 
-    group = await call.parts.database.write(end_and_note)
+    group = await call.write(end_and_note)
     for _ in range(batch.MOST_JOBS // AT_ONCE):
         if not any(job.is_open for job in group):
             break
-        group = await call.parts.database.write(end)
+        group = await call.write(end)
     async with call.turn():
         return _answer(call, await call.parts.database.read(lambda tx: _read(tx, batch_id, group), lane=Lane.PAGE))
 

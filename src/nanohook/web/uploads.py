@@ -141,12 +141,12 @@ async def _store(parts: Parts, body: bytes, *, folder: str) -> Stored:
     return stored
 
 
-async def keep(parts: Parts, stored: Stored | None, write: Unit[T]) -> T:
+async def keep(call: Call, stored: Stored | None, write: Unit[T]) -> T:
     """Write what names *stored*; its files go again if that is refused."""
     try:
-        return await parts.database.write(write)
+        return await call.write(write)
     except errors.NanohookError:
-        await remove(parts, stored)
+        await remove(call.parts, stored)
         raise
 
 
