@@ -183,6 +183,8 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: jobs.some(tx, ["j", "k"], owner_id="o"),
         lambda tx: jobs.of_project(tx, owner_id="o", project_id="p", most=5),
         lambda tx: jobs.to_purge(tx, before_us=5, most=5),
+        lambda tx: jobs.uploads_to_purge(tx, owner_id="o", before_us=5, most=5),
+        lambda tx: accounts.may_come_in(tx, "o"),
         lambda tx: retention.last_delivery(tx, after="a", before_us=5, most=5, most_bytes=5),
         lambda tx: retention.remove_deliveries(tx, after="a", until="b"),
         lambda tx: retention.last_event(tx, after=1, before_us=5, most=5),

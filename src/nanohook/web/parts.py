@@ -63,7 +63,9 @@ class Parts:
     proxy_notes: Cooldown
     shares: Shares
     make_room: Callable[[str | None], Awaitable[None]]
-    """Removes early what a person (``None``: anybody) has deleted of what was never generated."""
+    """Removes early what a person (``None``: anybody) has deleted of what was never generated; seconds at most."""
+    want_room: Callable[[], None]
+    """Has the same done for everybody, with nobody waiting for it."""
     check: Check | None
     """``None`` without a key for NanoBanana."""
     guests_are_local: bool
