@@ -18,7 +18,7 @@ from nanohook.flow.cancel import RESTORE_US
 from nanohook.rules.job import UNCLAIMED_FOR_US, Job, Stored, Unclaimed
 from nanohook.storage import Storage
 from nanohook.stores import accounts, idempotency, jobs, pictures, unclaimed
-from nanohook.stores.retention import Upload, old_uploads
+from nanohook.stores.retention import PURGED_UPLOADS, REVOKED_KEYS, Upload, old_uploads
 from nanohook.work.orphans import Orphans
 from nanohook.work.retain import Retention
 
@@ -65,6 +65,8 @@ class Sweeper:
             "delivery": retention.remove_deliveries,
             "event": retention.remove_events,
             "rejection": retention.remove_rejections,
+            "revoked_key": functools.partial(retention.remove_leftovers, "revoked_key", REVOKED_KEYS),
+            "purged_upload": functools.partial(retention.remove_leftovers, "purged_upload", PURGED_UPLOADS),
             "orphan": Orphans(database, storage).remove,
         }
 
