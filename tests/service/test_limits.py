@@ -708,6 +708,27 @@ async def test_an_allowed_page_may_ask_what_it_may(service):
         assert (await browser.options("/api/images/x", headers=asked)).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "authorization,traceparent,baggage,cache-control,last-event-id,x-request-id,idempotency-key",
+        "authorization,sentry-trace,baggage",
+        "authorization,traceparent,tracestate,x-datadog-origin,x-datadog-trace-id",
+        "Authorization, Content-Type, X-Requested-With, newrelic, b3",
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/generate-image", "/api/events", "/api/images/x/events", "/media/x.png"])
+async def test_what_tracers_and_polyfills_add_stops_no_page(service, path, names):
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": names}
+    async with client(service, Origin=APP) as browser:
+        answer = await browser.options(path, headers=asked)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, APP)
+    allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+    # By name: the wildcard of the specification never covers Authorization.
+    assert allowed == {name.strip().lower() for name in names.split(",")}
+    assert "access-control-allow-credentials" not in answer.headers
+
+
 async def test_without_allowed_origins_no_page_elsewhere_may_ask(free):
     async with person(free, "none@example.org") as ada:
         answer = await ada.get("/api/auth/me", headers={"Origin": APP})

@@ -23,7 +23,7 @@ import httpcore
 import httpx
 
 from nanohook import errors
-from nanohook.remote import pinned, spool
+from nanohook.remote import names, pinned, spool
 from nanohook.remote.transfer import Transfer
 from nanohook.rules import addresses, backoff, containers, inflate
 from nanohook.rules.downloads import DownloadFailed, Outcome
@@ -98,7 +98,7 @@ class Fetcher:
         self._spool = spool.Spool(spool_dir, memory_bytes=memory_bytes)
         door = pinned.Door(
             download_hosts=self._download_hosts,
-            resolve=resolve or pinned.resolve,
+            resolve=resolve or names.Resolver().resolve,
             network=network or httpcore.AnyIOBackend(),
         )
         self._transport = pinned.PinnedTransport(door, tls or httpx.create_ssl_context(trust_env=False))

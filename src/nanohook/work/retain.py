@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from nanohook import errors
-from nanohook.database import Database
+from nanohook.database import Database, Lane
 from nanohook.flow.terms import SECOND_US
 from nanohook.stores import retention
 from nanohook.stores.retention import Leftovers
@@ -66,7 +66,8 @@ class Retention:
         give_up = functools.partial(retention.give_up_parked, reason=NOBODY_ASKED)
         after = ""
         while some := await self._database.read(
-            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE)
+            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE),
+            lane=Lane.PAGE,
         ):
             after = some[-1]
             # Each by itself: they share a commit all the same.
@@ -95,7 +96,7 @@ class Retention:
         before_us, after, removed = now_us - KEPT_US, "", 0
         find = functools.partial(retention.leftovers, what=what, before_us=before_us, most=LOOKED_AT)
         while True:
-            last, due = await self._database.read(functools.partial(find, after=after))
+            last, due = await self._database.read(functools.partial(find, after=after), lane=Lane.PAGE)
             if last is None:
                 break
             for start in range(0, len(due), AT_ONCE):
@@ -160,4 +161,4 @@ class Retention:
         return removed
 
     async def _last(self, last_of: Callable[..., Awaitable[Id | None]], *, after: Id, most: int) -> Id | None:
-        return await self._database.read(functools.partial(last_of, after=after, most=most))
+        return await self._database.read(functools.partial(last_of, after=after, most=most), lane=Lane.PAGE)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from nanohook import clock, errors
-from nanohook.database import Database, Transaction
+from nanohook.database import Database, Lane, Transaction
 from nanohook.faults import reach
 from nanohook.flow import expire, replay
 from nanohook.flow.cancel import RESTORE_US
@@ -138,7 +138,9 @@ class Sweeper:
         before = now_us - expire.UPLOAD_US
         await self._each(
             "upload",
-            lambda most: self._database.read(lambda tx: old_uploads(tx, before_us=before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: old_uploads(tx, before_us=before, most=most), lane=Lane.PAGE
+            ),
             expire_one,
             id_of=lambda old: old.job_id,
         )
@@ -227,7 +229,7 @@ class Sweeper:
         find = jobs.to_purge if owner_id is None else functools.partial(jobs.uploads_to_purge, owner_id=owner_id)
         await self._each(
             "deleted_job",
-            lambda most: self._database.read(lambda tx: find(tx, before_us=before, most=most)),
+            lambda most: self._database.read(lambda tx: find(tx, before_us=before, most=most), lane=Lane.PAGE),
             lambda job: self._purge(job, now_us=now_us),
             id_of=lambda job: job.id,
             at_once=1,  # most of it is the disk's work, which others wait for too
