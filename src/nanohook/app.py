@@ -260,6 +260,7 @@ def _background(
         "apply": applier.run,
         "mail": made.mailer.run,
         "sweep": sweeper.run,
+        "sweep-room": sweeper.run_room,
         **({} if tunnel is None else {"tunnel": tunnel.run}),
         **({} if upstream is None else {"account": upstream.account.run}),
     }
@@ -329,6 +330,7 @@ async def _parts(
         proxy_notes=Cooldown(guard.PROXY_NOTED_EVERY_S),
         shares=Shares(),
         make_room=sweeper.make_room,
+        want_room=sweeper.want_room,
         check=None if upstream is None else upstream.asker.check,
     )
 

@@ -56,6 +56,7 @@ FATES: Final[Mapping[str, Fate]] = {
     "apply": _STATELESS,
     "mail": Fate(restarts=None, why="its line is kept apart from it"),
     "sweep": _STATELESS,
+    "sweep-room": Fate(restarts=None, why="whoever needs room asks for it again"),
     "tunnel": _STATELESS,
     "account": _STATELESS,
 }
