@@ -263,7 +263,9 @@ class World(Database):
     def ask(self, task: Task) -> None:
         """Ask after a task that has an id."""
         lease = {"now_us": self.now, "lease_until_us": self.now + LEASE}
-        claimed = self.do(lambda tx: claims.claim_to_ask(tx, task, asked_before_us=self.now, **lease))
+        # However short a while ago it was asked for.
+        self.do(lambda tx: tx.run("UPDATE tasks SET asked_at = NULL"))
+        claimed = self.do(lambda tx: claims.claim_to_ask(tx, task, **lease))
         if claimed is not None:
             self.asking.append(claimed)
             self.hear(claimed)

@@ -112,6 +112,9 @@ class Relay:
             if self._way(connection) is not Way.SWALLOW:
                 writer.write(chunk)
                 await writer.drain()
+        if connection in self._frozen:
+            # Its end is no sign either; the handler ends when the client has closed.
+            await asyncio.Event().wait()
 
     def _way(self, connection: "_Connection") -> Way:
         return Way.SWALLOW if connection in self._frozen else self.rule(connection.line)

@@ -151,7 +151,9 @@ def _for_others(app: ASGIApp, settings: Settings) -> ASGIApp:
         app,
         allow_origins=settings.allowed_origins,
         allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
-        allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"),
+        # Whatever a page's tracer adds (traceparent, baggage, ...) is answered by its name: no cookie is ever
+        # allowed, so a header gives nobody anything, and one that is refused stops every request of the page.
+        allow_headers=("*",),
         expose_headers=(
             "Date",
             "Idempotent-Replayed",
@@ -258,6 +260,7 @@ def _background(
         "apply": applier.run,
         "mail": made.mailer.run,
         "sweep": sweeper.run,
+        "sweep-room": sweeper.run_room,
         **({} if tunnel is None else {"tunnel": tunnel.run}),
         **({} if upstream is None else {"account": upstream.account.run}),
     }
@@ -329,6 +332,7 @@ async def _parts(
         proxy_notes=Cooldown(guard.PROXY_NOTED_EVERY_S),
         shares=shares,
         make_room=sweeper.make_room,
+        want_room=sweeper.want_room,
         check=None if upstream is None else upstream.asker.check,
     )
 

@@ -11,7 +11,9 @@ On SQLite what may wait runs in the connection's own thread: COMMIT, which waits
 another process holds the lock. Between the two the lock is ours and every statement is work in memory, some
 microseconds each: a unit is driven to its end on the event loop, its awaits return at once. In a thread each of
 its statements would have to win the interpreter back from the loop. Reads, which may be long, run in threads,
-over a few held connections.
+over a few held connections. But short ones, a few rows by their keys, run on the loop as well: every request waits
+for one or two of them, and a connection whose thread has to be waited for serves one request each time that the
+loop comes round.
 """
 
 import asyncio
@@ -57,21 +59,24 @@ class Lane(enum.Enum):
     """Reads of one kind, which have connections of their own: a short one never waits behind a long one."""
 
     SIGN_IN = "sign-in"
-    """Who is asking: one row by its key."""
+    """Who is asking: one row by its key, on the event loop."""
     POINT = "point"
-    """A few rows by their keys, whatever there is of others."""
+    """A few rows by their keys, whatever there is of others; on the event loop, some hundreds of microseconds."""
     PAGE = "page"
     """As many rows as a list has, along an index."""
     SEARCH = "search"
     """Rows that are looked at one by one."""
+    HOUSEKEEPING = "housekeeping"
+    """Whatever nobody waits for."""
 
 
 READERS: Final = 2
-"""Held connections for short reads: as many as there are cores to use them on the smallest machine."""
-CONNECTIONS: Final = {Lane.SIGN_IN: 1, Lane.POINT: READERS, Lane.PAGE: READERS, Lane.SEARCH: 1}
+"""Held connections for lists: as many as there are cores to use them on the smallest machine."""
+CONNECTIONS: Final = {Lane.SIGN_IN: 1, Lane.POINT: 1, Lane.PAGE: READERS, Lane.SEARCH: 1, Lane.HOUSEKEEPING: 1}
 LONG_READ_S: Final = 5.0
 """A page or a search that takes longer is given up; what they are bounded by takes some hundredths of that."""
 
+_AT_ONCE: Final = frozenset({Lane.SIGN_IN, Lane.POINT})
 _LONG: Final = frozenset({Lane.PAGE, Lane.SEARCH})
 
 T = TypeVar("T")
@@ -136,6 +141,8 @@ class Database:
         readers = self._readers[lane]
         reader = await readers.get()
         try:
+            if lane in _AT_ONCE:
+                return _read(reader._conn, unit)  # noqa: SLF001
             with _interrupted_later(reader) if lane in _LONG else contextlib.nullcontext():
                 return await run_in_thread(reader, _read, unit)
         except sqlite3.Error as exc:
@@ -196,8 +203,10 @@ async def open_database(path: pathlib.Path, *, supervisor: Supervisor | None = N
             raise errors.ConfigError(f"cannot open the database at {path}: {exc}") from exc
         for reader in itertools.chain.from_iterable(readers.values()):
             await reader.execute("PRAGMA query_only=ON")
-        # The writer never waits on the event loop: it tries, and waits in its thread.
-        await held.execute("PRAGMA busy_timeout=0")
+        # Nothing waits for a lock on the event loop. The writer tries, and waits in its thread; a reader meets
+        # none, the log being written ahead.
+        for each in (held, *readers[Lane.SIGN_IN], *readers[Lane.POINT]):
+            await each.execute("PRAGMA busy_timeout=0")
         supervisor = supervisor or Supervisor()
         file = DatabaseFile(path, supervisor=supervisor)
         writer = Writer(held, file)

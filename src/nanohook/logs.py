@@ -2,12 +2,13 @@
 Logging: one line an event, JSON unless a terminal.
 
 A message is a constant such as ``delivery.accepted``; what belongs to it travels in ``extra``. The request id
-is added to every line written while a request is served.
+is added to every line written while a request is served. Whoever reads the log holds nobody up: lines that find no
+room are dropped, and the next one that is taken comes behind their number.
 """
 
+import contextlib
 import contextvars
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Final, Literal
 
 import orjson
 
-from nanohook import clock, ids
+from nanohook import clock, ids, output
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """Id of the request being served, for every line written on its behalf."""
@@ -35,7 +36,8 @@ _NEVER_BELOW_WARNING: Final = (
 
 def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send every line to standard error, as JSON or as text for people."""
-    as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    # There is no stream where the process was started without one.
+    as_text = form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
     logging.basicConfig(level=level, handlers=[_Lines(_text if as_text else _json)], force=True)
     for name in _NEVER_BELOW_WARNING:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -47,6 +49,17 @@ def configure(*, level: str, form: Literal["auto", "json", "text"]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_wanted)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def lines_dropped() -> int:
+    """Count the lines that found no room, since the log was set up."""
+    return sum(handler.output.dropped for handler in logging.root.handlers if isinstance(handler, _Lines))
+
+
+def printing() -> contextlib.AbstractContextManager[None]:
+    """Let what others print (warnings, tracebacks, a greeting) hold nobody up either, within the block."""
+    [stderr] = [handler.output for handler in logging.root.handlers if isinstance(handler, _Lines)]
+    return output.printing(stdout=output.Output(sys.stdout), stderr=stderr)
 
 
 def info(logger: logging.Logger, message: str, fields: dict[str, object]) -> None:
@@ -74,10 +87,31 @@ class _Lines(logging.Handler):
     def __init__(self, form: "_Form") -> None:
         super().__init__()
         self._form = form
+        self.output = output.Output(sys.stderr)
+        self._told = 0
+        """Of the lines dropped, those whose number was written."""
 
     def write(self, at_s: float, level: str, logger: str, message: str, fields: dict[str, object]) -> None:
         """Write one line."""
-        os.write(sys.stderr.fileno(), self._form(at_s, level, logger, message, fields))
+        if self.output.dropped != self._told and not self._tell():
+            return  # counted by what could not be told
+        self.output.put(self._form(at_s, level, logger, message, fields))
+
+    def _tell(self) -> bool:
+        """Write how many lines were dropped since that was told last, if there is room."""
+        dropped = self.output.dropped
+        fields: dict[str, object] = {"count": dropped - self._told}
+        is_taken = self.output.put(self._form(time.time(), "WARNING", __name__, "log.lines_dropped", fields))
+        if is_taken:
+            self._told = dropped
+        return is_taken
+
+    def close(self) -> None:
+        """Tell of what is not told yet, and leave the stream to itself."""
+        if not self.output.closed and self.output.dropped != self._told:
+            self._tell()
+        self.output.close()
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

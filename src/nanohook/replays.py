@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from nanohook import clock, errors
-from nanohook.database import Database, Transaction
+from nanohook.database import Database, Lane, Transaction
 from nanohook.flow import replay as flow
 from nanohook.flow.receive import Receipt
 from nanohook.flow.replay import Said
@@ -45,7 +45,7 @@ async def replay(database: Database, delivery_ids: Sequence[str], *, terms: Term
     done = 0
     while done < len(delivery_ids):
         names = delivery_ids[done : done + AT_ONCE]
-        chunk, looked_at = await database.read(functools.partial(_load, names=names))
+        chunk, looked_at = await database.read(functools.partial(_load, names=names), lane=Lane.HOUSEKEEPING)
         done += looked_at
         receipts += await _some(database, chunk, terms=terms)
     return receipts

@@ -45,8 +45,6 @@ _CUT_S: Final = 0.5
 _POLL_S: Final = 0.01
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _BACKLOG: Final = 2048
-LOCAL: Final = http1.Limits(keep_alive_s=5.0)
-"""On one machine no proxy keeps a pool of connections, and a browser notices a dead link the sooner."""
 _OWN_FILES: Final = 600
 """Descriptors for ourselves: 256 results being fetched have a socket and a file each, and the database its own."""
 
@@ -298,7 +296,7 @@ def raise_refusal(app: Starlette) -> NoReturn:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Starlette, listener: socket.socket, *, limits: http1.Limits = LOCAL
+    app: Starlette, listener: socket.socket, *, limits: http1.Limits | None = None
 ) -> AsyncIterator[Server]:
     """
     Serve *app* beside other things in this event loop, from its start-up to its drained end.

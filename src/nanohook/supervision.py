@@ -56,6 +56,7 @@ FATES: Final[Mapping[str, Fate]] = {
     "apply": _STATELESS,
     "mail": Fate(restarts=None, why="its line is kept apart from it"),
     "sweep": _STATELESS,
+    "sweep-room": Fate(restarts=None, why="whoever needs room asks for it again"),
     "tunnel": _STATELESS,
     "account": _STATELESS,
 }
@@ -87,7 +88,13 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def running(self, name: str, work: Work) -> AsyncIterator[None]:
-        """Run *work* beside what is within; canceled and awaited at the end."""
+        """
+        Run *work* beside what is within; canceled and awaited at the end.
+
+        Raises:
+            KeyError: No fate is declared for *name*.
+        """
+        FATES[name]
         task = asyncio.create_task(self.run(name, work), name=name)
         try:
             yield

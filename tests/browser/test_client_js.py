@@ -27,7 +27,7 @@ class Site(Server):
     def answer_to(self, asked):
         if asked.path.startswith("/api/") and asked.method != "OPTIONS":
             answer = super().answer_to(asked)
-        elif asked.path in {"/nanohook.js", "/event-stream.js"}:
+        elif asked.path in {"/nanohook.js", "/event-stream.js", "/exchange.js"}:
             answer = http((pages.STATIC / asked.path[1:]).read_bytes(), kind="text/javascript")
         else:
             answer = http(b"<!doctype html><html lang=fr><title>elsewhere</title>", kind="text/html")

@@ -63,6 +63,8 @@ async def test_a_link_that_is_dead_without_a_sign_is_noticed_by_its_silence(brow
         "document.dispatchEvent(new Event('visibilitychange'))",
         "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))",
         "dispatchEvent(new Event('online'))",
+        # Of a page that was frozen; Chromium freezes none that is seen.
+        "document.dispatchEvent(new Event('resume'))",
     ],
 )
 async def test_who_comes_back_to_the_page_sees_at_once_how_it_stands(browser, tmp_path, sign):
@@ -75,15 +77,35 @@ async def test_who_comes_back_to_the_page_sees_at_once_how_it_stands(browser, tm
         await visit.state("done")
 
 
-async def test_a_page_that_was_frozen_and_thawed_sees_what_ended_meanwhile(browser, tmp_path):
+async def test_an_order_over_connections_that_are_dead_without_a_sign_arrives_once(browser, tmp_path):
     async with studio(browser, tmp_path) as (visit, link):
-        job_id = await running(visit)
-        session = await visit.page.context.new_cdp_session(visit.page)
-        await session.send("Page.setWebLifecycleState", {"state": "frozen"})
+        # Those that loaded the page are kept for what is asked next.
         link.freeze()
-        await visit.service.ended(job_id)
-        await session.send("Page.setWebLifecycleState", {"state": "active"})
+        await visit.page.locator("#generate").click()
         await visit.state("done")
+        keys = link.keys("/api/generate-image")
+        assert len(keys) > 1
+        assert len(set(keys)) == 1
+        assert visit.service.upstream.submitted == 1
+        assert visit.complaints == []
+
+
+async def test_a_write_without_a_key_is_not_sent_twice_and_its_silence_is_told(browser, tmp_path):
+    async with studio(browser, tmp_path) as (visit, link):
+        link.freeze()
+        await visit.page.evaluate(
+            """import("/static/nanohook.js").then(({ request }) =>
+                request("POST", "/api/projects", { name: "twice?" }).then(
+                    () => (window.told = "done"),
+                    ({ status, code }) => (window.told = [status, code]),
+                ),
+            ) && null"""
+        )
+        await live.until(lambda: link.asked("POST /api/projects"))
+        await visit.page.clock.fast_forward(60_000)
+        await visit.page.wait_for_function("window.told")
+        assert await visit.page.evaluate("window.told") == [0, "network"]
+        assert link.asked("POST /api/projects") == 1
 
 
 @pytest.mark.parametrize("way", [Way.HOLD, Way.HOLD_BODY])
@@ -145,3 +167,24 @@ async def test_a_gallery_whose_stream_is_held_back_or_dead_goes_on(browser, tmp_
         await expect(gallery.of_kind("new")).to_have_count(1)
         await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         await expect(gallery.of_kind("ready")).to_have_count(2, timeout=_WAIT_MS)
+
+
+async def test_what_is_read_over_connections_that_are_dead_without_a_sign_comes_by_a_second_try(browser, tmp_path):
+    async with (
+        gallery_of(browser, tmp_path) as gallery,
+        relay.before(gallery.visit.service.base) as link,
+    ):
+        page = gallery.page
+        await gallery.upload()
+        await page.goto(f"{link.base}/dashboard/projects/{gallery.project_id}")
+        await gallery.is_there()
+        await expect(gallery.of_kind("new")).to_have_count(1)
+        link.freeze()
+        await page.locator("#search").fill("nothing is named so")
+        await expect(gallery.of_kind("new")).to_have_count(0, timeout=_WAIT_MS)
+        assert link.asked("nothing") == 2
+        # Over the dead ones nothing else is asked.
+        asked = link.asked("/healthz")
+        await page.locator("#search").fill("")
+        await expect(gallery.of_kind("new")).to_have_count(1, timeout=_WAIT_MS)
+        assert link.asked("/healthz") == asked

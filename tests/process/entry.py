@@ -24,7 +24,7 @@ from nanohook.cli import serving
 from nanohook.flow import submit
 from nanohook.remote.fetch import Fetcher
 from nanohook.remote.nanobanana import Client
-from nanohook.remote.transfer import Tempo
+from nanohook.rules.tempo import Tempo
 from nanohook.work import loop
 
 

@@ -398,7 +398,7 @@ async def test_a_read_sees_one_moment(base):
         go_on.wait(10)
         return len(first), len(await tx.all("SELECT text FROM notes"))
 
-    reading = asyncio.create_task(base.read(twice))
+    reading = asyncio.create_task(base.read(twice, lane=database.Lane.PAGE))
     await live.until(begun.is_set)
     await base.write(note("meanwhile"))
     go_on.set()
@@ -414,13 +414,15 @@ async def test_a_read_whose_caller_left_gives_its_connection_back(base):
         started.append(True)
         let_go.wait(10)
 
-    reading = [asyncio.create_task(base.read(hold)) for _ in range(database.READERS)]
+    lane = database.Lane.PAGE
+    reading = [asyncio.create_task(base.read(hold, lane=lane)) for _ in range(database.READERS)]
     await live.until(lambda: len(started) == database.READERS)
     for task in reading:
         task.cancel()
     await asyncio.gather(*reading, return_exceptions=True)
     let_go.set()
-    assert await asyncio.gather(*(texts(base) for _ in range(10))) == [[]] * 10
+    reads = (base.read(lambda tx: tx.all("SELECT text FROM notes"), lane=lane) for _ in range(10))
+    assert await asyncio.gather(*reads) == [[]] * 10
 
 
 async def test_a_file_that_is_no_database_is_told_by_name(tmp_path):

@@ -346,5 +346,6 @@ async def test_a_proxy_that_ends_tls_and_was_not_believed_is_found(tmp_path):
         level, text, cure = only(await examined(chosen, service.base), "proxy")
         assert (level, "127.0.0.1" in text) == (Level.WARN, True)
         assert "NANOHOOK_TRUSTED_PROXIES=127.0.0.1" in cure
-        cured = settings.fixed(**{**chosen.model_dump(), "trusted_proxies": ("127.0.0.1",)})
-        assert of(await examined(cured, service.base), "proxy") == []
+        for trusted in ("127.0.0.1", "127.0.0.0/8"):
+            cured = settings.fixed(**{**chosen.model_dump(), "trusted_proxies": (trusted,)})
+            assert of(await examined(cured, service.base), "proxy") == []

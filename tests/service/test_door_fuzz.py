@@ -587,5 +587,5 @@ async def test_after_all_of_that_the_service_still_completes_a_job(service):
     job = await service.upload()
     await service.generate(imageId=job["job_id"])
     assert (await service.ended(job["job_id"]))["status"] == "COMPLETED"
-    for part in ("hub", "work", "rejections", "database-writer"):
+    for part in ("hub-tail", "work", "rejections", "database-writer"):
         assert [task for task in asyncio.all_tasks() if task.get_name() == part], part

@@ -25,8 +25,8 @@ import pytest
 from PIL import Image
 
 from nanohook.remote import fetch, pinned, spool
-from nanohook.remote.transfer import Tempo
 from nanohook.rules.downloads import DownloadFailed, Outcome
+from nanohook.rules.tempo import Tempo
 from tests import live
 
 PICTURE = bytes(range(256)) * 40

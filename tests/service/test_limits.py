@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import re
 import ssl
@@ -13,12 +14,14 @@ import pytest
 import pytest_asyncio
 from limits.aio.storage import MemoryStorage
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from nanohook import errors
 from nanohook.passwords import Passwords
-from nanohook.web import failures, slots, uploads, wire
+from nanohook.rules.tempo import Tempo
+from nanohook.web import failures, routes, slots, uploads, webhook, wire
 from nanohook.web.rates import Rate, Rates, _Windows, network_of
 from tests import live, raw, rig
 
@@ -468,12 +471,12 @@ async def test_whoever_goes_away_within_a_body_is_no_fault_of_ours(free, caplog)
 
 
 @contextlib.asynccontextmanager
-async def reading(*, within_s, most_bytes=1_000_000):
+async def reading(*, most_bytes=1_000_000, **tempo):
     """A service that reads bodies as ours does, by a shorter clock."""
     seen = []
 
     async def read(request):
-        bounded = wire.bounded(request, most_bytes=most_bytes, within_s=within_s)
+        bounded = wire.bounded(request, most_bytes=most_bytes, tempo=dataclasses.replace(PATIENT, **tempo))
         started = time.monotonic()
         try:
             if uploads.is_form(bounded):
@@ -503,6 +506,7 @@ async def drip(connection, body, *, every_s, wanted):
     return await wanted
 
 
+PATIENT = Tempo(silence_s=20, min_bytes_s=0, window_s=20, total_s=20)
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n' + b"P" * 1_000
 
 
@@ -513,7 +517,7 @@ FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\
 )
 async def test_a_body_that_comes_drop_by_drop_is_cut_off(kind, body):
     within_s = 0.4
-    async with reading(within_s=within_s) as (base, seen), raw.opened(base) as connection:
+    async with reading(total_s=within_s) as (base, seen), raw.opened(base) as connection:
         await connection.begin("POST", "/", {"Content-Type": kind, "Content-Length": "100000"})
         wanted = asyncio.ensure_future(connection.answer(timeout_s=10))
         # Every drop comes well within the time: it is the whole that counts.
@@ -523,7 +527,7 @@ async def test_a_body_that_comes_drop_by_drop_is_cut_off(kind, body):
 
 
 async def test_a_body_that_never_comes_is_cut_off():
-    async with reading(within_s=0.2) as (base, seen):
+    async with reading(total_s=0.2) as (base, seen):
         for headers in ({"Content-Length": "10"}, {"Transfer-Encoding": "chunked"}):
             async with raw.opened(base) as connection:
                 await connection.begin("POST", "/", headers)
@@ -532,7 +536,7 @@ async def test_a_body_that_never_comes_is_cut_off():
 
 
 async def test_a_body_in_time_is_read_whole():
-    async with reading(within_s=5) as (base, _), raw.opened(base) as connection:
+    async with reading(total_s=5) as (base, _), raw.opened(base) as connection:
         for _ in range(2):
             await connection.begin("POST", "/", {"Content-Length": "3"})
             wanted = asyncio.ensure_future(connection.answer())
@@ -541,7 +545,7 @@ async def test_a_body_in_time_is_read_whole():
 
 
 async def test_a_body_is_bounded_whatever_it_declares():
-    async with reading(within_s=5, most_bytes=1_000) as (base, seen):
+    async with reading(total_s=5, most_bytes=1_000) as (base, seen):
         for declared in ("1001", "20000000", "9" * 18):
             answer = await raw.without_body(base, "POST", "/", {"Content-Length": declared})
             refused(answer, 413, "too_large")
@@ -554,8 +558,83 @@ async def test_a_body_is_bounded_whatever_it_declares():
 
 
 async def test_the_times_are_those_that_are_promised():
-    assert (slots.UPLOAD_S, slots.MOST_OF_ONE, slots.MOST_UPLOADS) == (60, 4, 32)
-    assert wire.BODY_S <= 10
+    assert (slots.MOST_OF_ONE, slots.MOST_UPLOADS) == (4, 32)
+    assert Tempo(silence_s=15, min_bytes_s=16_000, window_s=30, total_s=15 * 60) == wire.UPLOAD_TEMPO
+    assert Tempo(silence_s=10, min_bytes_s=0, total_s=10) == wire.JSON_TEMPO
+    assert webhook.BODY_S == 5
+
+
+async def test_every_route_that_takes_files_or_batches_has_the_time_of_an_upload(free):
+    """And no other: what is small is there in seconds."""
+    table = [*routes._people(), *routes._pictures(2**20), *routes._control()]
+    lines = [line for line in table if isinstance(line, routes._Theirs)]
+    long = {(line.method, line.path) for line in lines if line.tempo == wire.UPLOAD_TEMPO}
+    assert long == {
+        ("POST", "/api/images"),
+        ("POST", "/api/projects"),
+        ("PATCH", "/api/projects/{project_id}"),
+        ("POST", "/api/batches"),
+    }
+    assert all(line.tempo == wire.JSON_TEMPO for line in lines if (line.method, line.path) not in long)
+
+
+@pytest.mark.parametrize(
+    ("tempo", "every_s", "size_bytes", "why"),
+    [
+        ({"silence_s": 0.2}, 5, 1, "no byte for 0.2 s"),
+        ({"min_bytes_s": 100_000, "window_s": 0.3}, 0.01, 10, "less than 100,000 bytes a second over 0.3 s"),
+        ({"total_s": 0.3}, 0.01, 1_000, "not all of it within 0.3 s"),
+    ],
+    ids=["silent", "below the pace", "too long"],
+)
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_an_upload_is_ended_when_it_is_silent_slow_or_endless(tempo, every_s, size_bytes, why, framing):
+    async with reading(most_bytes=2**40, **tempo) as (base, _), raw.opened(base) as connection:
+        is_chunked = framing == "chunks"
+        length = {"Transfer-Encoding": "chunked"} if is_chunked else {"Content-Length": str(2**40)}
+        await connection.begin("POST", "/", {"Content-Type": "multipart/form-data; boundary=x", **length})
+        piece = b"P" * size_bytes
+        piece = b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece
+        first = b"%x\r\n%b\r\n" % (len(FORM), FORM) if is_chunked else FORM
+        await connection.send(first)
+        wanted = asyncio.ensure_future(connection.answer(timeout_s=15))
+        while not wanted.done():
+            await asyncio.wait([wanted], timeout=every_s)
+            with contextlib.suppress(ConnectionError):  # it was answered in between
+                await connection.send(piece)
+        answer = await wanted
+        refused(answer, 408, "too_slow")
+        assert why in answer.json()["detail"]
+
+
+async def test_an_upload_that_is_slow_but_keeps_the_pace_is_read_to_its_end():
+    """Past several windows, each of which brings enough."""
+    tempo = {"silence_s": 5, "min_bytes_s": 100, "window_s": 0.1}
+    async with reading(**tempo) as (base, seen), raw.opened(base) as connection:
+        pieces = [b"x" * 1_000] * 40
+        await connection.begin("POST", "/", {"Content-Length": str(40_000)})
+        wanted = asyncio.ensure_future(connection.answer(timeout_s=15))
+        for piece in pieces:
+            await connection.send(piece)
+            await asyncio.wait([wanted], timeout=0.01)
+        answer = await wanted
+        assert (answer.status_code, answer.content) == (200, b"read")
+        assert seen[0] > 0.3
+
+
+async def test_time_that_we_take_ourselves_is_not_the_senders():
+    """A disk of ours that is slow ends nobody's upload."""
+    pieces = iter([b"a", b"b", b"c"])
+
+    async def receive():
+        return {"type": "http.request", "body": next(pieces), "more_body": True}
+
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+    strict = Tempo(silence_s=0.05, min_bytes_s=1_000, window_s=0.05, total_s=0.05)
+    bounded = wire.bounded(request, most_bytes=10, tempo=strict)
+    for wanted in (b"a", b"b", b"c"):
+        assert (await bounded.receive())["body"] == wanted
+        await asyncio.sleep(0.1)
 
 
 async def test_who_is_not_known_sends_no_body(free):
@@ -627,6 +706,27 @@ async def test_an_allowed_page_may_ask_what_it_may(service):
             assert "access-control-allow-credentials" not in answer.headers
         asked = {"Access-Control-Request-Method": "PUT"}
         assert (await browser.options("/api/images/x", headers=asked)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "authorization,traceparent,baggage,cache-control,last-event-id,x-request-id,idempotency-key",
+        "authorization,sentry-trace,baggage",
+        "authorization,traceparent,tracestate,x-datadog-origin,x-datadog-trace-id",
+        "Authorization, Content-Type, X-Requested-With, newrelic, b3",
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/generate-image", "/api/events", "/api/images/x/events", "/media/x.png"])
+async def test_what_tracers_and_polyfills_add_stops_no_page(service, path, names):
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": names}
+    async with client(service, Origin=APP) as browser:
+        answer = await browser.options(path, headers=asked)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, APP)
+    allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+    # By name: the wildcard of the specification never covers Authorization.
+    assert allowed == {name.strip().lower() for name in names.split(",")}
+    assert "access-control-allow-credentials" not in answer.headers
 
 
 async def test_without_allowed_origins_no_page_elsewhere_may_ask(free):

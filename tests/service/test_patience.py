@@ -75,7 +75,7 @@ async def completed(service, job_id):
     return job
 
 
-# A1: JSON with a byte order mark.
+# JSON with a byte order mark.
 
 
 @pytest.mark.parametrize("marks", [1, 2])
@@ -115,7 +115,7 @@ async def test_answers_in_another_dress_are_read(tmp_path, change):
         assert len(door.tasks.by_id) == 1
 
 
-# A3: compressed callbacks.
+# Compressed callbacks.
 
 
 def bare(body):
@@ -176,7 +176,7 @@ async def test_a_bomb_is_refused_and_kept_as_rejected(tmp_path):
         assert signed.status_code in {401, 413}
 
 
-# A2, A4: what the result comes in, and a host that needs a moment.
+# What the result comes in, and a host that needs a moment.
 
 
 @pytest.mark.parametrize("word", ["labelled", "packed", "missing", "forbidden", "empty", "half", "broken"])
@@ -218,7 +218,7 @@ async def test_a_format_that_nobody_here_reads_is_named(tmp_path, body, name):
         assert name in kept["error_detail"]
 
 
-# A5: an address is a candidate.
+# An address is a candidate.
 
 
 @contextlib.asynccontextmanager
@@ -268,7 +268,7 @@ async def test_a_second_callback_names_the_address_that_is_used(tmp_path):
         assert effects.count("applied") >= 2
 
 
-# A7: one bound for an id, and no open task without an end.
+# One bound for an id, and no open task without an end.
 
 
 @pytest.mark.parametrize("length", [200, 300, 512])
@@ -303,7 +303,7 @@ async def test_an_id_that_nobody_could_keep_is_no_id(tmp_path):
         assert (await completed(service, job_id))["images"][0]["width"] == picture["width"]
 
 
-# A8, A9: the deadline.
+# The deadline.
 
 
 async def test_the_next_question_is_never_later_than_the_deadline(tmp_path):
@@ -340,7 +340,7 @@ async def test_answers_without_sense_end_a_task_after_its_deadline(tmp_path):
         assert (job["status"], job["error"]["code"]) == ("FAILED", "deadline")
 
 
-# G5: a host that never answers holds nobody else up.
+# A host that never answers holds nobody else up.
 
 
 async def test_results_on_a_host_that_never_answers_keep_nobody_else_waiting(tmp_path):

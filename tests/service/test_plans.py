@@ -128,6 +128,23 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         assert "job_id" in wanted or "TEMP B-TREE FOR ORDER BY" not in plan
 
 
+async def _page_of_leftovers(tx, *, what, before_us):
+    await retention.leftovers(tx, what, after="a", before_us=before_us, most=5)
+    # A page is found by its ids alone, and has no more than its rows.
+    assert "USING COVERING INDEX" in tx.plans.pop(0)
+    await retention.leftovers(_Ends(tx), what, after="a", before_us=before_us, most=5)
+
+
+class _Ends:
+    """Finds a last row, so that the statement after that is asked too."""
+
+    def __init__(self, tx):
+        self.all = tx.all
+
+    async def one(self, sql, values=None):
+        return {"last": "b"}
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -183,6 +200,8 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: jobs.some(tx, ["j", "k"], owner_id="o"),
         lambda tx: jobs.of_project(tx, owner_id="o", project_id="p", most=5),
         lambda tx: jobs.to_purge(tx, before_us=5, most=5),
+        lambda tx: jobs.uploads_to_purge(tx, owner_id="o", before_us=5, most=5),
+        lambda tx: accounts.may_come_in(tx, "o"),
         lambda tx: retention.last_delivery(tx, after="a", before_us=5, most=5, most_bytes=5),
         lambda tx: retention.remove_deliveries(tx, after="a", until="b"),
         lambda tx: retention.last_event(tx, after=1, before_us=5, most=5),
@@ -190,6 +209,14 @@ async def test_the_log_of_deliveries(connection, wanted, indexes):
         lambda tx: retention.parked(tx, after="", before_us=5, most=5),
         lambda tx: retention.give_up_parked(tx, ["a", "b"], reason="r"),
         lambda tx: retention.remove_rejections(tx, before_us=5, most=5),
+        *(
+            functools.partial(ask, what=what, before_us=5)
+            for what in (retention.REVOKED_KEYS, retention.PURGED_UPLOADS)
+            for ask in (
+                functools.partial(retention.remove_leftovers, row_ids=["a", "b"]),
+                _page_of_leftovers,
+            )
+        ),
         lambda tx: retention.old_uploads(tx, before_us=5, most=5),
         lambda tx: media.named(tx, ["a", "b"]),
         *(functools.partial(media.page, table=table, after_key="k", deleted_since_us=5) for table in media.TABLES),

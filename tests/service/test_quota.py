@@ -9,8 +9,9 @@ import pytest
 from nanohook import clock, ids
 from nanohook.flow import quota
 from nanohook.stores import uploads
+from nanohook.work import sweep
 from nanohook.work.sweep import Sweeper
-from tests import rig
+from tests import live, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -55,7 +56,7 @@ async def test_over_the_quota_an_upload_is_refused_and_leaves_nothing(tmp_path):
         jobs = [await running.upload() for _ in range(3)]
         before = await files(running)
         detail = refused(await send(running))
-        assert "generate or delete" in detail
+        assert "delete some, or generate" in detail
         assert await files(running) == before
         listed = (await running.client.get("/api/images")).json()["images"]
         assert {job["job_id"] for job in listed} == {job["job_id"] for job in jobs}
@@ -242,3 +243,113 @@ async def test_the_sum_is_read_from_indexes_alone(tmp_path):
         looked = [line for line in asked if "jobs" in line or "projects" in line]
         assert len(looked) == 3
         assert all("USING COVERING INDEX" in line for line in looked), looked
+
+
+# Near the reserve: who waits, and for how long.
+
+
+async def deleted_uploads(running, number):
+    """Pictures that were never generated and were deleted a while ago."""
+    for _ in range(number):
+        job = await running.upload()
+        await running.client.delete(f"/api/images/{job['job_id']}")
+    await running.parts.database.write(
+        lambda tx: tx.run("UPDATE jobs SET deleted_at = deleted_at - ?", (11 * MINUTE_US,))
+    )
+
+
+class Disk:
+    """Stands between a service and its disk: how much it says is free, and whether it lets anything be removed."""
+
+    def __init__(self, storage, monkeypatch, *, free_bytes):
+        self.free_bytes = free_bytes
+        self.lets_go = asyncio.Event()
+        self.asked = 0
+        delete = storage.delete
+
+        async def held(key):
+            self.asked += 1
+            await self.lets_go.wait()
+            await delete(key)
+
+        monkeypatch.setattr(storage, "delete", held)
+        monkeypatch.setattr(storage, "free_bytes", lambda: self.free_bytes)
+
+
+async def purged(running):
+    [row] = await running.parts.database.read(
+        lambda tx: tx.all("SELECT COUNT(*) AS number FROM jobs WHERE purged_at IS NOT NULL")
+    )
+    return row["number"]
+
+
+async def test_above_the_reserve_nobody_waits_for_what_goes(tmp_path, monkeypatch):
+    async with service(tmp_path) as running:
+        await deleted_uploads(running, 3)
+        disk = Disk(running.parts.storage, monkeypatch, free_bytes=10 * 2**20)
+        # The disk removes nothing so far: whoever waited for it would wait for ever.
+        monkeypatch.setattr(sweep, "ROOM_WAIT_S", 3600)
+        asks = (running.client.post("/api/generate-image", json={"prompt": "x"}) for _ in range(4))
+        assert [answer.status_code for answer in await asyncio.gather(*asks)] == [202] * 4
+        assert (await send(running)).status_code == 201
+        batch = await running.client.post("/api/batches", json={"jobs": [{"prompt": "x"}]})
+        assert batch.status_code == 202
+        cover = {"cover": ("x.png", rig.picture())}
+        assert (await running.client.post("/api/projects", data={"name": "a"}, files=cover)).status_code == 201
+        # It goes all the same.
+        await live.until(lambda: disk.asked)
+        assert await purged(running) == 0
+        disk.lets_go.set()
+        while await purged(running) < 3:  # noqa: ASYNC110 - a condition of the database
+            await asyncio.sleep(0.01)
+
+
+async def test_below_the_reserve_who_asks_waits_for_a_bounded_time(tmp_path, monkeypatch):
+    async with service(tmp_path) as running:
+        await deleted_uploads(running, 3)
+        running.parts.settings.__dict__["disk_reserve_bytes"] = 2**30
+        disk = Disk(running.parts.storage, monkeypatch, free_bytes=10)
+        monkeypatch.setattr(sweep, "ROOM_WAIT_S", 0.1)
+        asks = (running.client.post("/api/generate-image", json={"prompt": "x"}) for _ in range(4))
+        for answer in await asyncio.gather(*asks):
+            refused(answer, 507, "disk_full")
+        refused(await send(running), 507, "disk_full")
+        disk.lets_go.set()
+
+
+async def test_below_the_reserve_who_asks_is_taken_once_there_is_room(tmp_path, monkeypatch):
+    async with service(tmp_path) as running:
+        await deleted_uploads(running, 3)
+        running.parts.settings.__dict__["disk_reserve_bytes"] = 2**30
+        disk = Disk(running.parts.storage, monkeypatch, free_bytes=10)
+        monkeypatch.setattr(sweep, "ROOM_WAIT_S", 3600)
+        asked = asyncio.gather(*(send(running) for _ in range(3)))
+        await live.until(lambda: disk.asked)
+        disk.free_bytes = 2**31
+        disk.lets_go.set()
+        assert [answer.status_code for answer in await asked] == [201] * 3
+        # Between two rounds there is nothing to wait for.
+        disk.free_bytes = 10
+        refused(await send(running), 507, "disk_full")
+
+
+async def test_room_for_one_person_is_not_waited_for_behind_what_others_deleted(tmp_path, monkeypatch):
+    async with room_for(tmp_path, 1) as running:
+        other = await rig.person(running)
+        async with other.client:
+            for one in (running, other, running, other):
+                job = await one.upload()
+                await one.client.delete(f"/api/images/{job['job_id']}")
+            await running.parts.database.write(
+                lambda tx: tx.run("UPDATE jobs SET deleted_at = deleted_at - ?", (11 * MINUTE_US,))
+            )
+            disk = Disk(running.parts.storage, monkeypatch, free_bytes=2**40)
+            disk.lets_go.set()
+            assert (await send(running)).status_code == 201
+            assert await purged(running) == 2
+            assert (await send(other)).status_code == 201
+            assert await purged(running) == 4
+
+
+async def test_the_waits_are_those_that_are_meant():
+    assert (sweep.ROOM_WAIT_S, sweep.ROOM_EVERY_S) == (2, 5)

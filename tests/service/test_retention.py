@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sqlite3
 
 import pytest_asyncio
@@ -55,7 +56,7 @@ async def tell(service, job_id, percent):
 
 
 async def blocks(service, path, cursor, *, most=2):
-    """The first blocks of a stream after ``retry``; fewer where it ends. 204 is none."""
+    """The first blocks of a stream without ``retry``; fewer where it ends. 204 is none."""
     found = []
     async with service.client.stream("GET", path, headers={"Last-Event-ID": str(cursor)}) as answer:
         if answer.status_code == 204:
@@ -63,7 +64,8 @@ async def blocks(service, path, cursor, *, most=2):
         text = ""
         async for part in answer.aiter_text():
             text += part
-            found = [block for block in text.split("\n\n")[:-1] if not block.startswith((":", "retry"))]
+            whole = [re.sub(r"\Aretry: \d+\n", "", block) for block in text.split("\n\n")[:-1]]
+            found = [block for block in whole if not block.startswith(":")]
             if len(found) >= most:
                 break
     return found
@@ -116,7 +118,7 @@ async def check_cursors(service, opened, ended, *, kept, gone):
     assert (await blocks(service, everything, gone - 1))[0] == reset
     assert (await blocks(service, of_ended, gone - 1))[0] == reset
     assert f"id: {kept[-1]}\nevent: status" in (await blocks(service, of_open, gone, most=1))[0]
-    assert (await blocks(service, everything, gone, most=1))[0] == f"id: {gone}"
+    assert f"id: {kept[-1]}\nevent: status" in (await blocks(service, everything, gone, most=1))[0]
     # Who has the end of a job that is long over is not sent the same again and again.
     assert await blocks(service, of_ended, gone) == []
 
@@ -175,7 +177,10 @@ async def test_nobody_waits_for_an_unknown_job_longer_than_a_day(service):
 async def test_a_dead_letter_stays_its_month_and_what_is_still_tried_stays_longer(service):
     job_id = (await service.generate())["job_id"]
     await service.ended(job_id)
-    for percent, change in ((1, "effect = 'dead'"), (2, f"effect = 'unapplied', due_at = {2**60}")):
+    for percent, change in (
+        (1, "effect = 'dead'"),
+        (2, f"effect = 'unapplied', due_at = {clock.now_us() + MINUTE}"),
+    ):
         await tell(service, job_id, percent)
         rows(service, f"UPDATE deliveries SET {change} WHERE id = (SELECT MAX(id) FROM deliveries)")
     await sweep_at(service, retain.KEPT_US - HOUR)
@@ -200,7 +205,7 @@ async def test_an_upload_that_nobody_used_goes_after_a_week_and_its_file_a_day_l
 
     await sweep_at(service, UPLOAD_US + MINUTE)
     assert (await service.client.get(f"/api/images/{unused}")).status_code == 404
-    told = (await blocks(service, "/api/events", newest))[1]
+    told = (await blocks(service, "/api/events", newest, most=1))[0]
     assert told.endswith('event: deleted\ndata: {"job_id":"' + unused + '"}')
     assert files(service) == before
     assert (await service.job(had_back))["stage"] == "uploaded"
@@ -268,6 +273,97 @@ async def test_a_deleted_jobs_late_results_go_with_it(service):
     await sweep_at(service, DAY + 5 * MINUTE)
     assert files(service) == set()
     assert rows(service, "SELECT 1 FROM unclaimed") == []
+
+
+# Rows that nobody can see any more.
+
+
+async def test_a_revoked_key_goes_after_a_month_and_the_others_stay(service):
+    made = [(await service.client.post("/api/auth/keys")).json() for _ in range(3)]
+    assert (await service.client.delete(f"/api/auth/keys/{made[0]['id']}")).status_code == 204
+    before = left(service, "api_keys", "id")
+    await sweep_at(service, retain.KEPT_US - HOUR)
+    assert left(service, "api_keys", "id") == before
+    await sweep_at(service, retain.KEPT_US + MINUTE)
+    assert left(service, "api_keys", "id") == before - {made[0]["id"]}
+    for key, status in ((made[0], 401), (made[1], 200)):
+        headers = {"Authorization": f"Bearer {key['key']}"}
+        assert (await service.client.get("/api/auth/me", headers=headers)).status_code == status
+
+
+async def test_many_revoked_keys_go_page_by_page_and_one_that_cannot_holds_up_none(service, monkeypatch, caplog):
+    monkeypatch.setattr(retain, "LOOKED_AT", 100)
+    monkeypatch.setattr(retain, "AT_ONCE", 30)
+    [owner] = rows(service, "SELECT id FROM users")
+    old = [ids.earliest(number * MINUTE) for number in range(1, 251)]
+    with contextlib.closing(sqlite3.connect(service.parts.settings.data_dir / "nanohook.db")) as made, made:
+        made.executemany(
+            "INSERT INTO api_keys (id, owner_id, sha256, created_at, revoked_at) VALUES (?, ?, ?, 0, ?)",
+            # Every fifth is good still, though as old.
+            [(each, owner["id"], each, None if number % 5 == 0 else 1) for number, each in enumerate(old)],
+        )
+    end = in_the_way(service, "DELETE", "api_keys", old[101])
+    sweeper = Sweeper(service.parts.database, service.parts.storage)
+    await sweep_at(service, 0, sweeper)
+    good = set(old[::5])
+    assert left(service, "api_keys", "id") & set(old) == good | {old[101]}
+    assert skipped(caplog) == {("revoked_key", old[101])}
+    end()
+    # The table is walked once a day.
+    await sweep_at(service, retain.WALK_EVERY_US - MINUTE, sweeper)
+    assert old[101] in left(service, "api_keys", "id")
+    await sweep_at(service, retain.WALK_EVERY_US + MINUTE, sweeper)
+    assert left(service, "api_keys", "id") & set(old) == good
+
+
+async def test_of_an_upload_nothing_was_asked_for_nothing_stays_a_month_after_its_end(service):
+    unused, kept, used, canceled = [(await service.upload(rig.picture(64, 48)))["job_id"] for _ in range(4)]
+    await service.generate(imageId=used)
+    await service.ended(used)
+    await service.generate("[sandbox:latency=60]", imageId=canceled)
+    for job_id in (unused, used, canceled):
+        assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+    purged_us = DAY + 5 * MINUTE
+    await sweep_at(service, purged_us)
+    everybody = {unused, kept, used, canceled}
+    assert left(service, "jobs", "id") == everybody
+    await sweep_at(service, purged_us + retain.KEPT_US - HOUR)
+    assert left(service, "jobs", "id") == everybody
+    await sweep_at(service, purged_us + retain.KEPT_US + HOUR)
+    # What money, or an attempt, names stays for as long as those.
+    assert left(service, "jobs", "id") == everybody - {unused}
+    assert (await service.client.get(f"/api/images/{unused}")).status_code == 404
+    assert (await service.client.post(f"/api/images/{unused}/restore")).status_code == 404
+    assert unused not in left(service, "events")
+
+
+async def test_a_purged_upload_that_something_names_stays(service):
+    job_ids = [(await service.upload(rig.picture(64, 48)))["job_id"] for _ in range(4)]
+    entry, delivery, heir, _ = job_ids
+    for job_id in job_ids:
+        assert (await service.client.delete(f"/api/images/{job_id}")).status_code == 204
+    await sweep_at(service, DAY + 5 * MINUTE)
+    rows(service, "UPDATE jobs SET purged_at = 1")
+    rows(service, "DELETE FROM events")
+    rows(
+        service,
+        "INSERT INTO ledger (owner_id, kind, available, reserved, job_id, created_at) "
+        "SELECT owner_id, 'grant', 0, 0, id, 0 FROM jobs WHERE id = ?",
+        entry,
+    )
+    rows(
+        service,
+        "INSERT INTO deliveries (id, source, job_id, headers, body, body_sha256, effect, received_at, due_at) "
+        "VALUES ('x', 'token', ?, '', x'', x'00', 'unapplied', 0, ?)",
+        delivery,
+        2**60,
+    )
+    child = (await service.upload(rig.picture(64, 48)))["job_id"]
+    rows(service, "UPDATE jobs SET source_job_id = ? WHERE id = ?", heir, child)
+    await sweep_at(service, retain.KEPT_US + MINUTE)
+    assert left(service, "jobs", "id") == {entry, delivery, heir, child}
+    for table in ("deliveries", "ledger"):
+        rows(service, f"DELETE FROM {table} WHERE job_id IS NOT NULL")
 
 
 # Files that no row names.

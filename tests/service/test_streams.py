@@ -8,7 +8,6 @@ import resource
 import socket
 import sqlite3
 import struct
-import threading
 import time
 import tracemalloc
 
@@ -608,21 +607,13 @@ async def test_the_cap_holds_for_streams_that_come_at_once(tmp_path_factory):
 @contextlib.asynccontextmanager
 async def readers_held(base):
     """Hold every connection by which it is known who is asking."""
-    let_go = threading.Event()
-    started = []
-
-    async def hold(_tx):
-        started.append(True)
-        let_go.wait(20)
-
-    number = database.CONNECTIONS[Lane.SIGN_IN]
-    holding = [asyncio.create_task(base.read(hold, lane=Lane.SIGN_IN)) for _ in range(number)]
+    readers = base._readers[Lane.SIGN_IN]
+    held = [await readers.get() for _ in range(database.CONNECTIONS[Lane.SIGN_IN])]
     try:
-        await live.until(lambda: len(started) == number)
         yield base
     finally:
-        let_go.set()
-        await asyncio.gather(*holding)
+        for reader in held:
+            readers.put_nowait(reader)
 
 
 @pytest.mark.parametrize("who", ["by key", "by token", "as a stranger"])

@@ -24,10 +24,13 @@ POINTS = {
     "apply": "apply.look",
     "mail": "mail.look",
     "sweep": "sweep.round",
+    "sweep-room": "sweep.room",
     "tunnel": "tunnel.look",
     "account": "account.look",
 }
 """By task: the point that it passes in each of its rounds."""
+WHEN_NEEDED = {"page-check", "mail", "sweep-room"}
+"""They work once at the start, or when there is something to do."""
 CRASHES = (
     RuntimeError("nobody thought of it"),
     MemoryError(),
@@ -94,14 +97,14 @@ def test_every_task_has_a_fate_and_is_crashed_here():
 async def test_each_of_them_crashes_in_every_way_and_works_again(service, crasher, caplog):
     """Those that work once at the start, or when there is something to do, are begun anew for it."""
     for number, (task, point) in enumerate(POINTS.items()):
-        if task in {"page-check", "mail"}:
+        if task in WHEN_NEEDED:
             continue
         crasher.left[point] = [CRASHES[number % len(CRASHES)]]
         await live.until(lambda: not crasher.left[point])  # noqa: B023 - it is awaited here
         seen = crasher.passed.get(point, 0)
         await live.until(lambda: crasher.passed.get(point, 0) > seen, timeout_s=30)  # noqa: B023 - as above
     crashed = {record.task for record in caplog.records if record.message == "background_task.crashed"}
-    assert crashed == set(POINTS) - {"page-check", "mail"}
+    assert crashed == set(POINTS) - WHEN_NEEDED
     assert {task: count for task, count in (await restarts(service)).items() if count >= 1}.keys() == crashed
     assert (await service.client.get("/readyz")).status_code == 200
     # The whole of it: claimed, submitted, asked after, finished, and told on a stream.
@@ -122,6 +125,15 @@ async def test_what_is_done_at_the_start_is_done_again_after_a_crash(tmp_path, c
             # Nobody listens there: that it was tried is what counts.
             service.parts.mailer.send(to="ada@example.org", subject="Hello", text="Hello")
             await live.until(lambda: "mail.retried" in caplog.messages, timeout_s=30)
+
+
+async def test_who_makes_room_when_it_is_wanted_does_so_again_after_a_crash(service, crasher):
+    crasher.left["sweep.room"] = [RuntimeError("nobody thought of it")]
+    service.parts.want_room()
+    await live.until(lambda: not crasher.left["sweep.room"])
+    service.parts.want_room()
+    await live.until(lambda: crasher.passed.get("sweep.room"), timeout_s=30)
+    assert (await restarts(service))["sweep-room"] == 1
 
 
 async def test_the_hubs_heartbeat_takes_nothing_else_with_it(service, crasher):

@@ -2,6 +2,7 @@
 
 import sys
 
+from nanohook import output
 from nanohook.cli.commands import commands
 from nanohook.cli.printing import plain
 from nanohook.errors import NanohookError
@@ -9,6 +10,7 @@ from nanohook.errors import NanohookError
 
 def main() -> None:
     """Run the command that was typed; what we refuse on purpose is one message and exit 2."""
+    output.occupy_closed()
     try:
         commands()
     except NanohookError as exc:

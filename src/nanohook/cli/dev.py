@@ -13,7 +13,7 @@ from typing import Final
 
 import typer
 
-from nanohook import app, errors, logs, server, settings
+from nanohook import app, errors, http1, logs, server, settings
 from nanohook.cli import people, reach, serving
 from nanohook.cli.printing import plain
 from nanohook.sandbox.app import create_app as create_sandbox
@@ -51,12 +51,14 @@ async def run(*, port: int, live: bool) -> None:
     async with contextlib.AsyncExitStack() as stack:
         chosen = await _live_settings(here) if live else await _with_sandbox(stack, here)
         service = app.create_app(chosen, guests_are_local=True)
-        served = await stack.enter_async_context(server.serving(service, listener))
+        limits = http1.Limits(keep_alive_s=chosen.keep_alive_s)
+        served = await stack.enter_async_context(server.serving(service, listener, limits=limits))
         served.on_fatal = stop.set
         parts = service.state.parts
         person = await people.person(parts.database, EMAIL, credits=CREDITS)
         expires = int(time.time()) + pages.LOGIN_S
         token = parts.tokens.sign_purpose(pages.LOGIN, f"{person.id} {secrets.token_hex(8)}", expires)
+        stack.enter_context(logs.printing())
         # Plain lines: whatever folds or colours them breaks the link.
         typer.echo(f"nanohook dev serves on {here}{' with the real NanoBanana' if live else ', sandbox inside'}")
         if live:

@@ -46,7 +46,7 @@ def run(app: Starlette, listener: socket.socket, *, name: str, limits: http1.Lim
     """
     greeting = f"{name} serves on {server.address(listener)}"
     running = server.Server(app, greeting=greeting, limits=limits)
-    with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
+    with logs.printing(), asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
         runner.run(running.serve(sockets=[listener]))
         if running.fatal is not None:
             server.leave(running.fatal)

@@ -15,6 +15,7 @@ from nanohook.rules import signing
 from nanohook.settings import Settings
 from nanohook.storage import Storage
 from nanohook.stores import events, facts
+from nanohook.web import forwarded
 
 ENV_FILE: Final = pathlib.Path(".env")
 _OFTEN_S: Final = 3
@@ -123,7 +124,9 @@ async def look_at_proxy(chosen: Settings) -> Finding | None:
     except errors.NanohookError:
         return None  # another check has said so
     at, _, peer = (noted or "0 ").partition(" ")
-    if clock.now_us() - int(at) > _LATELY_US or chosen.public_url is not None or peer in chosen.trusted_proxies:
+    address, trusted = forwarded.parse_address(peer), forwarded.networks(chosen.trusted_proxies)
+    is_cured = chosen.public_url is not None or (address is not None and forwarded.is_within(address, trusted))
+    if clock.now_us() - int(at) > _LATELY_US or is_cured:
         return None
     text = f"logins or writes of pages were refused (403 wrong_origin) that came through a proxy at {peer}"
     return warn(

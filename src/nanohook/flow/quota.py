@@ -33,14 +33,14 @@ async def check(
     size_bytes = kept.size_bytes + adds_bytes - frees_bytes
     if size_bytes > quota_bytes or kept.number >= MAX_COUNT:
         raise errors.TooLarge(
-            f"your pictures that were never generated, and covers, may take {quota_bytes:,} bytes and be "
-            f"{MAX_COUNT:,}: generate or delete some, then send this one again",
+            f"pictures you never generated from, and covers, can use up to {quota_bytes:,} bytes and number "
+            f"{MAX_COUNT:,}: delete some, or generate from them, and send this one again",
             code="quota",
         )
     deleted = await uploads.deleted(tx, owner_id)
     if size_bytes + deleted.size_bytes > 2 * quota_bytes or kept.number + deleted.number >= 2 * MAX_COUNT:
         raise errors.TooLarge(
-            "what you deleted is kept for 10 minutes, so that it can be restored, longer if it was sent to "
-            "NanoBanana, and is too much together with this picture: send it again a few minutes from now",
+            "what you deleted can be restored for another 10 minutes and still counts: send this picture again "
+            "a few minutes from now",
             code="quota",
         )

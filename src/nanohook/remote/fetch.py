@@ -23,10 +23,11 @@ import httpcore
 import httpx
 
 from nanohook import errors
-from nanohook.remote import pinned, spool
-from nanohook.remote.transfer import Tempo, Transfer, Watch
+from nanohook.remote import names, pinned, spool
+from nanohook.remote.transfer import Transfer
 from nanohook.rules import addresses, backoff, containers, inflate
 from nanohook.rules.downloads import DownloadFailed, Outcome
+from nanohook.rules.tempo import Tempo, Watch
 from nanohook.values import frozen
 
 LIMIT_BYTES = 50 * 1024 * 1024
@@ -97,7 +98,7 @@ class Fetcher:
         self._spool = spool.Spool(spool_dir, memory_bytes=memory_bytes)
         door = pinned.Door(
             download_hosts=self._download_hosts,
-            resolve=resolve or pinned.resolve,
+            resolve=resolve or names.Resolver().resolve,
             network=network or httpcore.AnyIOBackend(),
         )
         self._transport = pinned.PinnedTransport(door, tls or httpx.create_ssl_context(trust_env=False))
@@ -223,7 +224,7 @@ class Fetcher:
         )
         response = await self._transport.handle_async_request(request)
         try:
-            watch.answered(now_s=_now_s())
+            watch.begun(now_s=_now_s())
             timer.reschedule(watch.ends_at_s)
             if response.status_code in _REDIRECTS:
                 transfer.place = self._redirected(place, response)

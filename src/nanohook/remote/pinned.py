@@ -6,7 +6,6 @@ addresses is connected to, so that a second answer of the name server cannot mov
 import asyncio
 import dataclasses
 import functools
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Final
@@ -70,6 +69,8 @@ class Door(httpcore.AsyncNetworkBackend):
             raise DownloadFailed(f"{host} is not a public address: {_CURE}", outcome=Outcome.REFUSED)
         try:
             found = await self.resolve(host, port)
+        except TimeoutError as exc:
+            raise httpcore.ConnectError(f"the name server does not answer for {host}") from exc
         except (OSError, UnicodeError) as exc:
             raise httpcore.ConnectError(f"{host} is not known to the name server") from exc
         # All of them: one private address among public ones is an attack or a broken zone.
@@ -130,9 +131,3 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
             keepalive_expiry=5.0,
             network_backend=door,
         )
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """Ask the system's name server; raises ``OSError`` where it does not know *host*."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]

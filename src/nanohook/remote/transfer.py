@@ -1,4 +1,4 @@
-"""One download on its way: how far it is, how it is taken up again when it breaks off, and how slow it may be."""
+"""One download on its way: how far it is, and how it is taken up again when it breaks off."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from typing import Final
 from nanohook.remote.spool import Body
 from nanohook.rules import addresses
 from nanohook.rules.downloads import DownloadFailed, Outcome
-from nanohook.values import frozen
 
 _PARTIAL: Final = 206
 _CONTENT_RANGE = re.compile(r"\s*bytes\s+([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)\s*", re.IGNORECASE)
@@ -85,66 +84,3 @@ def _length(headers: Mapping[str, str]) -> int | None:
     if "transfer-encoding" in headers or "content-length" not in headers:
         return None
     return int(headers["content-length"])
-
-
-@frozen
-class Tempo:
-    """How slow a download may be. Source: CONTRACT section 5, "upload and download"."""
-
-    silence_s: float = 15.0
-    """Without a byte: until an answer begins, and between two pieces of its body."""
-    min_bytes_s: int = 16_000
-    """On average over ``window_s``."""
-    window_s: float = 30.0
-    total_s: float = 15 * 60.0
-    """For all of it, redirects included."""
-
-
-class Watch:
-    """
-    Says when a download has become too slow.
-
-    Args:
-        tempo: The limits.
-        now_s: Of a monotonic clock, like every other ``now_s`` here.
-    """
-
-    def __init__(self, tempo: Tempo, *, now_s: float) -> None:
-        self._tempo = tempo
-        self._began_s = self._last_s = now_s
-        self._window_began_s: float | None = None
-        self._window_bytes = 0
-
-    @property
-    def ends_at_s(self) -> float:
-        """When it is too slow if nothing more comes."""
-        return self._end()[0]
-
-    @property
-    def verdict(self) -> str:
-        """Why it ends then."""
-        return self._end()[1]
-
-    def answered(self, *, now_s: float) -> None:
-        """Note that an answer has begun."""
-        self._last_s = self._window_began_s = now_s
-        self._window_bytes = 0
-
-    def received(self, size_bytes: int, *, now_s: float) -> None:
-        """Note a piece of the body."""
-        self._last_s = now_s
-        self._window_bytes += size_bytes
-        if self._window_began_s is not None and now_s >= self._window_began_s + self._tempo.window_s:
-            # It had brought enough, or would have ended: the next one begins.
-            self._window_began_s, self._window_bytes = now_s, size_bytes
-
-    def _end(self) -> tuple[float, str]:
-        tempo = self._tempo
-        ends = [
-            (self._last_s + tempo.silence_s, f"no byte for {tempo.silence_s:g} s"),
-            (self._began_s + tempo.total_s, f"not all of it within {tempo.total_s:g} s"),
-        ]
-        if self._window_began_s is not None and self._window_bytes < tempo.min_bytes_s * tempo.window_s:
-            rate = f"less than {tempo.min_bytes_s:,} bytes a second over {tempo.window_s:g} s"
-            ends.append((self._window_began_s + tempo.window_s, rate))
-        return min(ends)

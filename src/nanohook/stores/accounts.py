@@ -311,6 +311,11 @@ async def by_id(tx: Transaction, user_id: str) -> Person | None:
     return None if found is None or found.is_disabled else found.person
 
 
+async def may_come_in(tx: Transaction, user_id: str) -> bool:
+    """Tell whether a person's account is there, and not disabled."""
+    return await tx.one("SELECT 1 FROM users WHERE id = ? AND disabled_at IS NULL", (user_id,)) is not None
+
+
 def _digest(key: str) -> bytes:
     # A key is 256 random bits: one round of sha256 is enough, nobody can guess it.
     return hashlib.sha256(key.encode()).digest()

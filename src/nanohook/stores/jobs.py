@@ -51,6 +51,10 @@ _UPDATE: Final = (
     "language = :language, project_id = :project_id, batch_id = :batch_id, last_event_id = :last_event_id, "
     "updated_at = :updated_at, completed_at = :completed_at WHERE id = :id"
 )
+_NO_HEIR: Final = (
+    "NOT EXISTS (SELECT 1 FROM jobs AS heir WHERE heir.source_job_id = jobs.id "
+    "AND heir.attempt > 0 AND heir.completed_at IS NULL AND heir.deleted_at IS NULL)"
+)
 
 
 async def load(tx: Transaction, job_id: str) -> Job | None:
@@ -120,10 +124,18 @@ async def to_purge(tx: Transaction, *, before_us: int, most: int) -> list[Job]:
     """
     rows = await tx.all(
         f"{SELECT} WHERE deleted_at IS NOT NULL AND purged_at IS NULL AND deleted_at < ? "
-        "AND NOT EXISTS (SELECT 1 FROM jobs AS heir WHERE heir.source_job_id = jobs.id "
-        "AND heir.attempt > 0 AND heir.completed_at IS NULL AND heir.deleted_at IS NULL) "
-        "ORDER BY deleted_at LIMIT ?",
+        f"AND {_NO_HEIR} ORDER BY deleted_at LIMIT ?",
         (before_us, most),
+    )
+    return [read(row) for row in rows]
+
+
+async def uploads_to_purge(tx: Transaction, *, owner_id: str, before_us: int, most: int) -> list[Job]:
+    """List those of a person's pictures that were never generated: by their own index, whatever others deleted."""
+    rows = await tx.all(
+        f"{SELECT} WHERE owner_id = ? AND deleted_at IS NOT NULL AND deleted_at < ? AND purged_at IS NULL "
+        f"AND upload_bytes IS NOT NULL AND {_NO_HEIR} ORDER BY deleted_at LIMIT ?",
+        (owner_id, before_us, most),
     )
     return [read(row) for row in rows]
 

@@ -5,6 +5,7 @@ Old rows are found by a read, a page at a time, and removed by a write that touc
 one page at most.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from nanohook import ids
@@ -28,6 +29,67 @@ class Upload:
 
     job_id: str
     owner_id: str
+
+
+@frozen
+class Leftovers:
+    """Rows that nobody can see any more, of a table that has no index of them; its ids tell when each was made."""
+
+    table: str
+    condition: str
+    """With ``:before``, µs."""
+
+
+REVOKED_KEYS: Final = Leftovers(table="api_keys", condition="revoked_at < :before")
+PURGED_UPLOADS: Final = Leftovers(
+    table="jobs",
+    condition="purged_at < :before AND attempt = 0 AND "
+    + " AND ".join(
+        f"NOT EXISTS (SELECT 1 FROM {table} AS other WHERE other.{column} = jobs.id)"
+        for table, column in (
+            ("attempts", "job_id"),
+            ("tasks", "job_id"),
+            ("pictures", "job_id"),
+            ("unclaimed", "job_id"),
+            ("ledger", "job_id"),
+            ("deliveries", "job_id"),
+            ("events", "job_id"),
+            ("jobs", "source_job_id"),
+        )
+    ),
+)
+"""For which nothing was ever asked: no money, no delivery and no event names them."""
+
+
+async def leftovers(
+    tx: Transaction, what: Leftovers, *, after: str, before_us: int, most: int
+) -> tuple[str | None, list[str]]:
+    """
+    Look at the next *most* rows from before *before_us* (µs), whatever they are.
+
+    Returns:
+        The last of their ids, ``None`` if there are no more; and the ids of those that are to be removed.
+    """
+    row = await tx.one(
+        f"SELECT MAX(id) AS last FROM (SELECT id FROM {what.table} WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
+        (after, ids.earliest(before_us), most),
+    )
+    if row is None or row["last"] is None:
+        return None, []
+    rows = await tx.all(
+        f"SELECT id FROM {what.table} WHERE id > :after AND id <= :last AND {what.condition}",
+        {"after": after, "last": row["last"], "before": before_us},
+    )
+    return str(row["last"]), [found["id"] for found in rows]
+
+
+async def remove_leftovers(tx: Transaction, what: Leftovers, row_ids: Sequence[str], *, before_us: int) -> int:
+    """Remove those of *row_ids* that are still to be removed; return how many those were."""
+    names = {f"id{number}": row_id for number, row_id in enumerate(row_ids)}
+    return await tx.run(
+        f"DELETE FROM {what.table} WHERE id IN ({', '.join(f':{name}' for name in names)}) AND {what.condition}",
+        {**names, "before": before_us},
+    )
 
 
 async def last_delivery(tx: Transaction, *, after: str, before_us: int, most: int, most_bytes: int) -> str | None:

@@ -38,9 +38,7 @@ async def accepted(
         return orjson.dumps(await start(tx)).decode()
 
     reach("accept.read")
-    answer = await call.parts.database.write(
-        lambda tx: once(tx, ticket, take, now_us=clock.now_us()), size_bytes=size_bytes
-    )
+    answer = await call.write(lambda tx: once(tx, ticket, take, now_us=clock.now_us()), size_bytes=size_bytes)
     reach("accept.committed")
     return _told(answer)
 

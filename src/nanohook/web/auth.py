@@ -82,7 +82,7 @@ async def logout(call: Call) -> Response:
 
     answer = Response(status_code=204)
     if session_id is not None:
-        await call.parts.database.write(end)
+        await call.write(end)
         guard.drop_cookies(call.request, call.parts, answer)
     return answer
 
@@ -109,7 +109,7 @@ async def change_password(call: Call) -> Response:
     ):
         raise errors.Forbidden("the present password is another", code="bad_credentials")
     hashed = await parts.passwords.hash(asked.new_password, whose=network)
-    session_id = await parts.database.write(
+    session_id = await call.write(
         lambda tx: flow.change_password(
             tx,
             person,
@@ -182,7 +182,7 @@ async def new_key(call: Call) -> Response:
     asked = await wire.body_of(call.request, wire.NewKey)
     key = ids.new_key()
 
-    made = await call.parts.database.write(
+    made = await call.write(
         lambda tx: flow.add_key(tx, call.person, key, name=asked.name, is_admin=asked.admin, now_us=clock.now_us())
     )
     return json_answer({**_shown(made), "key": key}, status=201)
@@ -191,7 +191,7 @@ async def new_key(call: Call) -> Response:
 async def revoke(call: Call) -> Response:
     """Make an API key worthless."""
     key_id = str(call.request.path_params["key_id"])
-    await call.parts.database.write(lambda tx: flow.revoke_key(tx, call.person, key_id, now_us=clock.now_us()))
+    await call.write(lambda tx: flow.revoke_key(tx, call.person, key_id, now_us=clock.now_us()))
     return Response(status_code=204)
 
 
@@ -207,7 +207,7 @@ async def sessions(call: Call) -> Response:
 async def end_session(call: Call) -> Response:
     """Log this person out in one place; felt by the next request from there."""
     session_id = str(call.request.path_params["session_id"])
-    await call.parts.database.write(lambda tx: flow.end_session(tx, call.person, session_id))
+    await call.write(lambda tx: flow.end_session(tx, call.person, session_id))
     answer = Response(status_code=204)
     if session_id == call.person.session_id:
         guard.drop_cookies(call.request, call.parts, answer)

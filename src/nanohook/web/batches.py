@@ -27,7 +27,7 @@ AT_ONCE: Final = 25
 
 async def create(call: Call) -> Response:
     """Start many jobs; 202 with where to follow them, or 422 with everything that is wrong with any of them."""
-    # Some megabytes, which may take a minute to come: with a place, as an upload.
+    # Some megabytes, which may take minutes to come: with a place, as an upload.
     with call.parts.shares.batches.take(call.person.id):
         asked = await wire.body_of(call.request, work_wire.Batch)
     read, wrong = asked.wishes(wire.language(call.request))
@@ -83,11 +83,11 @@ async def stop(call: Call) -> Response:
         )
         return group
 
-    group = await call.parts.database.write(end_and_note)
+    group = await call.write(end_and_note)
     for _ in range(batch.MOST_JOBS // AT_ONCE):
         if not any(job.is_open for job in group):
             break
-        group = await call.parts.database.write(end)
+        group = await call.write(end)
     async with call.turn():
         return _answer(call, await call.parts.database.read(lambda tx: _read(tx, batch_id, group), lane=Lane.PAGE))
 

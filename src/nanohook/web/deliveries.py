@@ -171,6 +171,7 @@ async def _note(
                 now_us=now_us,
             )
 
+    # Of what was done already: written down whoever may do no more of it.
     await call.parts.database.write(append)
 
 

@@ -133,15 +133,13 @@ class Edge:
 
     def _way(self, scope: Scope) -> ASGIApp:
         lane, path = self._lane, scope["path"]
-        if scope["method"] != "POST":
-            return self._app
         if "//" in path or "/./" in path or path.endswith("/"):
             # Some write an address anew on its way. A callback is taken by each of its spellings, or refused where
             # it is kept: what is redirected, or not found, is lost without a trace.
             path = _EMPTY_SEGMENTS.sub("/", path).rstrip("/")
             if f"{path}/".startswith(lane.prefix):
-                scope["path"] = path  # for the router too: those signed by headers have no token behind it
-        if not path.startswith(lane.prefix):
+                scope["path"] = path  # for the router too: other methods, and those signed by headers, go there
+        if scope["method"] != "POST" or not path.startswith(lane.prefix):
             return self._app
         value = path[len(lane.prefix) :]
         scope["path_params"] = {lane.variable: value}

@@ -117,8 +117,10 @@ def answer(exc: errors.NanohookError, *, error: str | None = None) -> Response:
     elif isinstance(exc, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     fields, codes = (exc.fields, exc.codes) if isinstance(exc, errors.Invalid) else (None, None)
+    # Whoever signs is no person who could sign in.
+    more = {"title": "Signature refused"} if isinstance(exc, errors.SignatureInvalid) else None
     return problem(
-        status, code=exc.code, detail=str(exc), fields=fields, codes=codes, error=error, headers=headers
+        status, code=exc.code, detail=str(exc), fields=fields, codes=codes, error=error, more=more, headers=headers
     )
 
 

@@ -40,7 +40,7 @@ class Forwarded:
 
     def __init__(self, app: ASGIApp, *, trusted: Sequence[str]) -> None:
         self._app = app
-        self._trusted: Final = tuple(_network(each) for each in trusted)
+        self._trusted: Final = networks(trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -82,7 +82,17 @@ class Forwarded:
         return client
 
     def _is_trusted(self, address: Address) -> bool:
-        return any(address in network for network in self._trusted if network.version == address.version)
+        return is_within(address, self._trusted)
+
+
+def networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Read addresses and networks; raises ``ValueError`` on what is neither."""
+    return tuple(_network(each) for each in texts)
+
+
+def is_within(address: Address, trusted: Sequence[Network]) -> bool:
+    """Tell whether *address* is in one of the networks *trusted*."""
+    return any(address in network for network in trusted if network.version == address.version)
 
 
 def parse_address(text: str) -> Address | None:

@@ -66,7 +66,7 @@ async def stop(call: Call) -> Response:
         job = await cancel.cancel(tx, owner_id=call.sees, job_id=call.job_id, now_us=clock.now_us())
         await _audit(tx, call, job, action="job.cancel")
 
-    await call.parts.database.write(end)
+    await call.write(end)
     return json_answer(await shown.one(call, call.job_id))
 
 
@@ -77,7 +77,7 @@ async def accept_late(call: Call) -> Response:
         job = await accept.accept_late(tx, owner_id=call.sees, job_id=call.job_id, now_us=clock.now_us())
         await _audit(tx, call, job, action="job.accept_late")
 
-    await call.parts.database.write(take)
+    await call.write(take)
     return json_answer(await shown.one(call, call.job_id))
 
 

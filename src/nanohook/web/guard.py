@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import enum
+import functools
 import logging
 import re
 import time
@@ -89,7 +90,7 @@ async def person_of_key(parts: Parts, key: str) -> Person:
 
 async def require(request: Request, parts: Parts, who: Who) -> Person:
     """
-    Let through whom *who* names.
+    Tell who is asking, and check that they have the access that *who* asks for.
 
     Raises:
         Unauthenticated: Nobody that is known.
@@ -141,10 +142,13 @@ def _note_proxy(request: Request, parts: Parts) -> None:
     if request.client is None or not is_unbelieved or not parts.proxy_notes.is_over():
         return
     peer = request.client.host
+    address = forwarded.parse_address(peer)
+    if address is None or address.is_global:
+        return  # a proxy stands near us; a stranger could have himself recommended
     now = clock.now_us()
     with contextlib.suppress(errors.Unavailable):
         noted = parts.database.offer(lambda tx: facts.put(tx, facts.UNTRUSTED_PROXY, f"{now} {peer}"))
-        noted.add_done_callback(_nobody_waits)
+        noted.add_done_callback(functools.partial(_nobody_waits, "proxy.not_noted"))
 
 
 def _own_origins(request: Request, parts: Parts) -> set[str]:
@@ -255,9 +259,9 @@ def _note_use(parts: Parts, person: Person) -> None:
     if person.last_used_at is None or now - person.last_used_at > _NOTED_EVERY_US:
         with contextlib.suppress(errors.Unavailable):  # a full line has better things to do
             noted = parts.database.offer(lambda tx: accounts.note_use(tx, person, now_us=now))
-            noted.add_done_callback(_nobody_waits)
+            noted.add_done_callback(functools.partial(_nobody_waits, "key.use_not_noted"))
 
 
-def _nobody_waits(noted: "asyncio.Future[None]") -> None:
+def _nobody_waits(event: str, noted: "asyncio.Future[None]") -> None:
     if not noted.cancelled() and (exc := noted.exception()) is not None:
-        logger.info("key.use_not_noted", extra={"reason": type(exc).__name__})
+        logger.info(event, extra={"reason": type(exc).__name__})

@@ -55,7 +55,7 @@ async def upload(call: Call) -> Response:
             now_us=clock.now_us(),
         )
 
-    job = await uploads.keep(call.parts, stored, keep)
+    job = await uploads.keep(call, stored, keep)
     reach("upload.settled")
     # The server measures the original before anything is asked upstream.
     logger.info(
@@ -116,7 +116,7 @@ async def one(call: Call) -> Response:
 
 async def remove(call: Call) -> Response:
     """Hide an image at once; an open job of it is canceled."""
-    await call.parts.database.write(
+    await call.write(
         lambda tx: cancel.delete(tx, owner_id=call.person.id, job_id=call.job_id, now_us=clock.now_us())
     )
     return Response(status_code=204)
@@ -124,7 +124,7 @@ async def remove(call: Call) -> Response:
 
 async def restore(call: Call) -> Response:
     """Take a deletion back."""
-    await call.parts.database.write(
+    await call.write(
         lambda tx: cancel.restore(tx, owner_id=call.person.id, job_id=call.job_id, now_us=clock.now_us())
     )
     return json_answer(await shown.one(call, call.job_id))

@@ -63,7 +63,7 @@ async def _each(call: Call, change: Callable[..., Awaitable[BulkResult]]) -> Res
         return run
 
     for chunk in _chunks(list(dict.fromkeys(asked.job_ids))):
-        part = await call.parts.database.write(unit(chunk))
+        part = await call.write(unit(chunk))
         whole.done.extend(part.done)
         whole.refused.extend(part.refused)
     refused = [{"job_id": job_id, "code": code} for job_id, code in whole.refused]
@@ -78,7 +78,7 @@ def _chunks(job_ids: list[str]) -> Iterator[list[str]]:
 async def _named(call: Call, rights: Rights, job_ids: list[str]) -> Retried:
     done = Retried(retried=[], skipped=[])
     for chunk in _chunks(job_ids):
-        _add(done, await call.parts.database.write(_unit(chunk, rights)))
+        _add(done, await call.write(_unit(chunk, rights)))
     return done
 
 
@@ -89,7 +89,7 @@ def _unit(chunk: list[str], rights: Rights) -> Unit[Retried]:
 async def _failed(call: Call, rights: Rights, cursor: str | None) -> tuple[Retried, str | None]:
     done = Retried(retried=[], skipped=[])
     for _ in range(MOST // AT_ONCE):
-        more, cursor = await call.parts.database.write(_next_failed(cursor, rights))
+        more, cursor = await call.write(_next_failed(cursor, rights))
         _add(done, more)
         if cursor is None:
             break

@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from nanohook import logs
+
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -107,6 +109,11 @@ class Metrics(Collector):
         for kind, count in self.sweep_failures.items():
             failures.add_metric((kind,), count)
         yield failures
+        yield CounterMetricFamily(
+            "nanohook_log_lines_dropped",
+            "Lines of the log that nobody read in time; of this process.",
+            value=logs.lines_dropped(),
+        )
 
     def text(self) -> bytes:
         """Write every figure in the text format of Prometheus."""

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from nanohook import errors
+from nanohook.database import Lane
 from nanohook.stores import delivery_log
 from nanohook.web import guard
 from nanohook.web.answers import json_answer
@@ -36,7 +37,7 @@ async def metrics(request: Request, parts: Parts) -> Response:
     parts.metrics.inbox.set(parts.database.waiting)
     parts.metrics.rate_checks = parts.rates.counts
     with contextlib.suppress(errors.Unavailable):  # the rest is told all the same
-        parts.metrics.deliveries_waiting = await parts.database.read(delivery_log.waiting)
+        parts.metrics.deliveries_waiting = await parts.database.read(delivery_log.waiting, lane=Lane.HOUSEKEEPING)
     return PlainTextResponse(
         parts.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )

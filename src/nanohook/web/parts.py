@@ -4,14 +4,14 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Scope
 
 from nanohook import errors
-from nanohook.database import Database, Lane
+from nanohook.database import Database, Lane, Transaction, Unit
 from nanohook.decoding import Decoder
 from nanohook.flow.terms import Terms
 from nanohook.hub import Hub
@@ -21,6 +21,7 @@ from nanohook.rules import callbacks, signing
 from nanohook.rules.job import Task
 from nanohook.settings import Settings
 from nanohook.storage import Storage
+from nanohook.stores import accounts
 from nanohook.stores.accounts import Person
 from nanohook.web import query
 from nanohook.web.metrics import Metrics
@@ -28,6 +29,8 @@ from nanohook.web.rates import Cooldown, Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
 from nanohook.web.shares import Shares
+
+T = TypeVar("T")
 
 
 class Check(Protocol):
@@ -60,7 +63,9 @@ class Parts:
     proxy_notes: Cooldown
     shares: Shares
     make_room: Callable[[str | None], Awaitable[None]]
-    """Removes early what a person (``None``: anybody) has deleted of what was never generated."""
+    """Removes early what a person (``None``: anybody) has deleted of what was never generated; seconds at most."""
+    want_room: Callable[[], None]
+    """Has the same done for everybody, with nobody waiting for it."""
     check: Check | None
     """``None`` without a key for NanoBanana."""
     guests_are_local: bool
@@ -84,6 +89,25 @@ class Call:
     def sees(self) -> str | None:
         """Whose jobs the caller may look at and end: their own, or everybody's (``None``) as an admin."""
         return None if self.person.is_admin else self.person.id
+
+    async def write(self, unit: Unit[T], *, size_bytes: int = 0) -> T:
+        """
+        Run *unit* in the next commit, in this person's name.
+
+        A body may take minutes to come: what was asked before an account was disabled or deleted is not stored
+        after it.
+
+        Raises:
+            Unauthenticated: The person was shut out since they were let in.
+            Unavailable: The service is closing, or the commit failed.
+        """
+
+        async def run(tx: Transaction) -> T:
+            if not await accounts.may_come_in(tx, self.person.id):
+                raise errors.Unauthenticated("this account was disabled meanwhile: nothing was stored")
+            return await unit(tx)
+
+        return await self.parts.database.write(run, size_bytes=size_bytes)
 
     def turn(self, lane: Lane = Lane.PAGE) -> contextlib.AbstractAsyncContextManager[None]:
         """Wait for the caller's turn at *lane*; held while rows are read, and rendered."""

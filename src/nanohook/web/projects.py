@@ -59,7 +59,7 @@ async def create(call: Call) -> Response:
             now_us=clock.now_us(),
         )
 
-    made = await uploads.keep(call.parts, cover, write)
+    made = await uploads.keep(call, cover, write)
     return json_answer(await _one(call, made.id), status=201)
 
 
@@ -90,7 +90,7 @@ async def change(call: Call) -> Response:
         await projects.update(tx, changed)
         return changed
 
-    await uploads.keep(call.parts, cover, write)
+    await uploads.keep(call, cover, write)
     await uploads.remove(call.parts, former)
     return json_answer(await _one(call, project_id))
 
@@ -100,7 +100,7 @@ async def remove(call: Call) -> Response:
     project_id = _id(call.request)
     gone = None
     while gone is None:
-        gone = await call.parts.database.write(
+        gone = await call.write(
             lambda tx: flow.delete(tx, owner_id=call.person.id, project_id=project_id, now_us=clock.now_us())
         )
     # The cover as it was then: somebody may have changed it while the jobs went.

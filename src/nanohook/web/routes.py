@@ -8,7 +8,7 @@ The signed callback has a lane of its own, past the router; it stands in the tab
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nanohook import errors
+from nanohook.rules.tempo import Tempo
 from nanohook.settings import Settings
 from nanohook.web import (
     archive,
@@ -47,7 +48,6 @@ from nanohook.web import (
 from nanohook.web.guard import PersonalEndpoint, PublicEndpoint, Who
 from nanohook.web.parts import Call, parts_of
 from nanohook.web.rates import Rate
-from nanohook.web.slots import UPLOAD_S
 from nanohook.web.webhook import Webhook
 
 _SMALL: Final = 16 * 1024
@@ -78,8 +78,8 @@ class _Theirs:
     who: Who = Who.PERSON
     rate: Rate | None = None
     """Whose budget a request counts against; without one, that of reading or of writing."""
-    within_s: float = wire.BODY_S
-    """How long the body may take."""
+    tempo: Tempo = field(default_factory=lambda: wire.JSON_TEMPO)
+    """How slow the body may be."""
     worded: Callable[[errors.NanohookError, int], str] | None = None
     """Names an error beside its problem, for callers who know it by another name."""
 
@@ -134,11 +134,11 @@ def _people() -> list[_Open | _Theirs]:
 def _pictures(most_upload: int) -> list[_Open | _Theirs]:
     return [
         _Theirs("/api/projects", "GET", projects.listing),
-        _Theirs("/api/projects", "POST", projects.create, most_upload, within_s=UPLOAD_S),
+        _Theirs("/api/projects", "POST", projects.create, most_upload, tempo=wire.UPLOAD_TEMPO),
         _Theirs("/api/projects/{project_id}", "GET", projects.one),
-        _Theirs("/api/projects/{project_id}", "PATCH", projects.change, most_upload, within_s=UPLOAD_S),
+        _Theirs("/api/projects/{project_id}", "PATCH", projects.change, most_upload, tempo=wire.UPLOAD_TEMPO),
         _Theirs("/api/projects/{project_id}", "DELETE", projects.remove),
-        _Theirs("/api/images", "POST", images.upload, most_upload, rate=Rate.UPLOAD, within_s=UPLOAD_S),
+        _Theirs("/api/images", "POST", images.upload, most_upload, rate=Rate.UPLOAD, tempo=wire.UPLOAD_TEMPO),
         _Theirs("/api/images", "GET", images.listing),
         _Theirs("/api/images/{job_id}", "GET", images.one),
         _Theirs("/api/images/{job_id}", "DELETE", images.remove),
@@ -161,7 +161,7 @@ def _pictures(most_upload: int) -> list[_Open | _Theirs]:
 def _control() -> list[_Open | _Theirs]:
     """Many jobs at once, the work itself, and the log of what came in."""
     return [
-        _Theirs("/api/batches", "POST", batches.create, work_wire.BATCH_BYTES, within_s=UPLOAD_S),
+        _Theirs("/api/batches", "POST", batches.create, work_wire.BATCH_BYTES, tempo=wire.UPLOAD_TEMPO),
         _Theirs("/api/batches/{batch_id}", "GET", batches.one),
         _Theirs("/api/batches/{batch_id}/cancel", "POST", batches.stop),
         _Theirs("/api/jobs/retry", "POST", jobs.again),
@@ -240,7 +240,7 @@ def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
             standing = await parts.rates.hit(rate, person.id, route=line.path)
             if standing is not None:
                 standing.check()
-            bounded = wire.bounded(request, most_bytes=line.most_bytes, within_s=line.within_s)
+            bounded = wire.bounded(request, most_bytes=line.most_bytes, tempo=line.tempo)
             answer = await line.endpoint(Call(request=bounded, parts=parts, person=person))
             guard.rename_cookie(request, parts, answer, person)
         except errors.NanohookError as exc:

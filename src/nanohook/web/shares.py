@@ -1,4 +1,4 @@
-"""What one person, and everybody together, may have under way at once: so that nobody is felt by the others."""
+"""Concurrency limits, for one person and for all people together: nobody slows the others down."""
 
 from typing import Final
 

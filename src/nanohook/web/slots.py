@@ -1,5 +1,5 @@
 """
-What is under way for a minute or longer, on its way in or out, and takes memory or a file meanwhile.
+What may be under way for minutes, on its way in or out, and takes memory or a file meanwhile.
 
 One person has few places, and while half of all are taken only one: however slow some people are, it takes many of
 them to leave the next one without a place.
@@ -23,8 +23,6 @@ MOST_STORING: Final = 4
 ARCHIVES_OF_ONE: Final = 2
 MOST_ARCHIVES: Final = 16
 """Archives at once in this process: an open file and half a megabyte each."""
-UPLOAD_S: Final = 60.0
-"""How long the body of an upload may take."""
 _COME_BACK_S: Final = 2
 
 
@@ -46,7 +44,7 @@ class Slots:
 
     def check(self, owner_id: str) -> None:
         """
-        Refuse who would get no place now.
+        Check that *owner_id* would get a place now.
 
         Raises:
             TooMany: This person has all theirs.

@@ -141,12 +141,12 @@ async def _store(parts: Parts, body: bytes, *, folder: str) -> Stored:
     return stored
 
 
-async def keep(parts: Parts, stored: Stored | None, write: Unit[T]) -> T:
+async def keep(call: Call, stored: Stored | None, write: Unit[T]) -> T:
     """Write what names *stored*; its files go again if that is refused."""
     try:
-        return await parts.database.write(write)
+        return await call.write(write)
     except errors.NanohookError:
-        await remove(parts, stored)
+        await remove(call.parts, stored)
         raise
 
 
@@ -163,12 +163,18 @@ async def check_disk(parts: Parts) -> None:
     """
     Keep the reserve free for jobs that already run; near it, what was deleted and never generated goes at once.
 
+    Only who finds less than the reserve waits for that, and not for long.
+
     Raises:
         DiskFull: Less is free.
     """
-    if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes + _NEAR_BYTES:
+    reserve_bytes, free_bytes = parts.settings.disk_reserve_bytes, parts.storage.free_bytes()
+    if reserve_bytes <= free_bytes < reserve_bytes + _NEAR_BYTES:
+        parts.want_room()
+    if free_bytes < reserve_bytes:
         await parts.make_room(None)
-    if parts.storage.free_bytes() < parts.settings.disk_reserve_bytes:
+        free_bytes = parts.storage.free_bytes()
+    if free_bytes < reserve_bytes:
         raise errors.DiskFull("the disk is nearly full, nothing new is taken", retry_after_s=60)
 
 

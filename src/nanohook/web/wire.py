@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -21,12 +22,16 @@ from starlette.types import Message
 
 from nanohook import errors, passwords
 from nanohook.rules import signing, smtp, wishes, words
+from nanohook.rules.tempo import Tempo, Watch
 from nanohook.rules.wishes import Wish
 
 JSON_BYTES: Final = 256 * 1024
 """A prompt of 20,000 characters fits however it is escaped."""
 BODY_S: Final = 10.0
 """How long a body of JSON may take."""
+JSON_TEMPO: Final = Tempo(silence_s=BODY_S, min_bytes_s=0, total_s=BODY_S)
+UPLOAD_TEMPO: Final = Tempo()
+"""Of pictures and batches: some megabytes, by a slow line too."""
 MOST_FIELDS: Final = 100
 """Of one object of a body: many more than any has. Each that is not known costs an error."""
 MOST_MARKS: Final = 300_000
@@ -261,9 +266,9 @@ class Retry(BothCases):
     buy_again: Annotated[bool, Field(strict=True)] = False
 
 
-def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> Request:
+def bounded(request: Request, *, most_bytes: int, tempo: Tempo = JSON_TEMPO) -> Request:
     """
-    Give *request* with a body that cannot be read further than *most_bytes*, nor longer than *within_s*.
+    Give *request* with a body that cannot be read further than *most_bytes*, nor slower than *tempo*.
 
     Raises:
         TooLarge: It declares more; reading raises it for one that does not declare it, ``TooSlow``, and
@@ -274,19 +279,26 @@ def bounded(request: Request, *, most_bytes: int, within_s: float = BODY_S) -> R
     if not (declared.isascii() and declared.isdigit() and len(declared) <= 18 and int(declared) <= most_bytes):  # noqa: PLR2004
         raise too_large
     left = most_bytes
-    until = asyncio.get_running_loop().time() + within_s
+    # Its clock runs while we wait for the sender; what we do in between is not theirs to answer for.
+    waited_s = 0.0
+    watch = Watch(tempo, now_s=waited_s)
+    watch.begun(now_s=waited_s)
 
     async def receive() -> Message:
-        nonlocal left
+        nonlocal left, waited_s
+        began_s = time.monotonic()
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(watch.ends_at_s - waited_s):
                 message = await request.receive()
         except TimeoutError:
-            raise errors.TooSlow(f"the body did not come within {within_s:g} seconds") from None
+            raise errors.TooSlow(f"the body comes too slowly: {watch.verdict}") from None
+        waited_s += time.monotonic() - began_s
         if message["type"] == "http.disconnect":
             # Theirs to do: left to the framework it would be logged as a crash of ours.
             raise errors.Rejected("the connection ended within the body", code="disconnected")
-        left -= len(message.get("body", b""))
+        size_bytes = len(message.get("body", b""))
+        watch.received(size_bytes, now_s=waited_s)
+        left -= size_bytes
         if left < 0:
             raise too_large
         return message

@@ -43,7 +43,7 @@ async def drain(call: Call) -> Response:
 
 async def _pause(call: Call, *, is_draining: bool) -> Response:
     now = clock.now_us()
-    stands = await call.parts.database.write(
+    stands = await call.write(
         lambda tx: workload.pause(tx, is_draining=is_draining, actor=call.person.id, now_us=now)
     )
     return json_answer(reports.whole_work(stands))
@@ -51,9 +51,7 @@ async def _pause(call: Call, *, is_draining: bool) -> Response:
 
 async def resume(call: Call) -> Response:
     """Submit again."""
-    stands = await call.parts.database.write(
-        lambda tx: workload.resume(tx, actor=call.person.id, now_us=clock.now_us())
-    )
+    stands = await call.write(lambda tx: workload.resume(tx, actor=call.person.id, now_us=clock.now_us()))
     return json_answer(reports.whole_work(stands))
 
 

@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 from nanohook import errors
-from nanohook.database import Database
+from nanohook.database import Database, Lane
 from nanohook.flow.terms import SECOND_US
 from nanohook.storage import Found, Storage
 from nanohook.stores import media
@@ -45,7 +45,9 @@ class Orphans:
 
     async def _remove(self, files: list[Found], *, before_us: int) -> None:
         """Remove those of *files* that no row names."""
-        named = await self._database.read(lambda tx: media.named(tx, [file.name for file in files]))
+        named = await self._database.read(
+            lambda tx: media.named(tx, [file.name for file in files]), lane=Lane.HOUSEKEEPING
+        )
         for file in files:
             if file.name in named:
                 continue

@@ -3,13 +3,14 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from nanohook import errors
-from nanohook.database import Database
+from nanohook.database import Database, Lane
 from nanohook.flow.terms import SECOND_US
 from nanohook.stores import retention
+from nanohook.stores.retention import Leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,10 @@ AT_ONCE: Final = 500
 """Rows removed in one transaction: 2 ms and their commit. Of 1,000 it is 9, and others wait."""
 AT_ONCE_BYTES: Final = 4 * 1024 * 1024
 """And their bodies: SQLite looks at every page of a long one that it frees."""
+LOOKED_AT: Final = 2_000
+"""Rows looked at in one read, where no index leads to those that are due: some milliseconds."""
+WALK_EVERY_US: Final = 24 * 3600 * SECOND_US
+"""A whole table is walked this often at most."""
 PAUSE_S: Final = 0.05
 """Between two pages: most of the writer's time is for those who wait."""
 NOBODY_ASKED: Final = "parked for a day, nothing here has asked for it"
@@ -44,6 +49,7 @@ class Retention:
     def __init__(self, database: Database, skip: Callable[[str, str, BaseException], None]) -> None:
         self._database = database
         self._skip = skip
+        self._walked_at: dict[str, int] = {}
 
     async def remove_deliveries(self, now_us: int) -> None:
         """Remove deliveries after ``KEPT_US``."""
@@ -60,7 +66,8 @@ class Retention:
         give_up = functools.partial(retention.give_up_parked, reason=NOBODY_ASKED)
         after = ""
         while some := await self._database.read(
-            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE)
+            functools.partial(retention.parked, after=after, before_us=now_us - PARKED_US, most=AT_ONCE),
+            lane=Lane.HOUSEKEEPING,
         ):
             after = some[-1]
             # Each by itself: they share a commit all the same.
@@ -80,6 +87,38 @@ class Retention:
         remove = functools.partial(retention.remove_rejections, before_us=now_us - REJECTED_US, most=AT_ONCE)
         while await self._database.write(remove) == AT_ONCE:  # noqa: ASYNC110 - a pause for who waits for the writer
             await asyncio.sleep(PAUSE_S)
+
+    async def remove_leftovers(self, kind: str, what: Leftovers, now_us: int) -> None:
+        """Remove rows that nobody can see any more ``KEPT_US`` after that; once in ``WALK_EVERY_US``."""
+        walked_at = self._walked_at.get(kind)
+        if walked_at is not None and 0 <= now_us - walked_at < WALK_EVERY_US:
+            return
+        before_us, after, removed = now_us - KEPT_US, "", 0
+        find = functools.partial(retention.leftovers, what=what, before_us=before_us, most=LOOKED_AT)
+        while True:
+            last, due = await self._database.read(functools.partial(find, after=after), lane=Lane.HOUSEKEEPING)
+            if last is None:
+                break
+            for start in range(0, len(due), AT_ONCE):
+                removed += await self._remove_leftovers(kind, what, due[start : start + AT_ONCE], before_us)
+            after = last
+            await asyncio.sleep(PAUSE_S)
+        # Not before it is done: one that was broken off is done again in the next round.
+        self._walked_at[kind] = now_us
+        if removed:
+            logger.info("retention.applied", extra={"kind": kind, "rows": removed})
+
+    async def _remove_leftovers(self, kind: str, what: Leftovers, due: Sequence[str], before_us: int) -> int:
+        remove = functools.partial(retention.remove_leftovers, what=what, before_us=before_us)
+        try:
+            return await self._database.write(functools.partial(remove, row_ids=due))
+        except errors.Unavailable:
+            raise
+        except Exception as exc:  # noqa: BLE001 - one of them, which is told of below
+            if len(due) == 1:
+                self._skip(kind, due[0], exc)
+                return 0
+        return sum([await self._remove_leftovers(kind, what, [each], before_us) for each in due])
 
     async def _page_by_page(
         self,
@@ -122,4 +161,6 @@ class Retention:
         return removed
 
     async def _last(self, last_of: Callable[..., Awaitable[Id | None]], *, after: Id, most: int) -> Id | None:
-        return await self._database.read(functools.partial(last_of, after=after, most=most))
+        return await self._database.read(
+            functools.partial(last_of, after=after, most=most), lane=Lane.HOUSEKEEPING
+        )

@@ -2,21 +2,23 @@
 
 import asyncio
 import collections
+import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from nanohook import clock, errors
-from nanohook.database import Database, Transaction
+from nanohook.database import Database, Lane, Transaction
 from nanohook.faults import reach
 from nanohook.flow import expire, replay
 from nanohook.flow.cancel import RESTORE_US
 from nanohook.rules.job import UNCLAIMED_FOR_US, Job, Stored, Unclaimed
 from nanohook.storage import Storage
 from nanohook.stores import accounts, idempotency, jobs, pictures, unclaimed
-from nanohook.stores.retention import Upload, old_uploads
+from nanohook.stores.retention import PURGED_UPLOADS, REVOKED_KEYS, Upload, old_uploads
 from nanohook.work.orphans import Orphans
 from nanohook.work.retain import Retention
 
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 600.0
 ROOM_EVERY_S: Final = 5.0
+"""Between two rounds that make room: no index leads to what everybody has deleted."""
+ROOM_WAIT_S: Final = 2.0
+"""Whoever needs room waits for it so long: what goes may take minutes, and they can come back."""
 AT_ONCE: Final = 50
 """Jobs or pictures removed for one look at the table."""
 MAX_SKIPPED: Final = 500
@@ -41,8 +46,11 @@ class Sweeper:
         self._database = database
         self._storage = storage
         self._reserve_bytes = reserve_bytes
-        self._making_room = asyncio.Lock()
-        self._next_room_at = 0.0
+        self._room_wanted = asyncio.Event()
+        self._room_made = asyncio.Event()
+        """Of the round under way, or of the one before that the next waits for."""
+        self._room_made.set()
+        self._is_between_rounds = False
         self.failures: collections.Counter[str] = collections.Counter()
         """How often something could not be treated, by its kind."""
         retention = Retention(database, self._skip)
@@ -57,6 +65,8 @@ class Sweeper:
             "delivery": retention.remove_deliveries,
             "event": retention.remove_events,
             "rejection": retention.remove_rejections,
+            "revoked_key": functools.partial(retention.remove_leftovers, "revoked_key", REVOKED_KEYS),
+            "purged_upload": functools.partial(retention.remove_leftovers, "purged_upload", PURGED_UPLOADS),
             "orphan": Orphans(database, storage).remove,
         }
 
@@ -128,7 +138,9 @@ class Sweeper:
         before = now_us - expire.UPLOAD_US
         await self._each(
             "upload",
-            lambda most: self._database.read(lambda tx: old_uploads(tx, before_us=before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: old_uploads(tx, before_us=before, most=most), lane=Lane.HOUSEKEEPING
+            ),
             expire_one,
             id_of=lambda old: old.job_id,
         )
@@ -154,42 +166,74 @@ class Sweeper:
         before = now_us - UNCLAIMED_FOR_US
         await self._each(
             "late_result",
-            lambda most: self._database.read(lambda tx: unclaimed.older_than(tx, before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: unclaimed.older_than(tx, before, most=most), lane=Lane.HOUSEKEEPING
+            ),
             expire_one,
             id_of=lambda late: f"{late.job_id}/{late.attempt}/{late.index}",
         )
 
-    async def make_room(self, owner_id: str | None = None, *, now_us: int | None = None) -> None:
+    async def run_room(self) -> None:
+        """Make room whenever it is wanted, ``ROOM_EVERY_S`` apart, until canceled."""
+        while True:
+            self._is_between_rounds = False
+            await self._room_wanted.wait()
+            self._room_wanted.clear()
+            self._room_made.clear()
+            try:
+                reach("sweep.room")
+                await self._give_up_uploads(None, now_us=clock.now_us())
+            except (errors.Unavailable, errors.StorageFailed) as exc:
+                logger.warning("sweep.put_off", extra={"kind": "room", "reason": str(exc)})
+            finally:
+                self._is_between_rounds = True
+                self._room_made.set()
+            await asyncio.sleep(ROOM_EVERY_S)
+
+    def want_room(self) -> None:
+        """Have it removed soon what anybody has deleted of what was never generated; nobody waits for it."""
+        if not self._is_between_rounds:
+            self._room_made.clear()
+        self._room_wanted.set()
+
+    async def make_room(self, owner_id: str | None = None) -> None:
         """
-        Remove at once what was never generated and was deleted a while ago.
+        Remove at once what was never generated and was deleted a while ago; for ``ROOM_WAIT_S`` at most.
 
         Args:
-            owner_id: Whose; ``None``: everybody's, once in ``ROOM_EVERY_S`` at most: no index leads to those.
-            now_us: In place of the time.
+            owner_id: Whose; ``None``: everybody's, once for all who ask at the same time.
 
         Raises:
             Unavailable: The database is away.
         """
-        now = clock.now_us() if now_us is None else now_us
-        give_up = functools.partial(expire.hasten, owner_id=owner_id, most=AT_ONCE, now_us=now)
-        async with self._making_room:
-            if owner_id is None:
-                if time.monotonic() < self._next_room_at:
-                    return
-                self._next_room_at = time.monotonic() + ROOM_EVERY_S
-            while given_up := await self._database.write(give_up):
-                logger.info("upload.given_up", extra={"images": given_up})
-                await self._purge_jobs(now)
+        if owner_id is not None:
+            until_s = time.monotonic() + ROOM_WAIT_S
+            await self._give_up_uploads(owner_id, now_us=clock.now_us(), until_s=until_s)
+            return
+        self.want_room()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_WAIT_S):
+                await self._room_made.wait()
+
+    async def _give_up_uploads(self, owner_id: str | None, *, now_us: int, until_s: float = math.inf) -> None:
+        give_up = functools.partial(expire.hasten, owner_id=owner_id, most=AT_ONCE, now_us=now_us)
+        while time.monotonic() < until_s and (given_up := await self._database.write(give_up)):
+            logger.info("upload.given_up", extra={"images": given_up})
+            await self._purge_jobs(now_us, owner_id=owner_id)
 
     async def _make_room_if_short(self, now_us: int) -> None:
         if self._storage.free_bytes() < self._reserve_bytes:
-            await self.make_room(now_us=now_us)
+            await self._give_up_uploads(None, now_us=now_us)
 
-    async def _purge_jobs(self, now_us: int) -> None:
+    async def _purge_jobs(self, now_us: int, *, owner_id: str | None = None) -> None:
+        """Purge what is due; of one person, only what they never generated: that is what they wait for."""
         before = now_us - RESTORE_US - expire.PURGE_MARGIN_US
+        find = jobs.to_purge if owner_id is None else functools.partial(jobs.uploads_to_purge, owner_id=owner_id)
         await self._each(
             "deleted_job",
-            lambda most: self._database.read(lambda tx: jobs.to_purge(tx, before_us=before, most=most)),
+            lambda most: self._database.read(
+                lambda tx: find(tx, before_us=before, most=most), lane=Lane.HOUSEKEEPING
+            ),
             lambda job: self._purge(job, now_us=now_us),
             id_of=lambda job: job.id,
             at_once=1,  # most of it is the disk's work, which others wait for too
@@ -207,7 +251,7 @@ class Sweeper:
             original = await pictures.original(tx, job.original_id, owner_id=job.owner_id) if is_last else None
             return [*(picture.stored for picture in results), *(picture.stored for picture in late)], original
 
-        results, original = await self._database.read(belongings)
+        results, original = await self._database.read(belongings, lane=Lane.HOUSEKEEPING)
         await self._delete([*results, *([] if original is None else [original])])
         reach("purge.files_gone")
         await self._database.write(

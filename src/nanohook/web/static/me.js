@@ -1,6 +1,8 @@
 /** The account in the header: what somebody has by now, and the way out. */
 
-const REQUEST_MS = 10_000;
+import { exchange } from "./exchange.js";
+
+const LOG_OUT_MS = 10_000;
 const menu = document.getElementById("account");
 const figures = document.querySelectorAll("[data-credits]");
 const failed = document.getElementById("log-out-failed");
@@ -10,8 +12,8 @@ let asked = 0;
 export async function refresh() {
   const mine = ++asked;
   try {
-    const answer = await fetch("/api/auth/me", { signal: AbortSignal.timeout(REQUEST_MS) });
-    const { available } = (await answer.json()).credits;
+    const { text } = await exchange("/api/auth/me", {}, { isRepeatable: true });
+    const { available } = JSON.parse(text).credits;
     if (mine !== asked) return;
     for (const figure of figures) figure.textContent = counted(available);
   } catch {
@@ -29,7 +31,7 @@ function counted(number) {
 document.getElementById("log-out").addEventListener("click", async () => {
   failed.textContent = "";
   try {
-    const answer = await fetch("/api/auth/logout", { method: "POST", signal: AbortSignal.timeout(REQUEST_MS) });
+    const { answer } = await exchange("/api/auth/logout", { method: "POST" }, { patienceMs: LOG_OUT_MS });
     if (!answer.ok && answer.status !== 401) throw new Error(answer.status);
   } catch {
     failed.textContent = failed.dataset.text;

@@ -16,11 +16,11 @@
  */
 
 import { openStream } from "./event-stream.js";
+import { exchange } from "./exchange.js";
 
 export const FINAL = new Set(["COMPLETED", "FAILED", "CANCELED"]);
 const DENIALS = new Set([401, 403]);
 
-const REQUEST_MS = 30_000;
 const UPLOAD_MS = 120_000;
 const MOST_TRIES = 4;
 const FIRST_JITTER_MS = 500;
@@ -43,8 +43,8 @@ export class Problem extends Error {
  * An event source cannot send the key: `follow` gets tokens by it, or from `streamToken` where a page holds no key,
  * `async (jobId | null) => ({ token, expires_at })`.
  *
- * All but an upload is sent again when no answer came, and everything at 429 and 503, when nothing was kept: after the
- * server's `Retry-After` and a jittered pause. What may cost money goes under an `idempotencyKey`, a new one for each
+ * All but an upload is sent again when a connection broke, and everything at 429 and 503, when nothing was kept: after
+ * the server's `Retry-After` and a jittered pause. What reads, or has a key, is sent once more after 5 s of silence. What may cost money goes under an `idempotencyKey`, a new one for each
  * call; a `Problem` carries it, so that the same can be asked for once more and is still bought once.
  */
 export function connect({ base = "", key = null, streamToken = null } = {}) {
@@ -303,21 +303,21 @@ const introduced = ({ key }) => ({
 });
 
 async function ask(host, method, path, body, headers, how) {
-  let answer;
-  let text;
   const isForm = body instanceof FormData;
-  try {
-    answer = await fetch(host.base + path, {
-      method,
-      headers: { ...introduced(host), ...headers, ...(body && !isForm && { "Content-Type": "application/json" }) },
-      body: body && !isForm ? JSON.stringify(body) : body,
-      signal: AbortSignal.timeout(isForm ? UPLOAD_MS : REQUEST_MS),
-      ...how,
-    });
-    text = await answer.text();
-  } catch (cause) {
+  const request = {
+    method,
+    headers: { ...introduced(host), ...headers, ...(body && !isForm && { "Content-Type": "application/json" }) },
+    body: body && !isForm ? JSON.stringify(body) : body,
+    ...how,
+  };
+  // By its key an order that arrived is known again.
+  const isRepeatable = method === "GET" || !!headers?.["Idempotency-Key"];
+  const { answer, text } = await exchange(host.base + path, request, {
+    isRepeatable,
+    ...(isForm && { patienceMs: UPLOAD_MS }),
+  }).catch((cause) => {
     throw noAnswer(cause);
-  }
+  });
   return answered(host, answer.status, (name) => answer.headers.get(name), text);
 }
 
