@@ -303,8 +303,7 @@ async def _parts(
     stack.callback(decoder.close)
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)
-    relay = settings.smtp_url
-    shares = Shares()
+    relay, shares = settings.smtp_url, Shares()
     return parts.Parts(
         settings=settings,
         instance=await opened.write(lambda tx: facts.keep(tx, facts.INSTANCE, secrets.token_hex(4))),
