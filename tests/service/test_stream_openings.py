@@ -323,6 +323,7 @@ async def test_at_the_end_of_the_service_who_reads_what_a_stream_begins_with_is_
                 while piece := await loop.sock_recv(slow, 65_536):
                     text += piece
         assert re.search(rb"\r\nretry: [1-4][0-9]{3}\n\r\n0\r\n\r\n\Z", text)
+        assert 0 < text.count(b"event: status") < NAMED  # the rest is not sent first
         await live.until(lambda: not len(service.parts.hub))
 
 
