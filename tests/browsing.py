@@ -76,8 +76,8 @@ class Visit:
     async def choose(self, body: bytes, name: str = "kite.png") -> None:
         await self.page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": body})
 
-    async def state(self, name: str) -> None:
-        await expect(self.page.locator("#studio")).to_have_attribute("data-state", name, timeout=_WAIT_MS)
+    async def state(self, name: str, *, timeout_ms: int = _WAIT_MS) -> None:
+        await expect(self.page.locator("#studio")).to_have_attribute("data-state", name, timeout=timeout_ms)
 
     async def after(self) -> list[int]:
         return await self.page.evaluate(

@@ -219,15 +219,18 @@ async def test_a_no_takes_as_long_for_a_stranger_as_for_a_wrong_password(real):
         "broken": ("$argon2id$v=19$m=65536,t=3,p=4$broken", RIGHT),
     }
     took = {name: [] for name in cases}
-    for _ in range(5):
+    # What the machine does besides only adds to a time: the least of some tries comes near to the truth, and of
+    # more the nearer.
+    for _ in range(60):
         for name, (hashed, password) in cases.items():
             began = time.perf_counter()
             assert await real.verify(hashed, password) is False
             took[name].append(time.perf_counter() - began)
-    # What the machine does besides only adds to a time.
-    least = {name: min(times) for name, times in took.items()}
-    for name in cases:
-        assert 0.5 < least[name] / least["wrong"] < 2, least
+        least = {name: min(times) for name, times in took.items()}
+        if len(took["wrong"]) >= 5 and all(0.5 < least[name] / least["wrong"] < 2 for name in cases):
+            break
+    else:
+        pytest.fail(f"{least}")
 
 
 async def test_the_first_stranger_costs_one_hash_and_no_more(cheap, hasher):
