@@ -206,8 +206,8 @@ async def _running(
         # After the look for a tunnel: whether callbacks can come decides about a submit that was cut off.
         taken = await opened.write(lambda tx: submit.recover(tx, terms=made.terms, now_us=clock.now_us()))
         await note_deaths(opened, marks)
-        state = await opened.read(gate.read)
-        logger.info("service.started", extra={"tasks_taken_over": taken, "held_by": state.reason})
+        held_by = (await opened.read(gate.read)).reason
+        logger.info("service.started", extra={"tasks_taken_over": taken, "held_by": held_by})
         opened.listen(Topic.EVENTS, made.hub.wake)
         opened.listen(Topic.WORK, loop.wake)
         opened.listen(Topic.UNAPPLIED, applier.wake)
@@ -303,7 +303,7 @@ async def _parts(
     stack.callback(decoder.close)
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)
-    relay = settings.smtp_url
+    relay, shares = settings.smtp_url, Shares()
     return parts.Parts(
         settings=settings,
         instance=await opened.write(lambda tx: facts.keep(tx, facts.INSTANCE, secrets.token_hex(4))),
@@ -315,20 +315,19 @@ async def _parts(
         hub=Hub(
             opened,
             sign=lambda key: parts.signed_address(tokens, key),
+            turn=shares.openings.take,
             streams_per_user=settings.streams_per_user,
         ),
         rejections=Rejections(opened),
         metrics=metrics,
-        webhook_secrets=tuple(
-            signing.parse_secret(secret.get_secret_value()) for secret in settings.webhook_secrets
-        ),
+        webhook_secrets=tuple(signing.parse_secret(each.get_secret_value()) for each in settings.webhook_secrets),
         readiness=Readiness(opened),
         guests_are_local=guests_are_local,
         passwords=passwords,
         mailer=Mailer(None if relay is None else smtp.parse(relay.get_secret_value()), settings.mail_from),
         rates=Rates(status=settings.rate_status, write=settings.rate_write, upload=settings.rate_upload),
         proxy_notes=Cooldown(guard.PROXY_NOTED_EVERY_S),
-        shares=Shares(),
+        shares=shares,
         make_room=sweeper.make_room,
         want_room=sweeper.want_room,
         check=None if upstream is None else upstream.asker.check,

@@ -1,19 +1,21 @@
 """
 The hub: tails the event log in id order and owns the open streams.
 
-A stream is in one of three states. *Catching up*: a pump alone sends, reading pages of the log. *Live*: the
-request's task is parked, and the hub alone sends bytes that were encoded once for all readers. *Closed*. The hub
-never waits for a reader: it drives the server's ``send`` one step, and a reader whose socket is full goes back to
-catching up, from the log. So a slow reader costs nobody else's time, and bounded memory: a piece of the log, what
-the server takes before it lets a sender wait (64 KiB), and the kernel's buffer (``http1.sockets``).
+A stream is in one of three states. *Catching up*: a pump alone sends, first what the stream begins with, then
+pages of the log. *Live*: the request's task is parked, and the hub alone sends bytes that were encoded once for
+all readers. *Closed*. The hub never waits for a reader: it drives the server's ``send`` one step, and a reader
+whose socket is full goes back to catching up, from the log. So a slow reader costs nobody else's time, and bounded
+memory: a piece of the log, what the server takes before it lets a sender wait (64 KiB), and the kernel's buffer
+(``http1.sockets``).
 """
 
 import asyncio
 import collections
+import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -21,6 +23,7 @@ import orjson
 from nanohook import clock, errors
 from nanohook.bell import Bell
 from nanohook.database import Database, Transaction
+from nanohook.event_stream import Message, Stream
 from nanohook.faults import reach
 from nanohook.rules import sse, views
 from nanohook.stores import credentials, events
@@ -39,64 +42,11 @@ MOST_MISSED: Final = 1_000
 """Missed events that are replayed to a stream of all jobs; more, and it starts anew from the present."""
 CREDENTIALS_EVERY_S: Final = 0.5
 """Who may not come in any more is looked for this often: any process may have shut them out."""
+CUT_AFTER_S: Final = 0.25
+"""Who is sent away and does not take even that is cut off after this: all are gone within the second promised."""
 _YIELD_EVERY: Final = 256
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Coroutine[Any, Any, None]]
-
-
-class Stream:
-    """One reader. Everything it was sent up to ``cursor`` has left our hands."""
-
-    __slots__ = (
-        "behind",
-        "credential",
-        "cursor",
-        "ends_at",
-        "heartbeat",
-        "ids",
-        "is_live",
-        "jobs",
-        "sees",
-        "send",
-    )
-
-    def __init__(
-        self,
-        *,
-        credential: Credential,
-        sees: str | None,
-        jobs: Collection[str] | None,
-        waited_for: Collection[str],
-        cursor: int,
-        heartbeat: bytes = sse.HEARTBEAT,
-        send: Send,
-    ) -> None:
-        self.credential = credential
-        """What its reader was let in by; whose place it takes."""
-        self.sees = sees
-        """Whose events it is sent; ``None``: everybody's."""
-        self.jobs = None if jobs is None else tuple(jobs)
-        """The jobs it is about; ``None``: all that it sees."""
-        self.ids = frozenset(waited_for) if jobs is None or len(jobs) > 1 else None
-        """Those of several jobs whose end is yet to be told; when none is left, the stream ends."""
-        self.cursor = cursor
-        self.heartbeat = heartbeat
-        """What it is sent while nothing happens."""
-        self.send = send
-        self.is_live = False
-        self.behind = False
-        """While catching up: the hub passed an event that the pump may not have read."""
-        self.ends_at = 0.0
-
-    def passed(self, event: Event) -> bool:
-        """Note that *event* is sent; tell whether the stream has nothing more to say."""
-        self.cursor = event.id
-        if self.jobs is None or self.ids is None:
-            return self.jobs is not None and event.is_last
-        if event.is_last is (event.job_id in self.ids):
-            self.ids = self.ids ^ {event.job_id}
-        return not self.ids
+Turn = Callable[[str], contextlib.AbstractAsyncContextManager[None]]
 
 
 class Hub:
@@ -105,11 +55,13 @@ class Hub:
 
     Args:
         sign: From a storage key to the signed address that is shown.
+        turn: Waits for a person's turn at reading and encoding what one reader alone missed, and holds it.
     """
 
-    def __init__(self, database: Database, *, sign: views.Sign, streams_per_user: int) -> None:
+    def __init__(self, database: Database, *, sign: views.Sign, turn: Turn, streams_per_user: int) -> None:
         self._database = database
         self._sign = sign
+        self._turn = turn
         self._streams_per_user = streams_per_user
         self._by_job: dict[str, set[Stream]] = {}
         self._by_owner: dict[str | None, set[Stream]] = {}
@@ -146,7 +98,12 @@ class Hub:
             del self._count[owner_id]
 
     def add(self, stream: Stream) -> None:
-        """Take in a stream that has its place; it is catching up until its pump says otherwise."""
+        """
+        Take in a stream that has its place, in the task of its request.
+
+        It is catching up until its pump says otherwise; so it is sent away like any other before its first byte.
+        """
+        stream.task = asyncio.current_task()
         stream.ends_at = asyncio.get_running_loop().time() + LIFE_S * random.uniform(0.8, 1.0)  # noqa: S311
         for index, key in self._places(stream):
             index.setdefault(key, set()).add(stream)
@@ -163,38 +120,58 @@ class Hub:
         self.leave(stream.credential.user_id)
 
     async def catch_up(self, stream: Stream) -> bool:
-        """Send *stream* what it missed, page by page, until it is live; ``False`` if it has ended instead."""
+        """Send *stream* its opening and what it missed, until it is live; ``False`` if it has ended instead."""
         try:
             return await self._catch_up(stream)
-        except errors.Unavailable as exc:
-            logger.warning("hub.database_away", extra={"reason": str(exc)})
+        except (errors.Unavailable, errors.TooMany) as exc:
+            logger.warning("stream.put_off", extra={"reason": str(exc)})
             await stream.send(ending())
             return False
 
     async def _catch_up(self, stream: Stream) -> bool:
+        opening, stream.opening = stream.opening, ()
+        is_over = await self._send_pieces(stream, opening) and stream.is_over
         if self._head is None:
             await self._find_head()
-        # At the end of the service nobody is sent a long history first: the cursor stays good.
-        while not self._draining:
+        while not is_over and not self._is_ending(stream):
             # Whatever the hub passes from here on either shows in the page, or sets this again.
             stream.behind = False
-            page = await self._database.read(lambda tx: self._page(tx, stream))
-            if self._draining or asyncio.get_running_loop().time() > stream.ends_at:
-                break
+            async with self._turn(stream.credential.user_id):
+                page = await self._database.read(lambda tx: self._page(tx, stream))
             if page is None:
-                await stream.send(_body(sse.reset() + sse.ready(stream.cursor)))
+                await self._send_pieces(stream, [sse.reset() + sse.ready(stream.cursor)])
             elif page:
                 ended = [stream.passed(event) for event in page][-1]
-                for piece in sse.pieces(map(self._encoded, page)):
-                    await stream.send(_body(piece))
-                if ended:
-                    await stream.send(_body(b"", more=False))
-                    return False
-            elif not stream.behind:
+                is_over = await self._send_page(stream, page) and ended
+            elif not stream.behind and not self._is_ending(stream):
                 stream.is_live = True
                 return True
-        await stream.send(ending())
+        await stream.send(_body(b"", more=False) if is_over else ending())
         return False
+
+    async def _send_page(self, stream: Stream, page: Sequence[Event]) -> bool:
+        """Do as ``_send_pieces`` with *page*; a turn is held while a piece is encoded, not while it is sent."""
+        pieces = sse.pieces(map(self._encoded, page))
+        is_sent = True
+        while is_sent:
+            async with self._turn(stream.credential.user_id):
+                piece = next(pieces, None)
+            if piece is None:
+                break
+            is_sent = await self._send_pieces(stream, [piece])
+        return is_sent
+
+    async def _send_pieces(self, stream: Stream, pieces: Iterable[bytes]) -> bool:
+        """Send *pieces*, each when the one before has left; ``False``: the stream is to end before their last."""
+        for piece in pieces:
+            if self._is_ending(stream):
+                return False
+            await stream.send(_body(piece))
+        return True
+
+    def _is_ending(self, stream: Stream) -> bool:
+        """Tell whether *stream* is sent away; nobody is sent a long history first: the cursor stays good."""
+        return self._draining or asyncio.get_running_loop().time() > stream.ends_at
 
     async def drain(self) -> None:
         """End every stream and take no more: readers are told when to come back."""
@@ -202,8 +179,7 @@ class Hub:
         for slot in self._slots:
             for stream in list(slot):
                 if stream.is_live:
-                    self._offer(stream, ending())
-                    stream.is_live = False
+                    self._offer_end(stream)
             await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -318,11 +294,9 @@ class Hub:
             self._next_slot = (self._next_slot + 1) % HEARTBEAT_S
             now = loop.time()
             for number, stream in enumerate(list(self._slots[self._next_slot]), start=1):
-                if not stream.is_live:
-                    continue
                 if now > stream.ends_at:
                     self._end(stream)
-                elif not self._offer(stream, heartbeats[stream.heartbeat]):
+                elif stream.is_live and not self._offer(stream, heartbeats[stream.heartbeat]):
                     self._fall_back(stream)
                 if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -348,13 +322,20 @@ class Hub:
         return await self._database.read(lambda tx: credentials.revoked(tx, used, now_us=clock.now_us()))
 
     def _end(self, stream: Stream) -> None:
-        """Send a reader away; one who is catching up is sent nothing more but that."""
+        """Send a reader away: its pump sends nothing more but that, and who does not take it is cut off."""
         stream.ends_at = -math.inf
-        if stream.is_live:
-            if self._offer(stream, ending()):
-                stream.is_live = False
-            else:
-                self._fall_back(stream)
+        if stream.is_live and self._offer_end(stream):
+            return
+        if stream.task is not None:
+            asyncio.get_running_loop().call_later(CUT_AFTER_S, stream.task.cancel)
+
+    def _offer_end(self, stream: Stream) -> bool:
+        """Send a live reader the end; if that would wait, a pump sends it, and nothing else."""
+        if self._offer(stream, ending()):
+            stream.is_live = False
+            return True
+        self._fall_back(stream)
+        return False
 
     async def _page(self, tx: Transaction, stream: Stream) -> list[Event] | None:
         """Read what *stream* has not had; ``None``: too much, it starts anew from the newest id."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import pathlib
 import shutil
 import socket
@@ -17,10 +18,11 @@ import pytest_asyncio
 
 from nanohook import database, errors, ids, units
 from nanohook.database import CONNECTIONS, Lane
-from nanohook.rules import signing
+from nanohook.rules import signing, sse, views
 from nanohook.rules.job import Step
 from nanohook.stores import accounts, claims, job_lists
 from nanohook.web import outgoing, paging, slots, turns
+from nanohook.web.parts import signed_address
 from nanohook.web.turns import Turns
 from nanohook.work.pace import MAX_CHECKS_OF_ONE
 from tests import live, raw, rig
@@ -160,22 +162,30 @@ async def took(one, path, *, number):
     ids=str,
 )
 async def test_whoever_asks_for_much_is_not_felt_by_others(service, ada, lane, path):
-    """Both halves of the comparison are measured in turn, so that whatever else the machine does is in both."""
-    turn, alone, beside = service.parts.shares.turns[lane], [], []
+    """
+    At most twice as long at the 95th percentile.
+
+    Both halves of a try are measured in turn, so that whatever else the machine does is in both; of some tries one
+    is enough, since that may fall on one half alone. Openings of streams, which no limit of requests holds back,
+    cost most by their connections; that they are one at a time is asserted beside their other tests.
+    """
+    turn, tries = service.parts.shares.turns[lane], []
     friend = await rig.person(service)
     async with friend.client:
         [job_id, *_] = put(friend, [f"a kite {number}" for number in range(20)], pictures=1)
         paths = (f"/api/images/{job_id}/status", f"/api/images/{job_id}", "/api/images")
-        for _ in range(5):
-            for other in paths:
-                alone += await took(friend, other, number=8)
-            with asking(ada, path):
-                await live.until(lambda: turn.waiting, timeout_s=60)
+        while not tries or tries[-1] > 2:
+            assert len(tries) < 8, tries  # without turns it is hundreds of times as long
+            alone, beside = [], []
+            for _ in range(3):
                 for other in paths:
-                    beside += await took(friend, other, number=8)
-            await live.until(lambda: not turn.waiting, timeout_s=60)
-    # Without turns it is hundreds of times as long.
-    assert p95(beside) < 3 * p95(alone), (p95(alone), p95(beside))
+                    alone += await took(friend, other, number=8)
+                with asking(ada, path):
+                    await live.until(lambda: turn.waiting, timeout_s=60)
+                    for other in paths:
+                        beside += await took(friend, other, number=8)
+                await live.until(lambda: not turn.waiting, timeout_s=60)
+            tries.append(p95(beside) / p95(alone))
 
 
 def p95(times):
@@ -412,47 +422,94 @@ async def test_a_history_has_a_megabyte_at_most_too(service):
 
 
 class _Watching:
-    """Signs as the service does; notes how many connections of each lane are free meanwhile."""
+    """Notes what is signed or rendered, and whether a connection is held meanwhile, of whichever lane."""
 
     def __init__(self):
-        self.tokens = self.base = None
-        self.signed = 0
-        self.taken = []
+        self.tokens = None
+        self.seen = []
+        self.seen_held = []
 
     def __getattr__(self, name):
         return getattr(self.tokens, name)
 
     def sign_media(self, **given):
-        self.signed += 1
-        for lane, readers in self.base._readers.items():
-            if lane in {Lane.PAGE, Lane.SEARCH} and readers.qsize() < CONNECTIONS[lane]:
-                self.taken.append(lane)
+        self.note("sign_media")
         return signing.Tokens.sign_media(self.tokens, **given)
 
+    def watched(self, render):
+        @functools.wraps(render)
+        def call(*given, **named):
+            self.note(render.__name__)
+            return render(*given, **named)
 
-async def test_addresses_are_signed_when_the_connection_is_anothers_again(tmp_path):
+        return call
+
+    def note(self, name):
+        self.seen.append(name)
+        frame = sys._getframe()
+        while frame is not None:
+            # Whatever a unit does is below this, in a thread or not.
+            if frame.f_code is units.drive.__code__:
+                self.seen_held.append(name)
+            frame = frame.f_back
+
+
+async def test_answers_and_streams_are_rendered_when_the_connection_is_anothers_again(tmp_path, monkeypatch):
     watching = _Watching()
+    for module, name in (
+        (views, "status"),
+        (views, "whole_job"),
+        (views, "images"),
+        (views, "addressed"),
+        (sse, "event"),
+        (sse, "ready"),
+    ):
+        monkeypatch.setattr(module, name, watching.watched(getattr(module, name)))
     async with rig.running(tmp_path, parts={"tokens": watching}) as service:
         real = service.service.state.parts
-        watching.tokens, watching.base = real.tokens, real.database
+        watching.tokens = real.tokens
+        monkeypatch.setattr(real.hub, "_sign", lambda key: signed_address(watching, key))
         job = await service.ended((await service.generate())["job_id"])
+        other = await service.ended((await service.generate())["job_id"])
         project = await service.client.post(
             "/api/projects", data={"name": "x"}, files={"cover": ("x.png", rig.picture())}
         )
         assert project.status_code == 201, project.text
         here = f"/api/images/{job['job_id']}"
-        for path in (
-            "/api/images",
-            "/api/images?q=kite",
-            here,
-            f"{here}/result",
-            f"{here}/history",
-            "/api/projects",
+        named = f"/api/events?job={job['job_id']}&job={other['job_id']}"
+        for path, wanted in (
+            ("/api/images", {"whole_job", "sign_media"}),
+            ("/api/images?q=kite", {"whole_job", "sign_media"}),
+            (here, {"whole_job", "sign_media"}),
+            (f"{here}/status", {"status"}),
+            (f"{here}/result", {"images", "sign_media"}),
+            (f"{here}/history", {"addressed", "sign_media"}),
+            ("/api/projects", {"sign_media"}),
+            # Streams that end: their present state, and what was missed.
+            (f"{here}/events", {"event", "sign_media"}),
+            (named, {"event", "sign_media"}),
+            (f"{here}/events?last_event_id=1", {"event", "sign_media"}),
+            (f"{named}&last_event_id=1", {"event", "sign_media"}),
         ):
-            before = watching.signed
-            assert (await service.client.get(path)).status_code == 200
-            assert watching.signed > before, path
-        assert watching.taken == []
+            watching.seen.clear()
+            answer = await service.client.get(path)
+            assert answer.status_code == 200
+            assert wanted <= set(watching.seen), path
+        async with service.client.stream("GET", "/api/events") as response:
+            assert "event: ready" in await anext(response.aiter_text())
+        assert "ready" in watching.seen
+        assert watching.seen_held == []
+        # It would be seen.
+        await real.database.read(_signs(watching))
+        await real.database.write(_signs(watching))
+        assert watching.seen_held == ["sign_media"] * 2
+
+
+def _signs(watching):
+    async def unit(_tx):
+        signed_address(watching, "x.png")
+
+    return unit
 
 
 # Answers to slow readers.

@@ -12,7 +12,8 @@ from typing import Final, cast
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanohook import errors, hub, logs
+from nanohook import errors, event_stream, logs
+from nanohook.hub import Hub
 from nanohook.web import failures
 from nanohook.web.metrics import Metrics
 
@@ -26,7 +27,7 @@ _NUMBER: Final = itertools.count(0x1000)
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics", "/static"})
 """Routes that machines ask every few seconds: their lines are for debugging."""
 
-OpenStream = tuple[hub.Hub, hub.Stream]
+OpenStream = tuple[Hub, event_stream.Stream]
 
 NOTE: Final = "nanohook.note"
 """Scope entry: the request's ``Note``."""
@@ -39,7 +40,7 @@ class Note:
 
     def __init__(self, request_id: bytes, send: Send) -> None:
         self.request_id = request_id
-        self.send = cast("hub.Send", send)
+        self.send = cast("event_stream.Send", send)
         """The server's own: for streams, which are driven step by step, and for short answers."""
         self.status: int | None = None
         """Of the answer, once it has begun."""
@@ -106,7 +107,8 @@ class Edge:
         try:
             await self._way(scope)(scope, receive, note.send_marked)
         except asyncio.CancelledError:
-            # Only a server on its way out cancels a request: it is to come again, unless half an answer is gone.
+            # By a server on its way out: it is to come again, unless half an answer is gone. Or by the hub, which
+            # cuts a stream whose reader is shut out and takes nothing.
             if note.status is not None:
                 raise
             refusal = errors.Unavailable("the service is going down", code="draining")

@@ -11,7 +11,7 @@ from nanohook.web.parts import Call
 
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of a page; one that would be larger has fewer rows, and a cursor."""
-_SLICE_ROWS: Final = 8
+SLICE_ROWS: Final = 8
 """Rows rendered before others have their turn on the event loop: about a millisecond."""
 
 R = TypeVar("R")
@@ -45,7 +45,7 @@ async def page(
     left = MAX_PAGE_BYTES - len(orjson.dumps({name: [], "next_cursor": next_cursor, **fields}))
     pieces: list[bytes] = []
     for number, row in enumerate(rows):
-        if number % _SLICE_ROWS == _SLICE_ROWS - 1:
+        if number % SLICE_ROWS == SLICE_ROWS - 1:
             await asyncio.sleep(0)
         piece = orjson.dumps(render(row))
         left -= len(piece) + 1

@@ -8,6 +8,11 @@ from nanohook.web.outgoing import Outgoing
 from nanohook.web.slots import Slots
 from nanohook.web.turns import Turns
 
+OPENINGS: Final = 2 * CONNECTIONS[Lane.PAGE]
+"""Streams that are being opened at once: some are read, what the others are sent is rendered meanwhile."""
+MAX_OPENINGS_WAITING: Final = 10_000
+"""As many streams as one process is made for: after a restart all of them come back within seconds."""
+
 
 class Shares:
     """One of each for the whole process."""
@@ -18,6 +23,14 @@ class Shares:
             Lane.SEARCH: Turns(CONNECTIONS[Lane.SEARCH], name="searches"),
         }
         """At reads that may be long, and at what is made of their rows."""
+        self.openings: Final = Turns(
+            OPENINGS,
+            name="streams",
+            # Whoever waits has a place for the stream: a person has no more of these.
+            max_waiting_of_one=MAX_OPENINGS_WAITING,
+            max_waiting=MAX_OPENINGS_WAITING,
+        )
+        """At what a stream begins with, and at what its reader alone missed."""
         self.outgoing: Final = Outgoing()
         self.uploads: Final = Slots(of_one=slots.MOST_OF_ONE, of_all=slots.MOST_UPLOADS, name="uploads")
         self.storing: Final = Turns(slots.MOST_STORING, name="uploads")

@@ -5,9 +5,10 @@ An event source that is answered anything but 200 ``text/event-stream`` is close
 only who may never read this stream, or has read all of it; who should come back is answered 200, and told when.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,16 +19,17 @@ from starlette.types import Receive, Scope, Send
 
 from nanohook import clock, errors
 from nanohook.database import Lane, Transaction
+from nanohook.event_stream import Send as WireSend
+from nanohook.event_stream import Stream
 from nanohook.flow import gate
 from nanohook.flow.terms import SECOND_US
-from nanohook.hub import MOST_MISSED, Stream, retry
-from nanohook.hub import Send as WireSend
+from nanohook.hub import MOST_MISSED, retry
 from nanohook.rules import signing, sse, views
-from nanohook.rules.job import Job
-from nanohook.stores import accounts, events, jobs, pictures
+from nanohook.rules.job import Job, ResultPicture
+from nanohook.stores import accounts, events, job_lists, jobs, pictures
 from nanohook.stores.accounts import Person
 from nanohook.stores.credentials import Credential, credential_of
-from nanohook.web import credentials, edge, guard, wire
+from nanohook.web import credentials, edge, guard, paging, wire
 from nanohook.web.answers import json_answer
 from nanohook.web.parts import Call, Parts, parts_of, signed_address, wants_all
 
@@ -48,43 +50,49 @@ _HEADERS: Final = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Opening:
-    """How a stream begins."""
+    """How a stream begins, as it was read: rendered apart from that."""
 
-    blocks: list[bytes]
     cursor: int
     """What comes after this id follows."""
-    jobs: tuple[str, ...] | None
+    jobs: tuple[str, ...] | None = None
     """The jobs it is about; ``None``: all of the person's."""
     waited_for: frozenset[str] = frozenset()
     """Those of the jobs whose end is yet to be told."""
+    is_reset: bool = False
+    """What the reader has is to be thrown away first."""
+    is_ready: bool = False
+    """It is told where it begins in place of a state."""
+    states: Sequence[tuple[Job, Sequence[ResultPicture]]] = ()
+    """Jobs whose present state it is sent."""
+    held_by: str | None = None
+    """Why nobody's job is submitted at the moment."""
     is_over: bool = False
     """There is nothing to wait for: the text, then the end."""
     is_nothing_new: bool = False
     """The reader has everything and should not come back: 204."""
 
-    def pieces(self, *, heartbeat: bytes) -> Iterator[bytes]:
+    def stream(
+        self, blocks: list[bytes], *, credential: Credential, sees: str | None, heartbeat: bytes, send: WireSend
+    ) -> Stream:
         """
-        Give away what the stream begins with, as it is sent: a slow reader holds no more than what is left.
+        Make the stream that begins with *blocks*, and goes on from there.
 
         Args:
+            blocks: What ``_rendered`` made of this; given away as they are sent.
+            sees: Whose events are asked for; ``None``: everybody's.
             heartbeat: What the reader is sent while nothing happens.
         """
-        blocks = [retry(), *self.blocks]
-        self.blocks.clear()
         if heartbeat is sse.HEARTBEAT_EVENT and not self.is_over:
             # Whoever listens for it knows at once that nothing holds the stream back on its way.
             blocks.append(heartbeat)
-        blocks.reverse()
-        return sse.pieces(blocks.pop() for _ in range(len(blocks)))
-
-    def stream(self, credential: Credential, sees: str | None, *, heartbeat: bytes, send: WireSend) -> Stream:
-        """Make the stream that goes on from here."""
         return Stream(
             credential=credential,
             sees=sees,
             jobs=self.jobs,
             waited_for=self.waited_for,
             cursor=self.cursor,
+            opening=_pieces(blocks),
+            is_over=self.is_over,
             heartbeat=heartbeat,
             send=send,
         )
@@ -103,25 +111,53 @@ class Streams:
         names = tuple(dict.fromkeys(self._names(request)))
         try:
             person = await _reader(request, parts, names)
-            sees = _sees(request, person)
-            opening = await parts.database.read(
-                lambda tx: _open(
-                    tx, parts, sees=sees, names=names, cursor=_cursor(request), of_one_job=self._of_one_job
-                )
-            )
+            await self._open(request, send, person=person, names=names)
         except (errors.Unavailable, errors.TooMany) as exc:
-            logger.warning("stream.put_off", extra={"reason": str(exc)})
-            await _put_off(scope, send)
-            return
-        if opening.is_nothing_new:
-            await _answer(send, status=204)
-        elif scope["method"] == "HEAD":
-            await _answer(send)
-        elif parts.hub.enter(person.id):
-            await _begin(scope, send, opening, person=person, sees=sees)
-        else:
-            logger.info("stream.put_off", extra={"reason": "no place for another stream"})
-            await _put_off(scope, send)
+            level = logging.INFO if isinstance(exc, errors.TooMany) else logging.WARNING
+            logger.log(level, "stream.put_off", extra={"reason": str(exc)})
+            await _answer(send, body=b"" if scope["method"] == "HEAD" else retry())
+
+    async def _open(self, request: Request, send: Send, *, person: Person, names: tuple[str, ...]) -> None:
+        """
+        Open a stream for *person*, and leave it to the hub with its place.
+
+        Raises:
+            TooMany: They have as many as they may.
+            Unavailable: Too many are being opened, or the database is away.
+        """
+        parts = parts_of(request.scope)
+        sees, cursor = _sees(request, person), _cursor(request)
+        # Streams count in no limit of requests. So their place comes first: more than a person may have cost no
+        # more than who is asking. And then their turn: whoever opens many costs others one opening at a time.
+        if not parts.hub.enter(person.id):
+            raise errors.TooMany("no place for another stream")
+        note: edge.Note = request.scope[edge.NOTE]
+        is_short = self._of_one_job or not (names or isinstance(cursor, int))
+        stream: Stream | None = None
+        try:
+            async with parts.shares.openings.take(person.id):
+                opening = await parts.database.read(
+                    lambda tx: _read(tx, sees=sees, names=names, cursor=cursor, of_one_job=self._of_one_job),
+                    lane=Lane.POINT if is_short else Lane.PAGE,
+                )
+                is_answered = opening.is_nothing_new or request.method == "HEAD"
+                blocks = [] if is_answered else await _rendered(parts, opening)
+            if is_answered:
+                await _answer(send, status=204 if opening.is_nothing_new else 200)
+                return
+            stream = opening.stream(
+                blocks, credential=credential_of(person), sees=sees, heartbeat=_heartbeat(request), send=note.send
+            )
+            # From before the first byte on its reader can be sent away.
+            parts.hub.add(stream)
+            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            note.stream = (parts.hub, stream)
+        finally:
+            if note.stream is None:
+                if stream is None:
+                    parts.hub.leave(person.id)
+                else:
+                    parts.hub.remove(stream)
 
     def _names(self, request: Request) -> list[str]:
         if self._of_one_job:
@@ -130,32 +166,6 @@ class Streams:
         if len(names) > MOST_JOBS:
             raise errors.Invalid("too many jobs for one stream", fields={"job": f"at most {MOST_JOBS}"})
         return names
-
-
-async def _begin(scope: Scope, send: Send, opening: _Opening, *, person: Person, sees: str | None) -> None:
-    """Send what the stream begins with, and hand it to the hub with its place."""
-    hub = parts_of(scope).hub
-    note: edge.Note = scope[edge.NOTE]
-    heartbeat = _heartbeat(Request(scope))
-    try:
-        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        for piece in opening.pieces(heartbeat=heartbeat):
-            await note.send({"type": "http.response.body", "body": piece, "more_body": True})
-        if opening.is_over:
-            await note.send({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
-            credential = credential_of(person)
-            stream = opening.stream(credential, sees, heartbeat=heartbeat, send=note.send)
-            hub.add(stream)
-            note.stream = (hub, stream)
-    finally:
-        if note.stream is None:
-            hub.leave(person.id)
-
-
-async def _put_off(scope: Scope, send: Send) -> None:
-    """Tell a reader whom there is no stream for at the moment when to come back."""
-    await _answer(send, body=b"" if scope["method"] == "HEAD" else retry())
 
 
 async def _answer(send: Send, *, status: int = 200, body: bytes = b"") -> None:
@@ -239,19 +249,21 @@ def _cursor(request: Request) -> int | sse.BadCursor | None:
     return sse.read_cursor(text or None)
 
 
-async def _open(
+async def _read(
     tx: Transaction,
-    parts: Parts,
     *,
     sees: str | None,
     names: tuple[str, ...],
     cursor: int | sse.BadCursor | None,
     of_one_job: bool,
 ) -> _Opening:
-    found = [await jobs.get(tx, owner_id=sees, job_id=name) for name in names]
-    known = [job for job in found if job is not None]
-    if len(known) < len(names):
-        raise errors.NotFound("no such image")
+    """
+    Read how a stream of the jobs *names* begins.
+
+    Raises:
+        NotFound: There is one of these jobs less.
+    """
+    known = await _jobs(tx, names, sees=sees)
     head = await events.head(tx)
     newest = max((job.last_event_id for job in known), default=head)
     if isinstance(cursor, int) and not await _leads_somewhere(tx, cursor, head=head, newest=newest):
@@ -259,26 +271,47 @@ async def _open(
     if isinstance(cursor, int) and not of_one_job:
         missed = await events.count_after(tx, cursor, owner_id=sees, job_ids=names or None, most=MOST_MISSED + 1)
         cursor = sse.BAD_CURSOR if missed > MOST_MISSED else cursor
-    reset = [sse.reset()] if cursor is sse.BAD_CURSOR else []
+    is_reset = cursor is sse.BAD_CURSOR
     if not known:
         # All of a person's jobs: lists and answers carry an ``event_id`` to start from.
         if isinstance(cursor, int):
-            return _Opening(blocks=[], cursor=cursor, jobs=None)
-        return _Opening(blocks=[*reset, sse.ready(head)], cursor=head, jobs=None)
+            return _Opening(cursor=cursor)
+        return _Opening(cursor=head, is_reset=is_reset, is_ready=True)
     is_over = all(job.status.is_final for job in known)
-    if isinstance(cursor, int):
-        at, blocks = cursor, []
-    else:
-        at = newest if len(known) == 1 else head
-        blocks = [*reset, *await _states(tx, parts, known, cursor=at)]
-    return _Opening(
-        blocks=blocks,
-        cursor=at,
+    opening = _Opening(
+        cursor=cursor if isinstance(cursor, int) else newest if len(known) == 1 else head,
         jobs=names,
-        waited_for=frozenset(job.id for job in known if not job.status.is_final or job.last_event_id > at),
+        is_reset=is_reset,
         is_over=is_over and not isinstance(cursor, int),
         is_nothing_new=is_over and isinstance(cursor, int) and cursor >= newest,
     )
+    if not isinstance(cursor, int):
+        results = await pictures.results_of(tx, names)
+        # What keeps everybody waiting is no event of a job: it is told to who looks.
+        waits = any(job.stage in views.BEFORE_SUBMIT for job in known)
+        opening = replace(
+            opening,
+            states=[(job, results[job.id]) for job in known],
+            held_by=(await gate.read(tx)).reason if waits else None,
+        )
+    pending = (job.id for job in known if not job.status.is_final or job.last_event_id > opening.cursor)
+    return replace(opening, waited_for=frozenset(pending))
+
+
+async def _jobs(tx: Transaction, names: tuple[str, ...], *, sees: str | None) -> list[Job]:
+    """
+    Read the jobs *names*, in this order.
+
+    Raises:
+        NotFound: One of them is none that *sees* may see.
+    """
+    if not names:
+        return []
+    found, _ = await job_lists.page(tx, job_lists.Filter(owner_id=sees, ids=names), most=len(names))
+    if len(found) < len(names):
+        raise errors.NotFound("no such image")
+    by_id = {job.id: job for job in found}
+    return [by_id[name] for name in names]
 
 
 async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: int) -> bool:
@@ -292,18 +325,26 @@ async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: i
     return cursor <= head and (cursor >= newest or cursor >= await events.removed_to(tx))
 
 
-async def _states(tx: Transaction, parts: Parts, known: list[Job], *, cursor: int) -> list[bytes]:
-    """Write the present state of jobs; the id comes with the last, so that none of them is skipped."""
-    blocks = []
-    # What keeps everybody waiting is no event of a job: it is told to who looks.
-    waits = any(job.stage in views.BEFORE_SUBMIT for job in known)
-    held_by = (await gate.read(tx)).reason if waits else None
-    for number, job in enumerate(known, start=1):
-        shown = await pictures.results(tx, job_id=job.id, owner_id=job.owner_id)
+async def _rendered(parts: Parts, opening: _Opening) -> list[bytes]:
+    """Render what a stream begins with; the id comes with the last state, so that none of them is skipped."""
+    blocks = [retry()]
+    if opening.is_reset:
+        blocks.append(sse.reset())
+    if opening.is_ready:
+        blocks.append(sse.ready(opening.cursor))
+    for number, (job, shown) in enumerate(opening.states, start=1):
+        if number % paging.SLICE_ROWS == 0:
+            await asyncio.sleep(0)
         payload = views.addressed(
-            views.event(job, shown, now_us=job.updated_at or clock.now_us(), held_by=held_by),
+            views.event(job, shown, now_us=job.updated_at or clock.now_us(), held_by=opening.held_by),
             lambda key: signed_address(parts.tokens, key),
         )
-        is_last = number == len(known)
-        blocks.append(sse.event(name="status", data=orjson.dumps(payload), id=cursor if is_last else None))
+        is_last = number == len(opening.states)
+        blocks.append(sse.event(name="status", data=orjson.dumps(payload), id=opening.cursor if is_last else None))
     return blocks
+
+
+def _pieces(blocks: list[bytes]) -> Iterator[bytes]:
+    """Give *blocks* away as they are sent: a slow reader holds no more than what is left."""
+    blocks.reverse()
+    return sse.pieces(blocks.pop() for _ in range(len(blocks)))

@@ -22,14 +22,24 @@ class Turns:
     Args:
         limit: How many at once, each of another person.
         name: What they wait to do, as it is told to who is refused.
+        max_waiting_of_one: Requests of one person that wait.
+        max_waiting: Requests of everybody that wait.
     """
 
-    def __init__(self, limit: int, *, name: str) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        name: str,
+        max_waiting_of_one: int = MAX_WAITING_OF_ONE,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
         self._limit = limit
         self._name = name
+        self._max_waiting_of_one = max_waiting_of_one
         self._busy: set[str] = set()
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue(
-            max_of_one=MAX_WAITING_OF_ONE, max_of_all=MAX_WAITING
+            max_of_one=max_waiting_of_one, max_of_all=max_waiting
         )
 
     @property
@@ -59,7 +69,7 @@ class Turns:
     async def _wait(self, owner_id: str) -> None:
         if self._waiting.is_full_for(owner_id):
             raise errors.TooMany(
-                f"at most {MAX_WAITING_OF_ONE} {self._name} wait",
+                f"at most {self._max_waiting_of_one} {self._name} wait",
                 code="too_many_waiting",
                 retry_after_s=_COME_BACK_S,
             )
