@@ -31,11 +31,11 @@ _CODE = """() => [location.pathname, ...performance.getEntriesByType("resource")
 
 
 @contextlib.asynccontextmanager
-async def launched() -> AsyncIterator[Browser]:
+async def launched(*args: str) -> AsyncIterator[Browser]:
     """Start a browser; one for all tests of a module, since that takes longer than a test to run."""
     path = needs.program("chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=_ARGS)
+        browser = await playwright.chromium.launch(executable_path=path, args=[*_ARGS, *args])
         try:
             yield browser
         finally:

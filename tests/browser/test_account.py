@@ -6,7 +6,8 @@ import pytest
 from playwright.async_api import expect
 
 from nanohook.stores import accounts
-from tests import rig
+from nanohook.web import credentials
+from tests import browsing, rig
 from tests.browsing import Visit, visiting
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -141,6 +142,46 @@ async def test_a_wrong_password_is_told_and_the_right_one_leads_where_one_wanted
 
         await page.goto(f"{visit.service.base}/login?next=/api/auth/me")
         await expect(page).to_have_url(f"{visit.service.base}/api/auth/me")
+
+
+NOT_KEPT = {"en-GB": "did not keep the login", "fr-FR": "n'a pas gardé la connexion"}
+
+
+@pytest.mark.parametrize("locale", NOT_KEPT)
+async def test_over_http_beside_a_login_over_https_of_the_same_host_one_is_told_why_it_fails(tmp_path, locale):
+    # Of a name: what this machine calls itself is as good as https to a browser.
+    async with (
+        browsing.launched("--host-resolver-rules=MAP hook.test 127.0.0.1") as browser,
+        strangers(browser, tmp_path, window={"locale": locale}) as visit,
+    ):
+        await rig.make_account(visit.service, ADA, password=PASSWORD)
+        name = credentials.session_cookie(visit.service.parts)
+        kept = {"name": name, "value": "of https", "domain": "hook.test", "path": "/", "secure": True}
+        await visit.page.context.add_cookies([kept])
+        port = visit.service.base.rpartition(":")[2]
+        await visit.page.goto(f"http://hook.test:{port}/login")
+        texts = FRENCH if locale == "fr-FR" else ENGLISH
+        await fill(visit, email=ADA, password=PASSWORD, submit=texts["log_in"])
+        await expect(visit.page.get_by_role("alert").filter(has_text=NOT_KEPT[locale])).to_be_visible()
+        assert [each["value"] for each in await visit.page.context.cookies()] == ["of https"]
+
+        await visit.page.context.clear_cookies()
+        await fill(visit, password=PASSWORD, submit=texts["log_in"])
+        await expect(visit.page).to_have_url(f"http://hook.test:{port}/generate-images")
+
+
+async def test_a_browser_that_keeps_no_cookies_says_so(browser, tmp_path):
+    async with strangers(browser, tmp_path) as visit:
+        await rig.make_account(visit.service, ADA, password=PASSWORD)
+
+        async def without_cookie(route):
+            answer = await route.fetch()
+            await visit.page.context.clear_cookies()
+            await route.fulfill(status=answer.status, body=await answer.body())
+
+        await visit.page.route("**/api/auth/login", without_cookie)
+        await log_in(visit)
+        await expect(visit.page.get_by_role("alert").filter(has_text="did not keep the login")).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,36 @@ async def test_a_backup_under_load_is_whole_and_a_service_goes_on_from_it(tmp_pa
         assert (parked["delivery_id"], parked["job_id"]) == (answer.json()["delivery_id"], later)
 
 
+async def test_who_followed_what_is_lost_is_reset_however_late_they_come_back(tmp_path):
+    data_dir, folder = tmp_path / "data", tmp_path / "backup"
+    async with rig.running(data_dir) as service:
+        key = service.client.headers["Authorization"]
+        admin = await rig.make_account(service, "root@example.org", is_admin=True)
+        kept = await service.ended((await service.generate())["job_id"])
+        await asyncio.to_thread(backup.run, service.parts.settings, folder)
+        lost = await service.ended((await service.generate())["job_id"])
+    cursors = [kept["event_id"] + 1, lost["event_id"]]
+
+    async with rig.running(folder, sign_up=False) as service:
+        service.client.headers["Authorization"] = f"Bearer {admin}"
+        (await service.client.post("/api/work/resume")).raise_for_status()
+        service.client.headers["Authorization"] = key
+        assert [await first_event(service, each) for each in cursors] == ["reset"] * 2
+        for _ in range(2):  # more than was lost
+            newest = await service.ended((await service.generate())["job_id"])
+        assert [await first_event(service, each) for each in cursors] == ["reset"] * 2
+        assert await first_event(service, newest["event_id"] - 1) == "status"
+    assert await books.audited(folder) == []
+
+
+async def first_event(service, cursor):
+    async with service.client.stream("GET", "/api/events", headers={"Last-Event-ID": str(cursor)}) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                return line.removeprefix("event: ")
+    raise AssertionError("the stream ended")
+
+
 async def generated(service, job_id):
     await service.generate(imageId=job_id)
     assert (await service.ended(job_id))["status"] == "COMPLETED"

@@ -107,6 +107,20 @@ async def test_an_event_comes_the_moment_it_happens(behind):
             assert (await told(lines))["progress"] == percent
 
 
+async def test_a_proxy_that_compresses_holds_back_no_event(behind):
+    front, person = behind
+    jobs = [await generating(person) for _ in range(4)]
+    path = f"/api/events?{'&'.join(f'job={job_id}' for job_id in jobs)}"
+    encodings = {"Accept-Encoding": "gzip, deflate, br, zstd"}
+    async with person.stream("GET", path, headers=encodings) as answer, asyncio.timeout(WAIT_S):
+        assert (answer.status_code, answer.headers["content-type"]) == (200, EVENT_STREAM)
+        lines = answer.aiter_lines()
+        # More than the smallest answer that is worth compressing.
+        assert {(await told(lines))["job_id"] for _ in jobs} == set(jobs)
+        await report(front, person, jobs[0], 61)
+        assert (await told(lines))["progress"] == 61
+
+
 async def told(lines):
     async for line in lines:
         if line.startswith("data: "):

@@ -22,7 +22,7 @@ from nanohook.database import ReadOnly, Transaction
 from nanohook.faults import reach
 from nanohook.flow import gate
 from nanohook.settings import Settings
-from nanohook.stores import media
+from nanohook.stores import events, media
 from nanohook.stores.audit import COMMAND_LINE
 from nanohook.stores.media import Named
 from nanohook.values import frozen
@@ -65,7 +65,7 @@ def run(settings: Settings, folder: pathlib.Path) -> Copied:
         half.mkdir(mode=0o700, parents=True)
         try:
             pictures = asyncio.run(_copy(settings, half))
-            _pause(half / app.database_path(settings).name)
+            _part(half / app.database_path(settings).name)
             _copy_secret(settings, half)
             storage.sync(half / app.database_path(settings).name)
             size_bytes = _settle(half)
@@ -181,17 +181,22 @@ async def _drop_strays(copied: ReadOnly, files: pathlib.Path) -> None:
                 (files / file.name).unlink()
 
 
-def _pause(copy: pathlib.Path) -> None:
+def _part(copy: pathlib.Path) -> None:
     """
-    Pause the work in the copy: who serves from it says when it goes on.
+    Let the copy go its own way: its work is paused, until who serves from it says that it goes on.
 
-    What stands in line there may have been bought since, and the copy cannot know.
+    What stands in line there may have been bought since, and the copy cannot know. Nor can it know which events
+    were sent since: what it sends has other ids.
     """
+
+    async def part(tx: Transaction) -> None:
+        await gate.pause(tx, actor=COMMAND_LINE, now_us=clock.now_us())
+        await events.begin_anew(tx)
+
     with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN IMMEDIATE")
-        now = clock.now_us()
-        units.drive(lambda tx: gate.pause(tx, actor=COMMAND_LINE, now_us=now), Transaction(connection))
+        units.drive(part, Transaction(connection))
         connection.execute("COMMIT")
 
 

@@ -12,6 +12,9 @@ PAGE: Final = 64
 REMOVED_TO: Final = "events_removed_to"
 """The fact that ``removed_to`` reads."""
 
+_GAP: Final = 2**32
+"""Ids that a copy leaves out: more events than anybody writes between a backup and the day it is needed."""
+
 _SELECT: Final = "SELECT id, owner_id, job_id, name, is_last, payload FROM events"
 
 
@@ -57,11 +60,23 @@ async def newest_at(tx: Transaction) -> int | None:
 
 async def removed_to(tx: Transaction) -> int:
     """
-    Tell the newest id that housekeeping removed, 0 if none: from before it there is no going on.
+    Tell the newest id that housekeeping removed or a copy left out, 0 if none: from before it nobody goes on.
 
     The oldest that is left does not tell: an open job's events stay, however old they are.
     """
     return int(await facts.get(tx, REMOVED_TO) or 0)
+
+
+async def begin_anew(tx: Transaction) -> None:
+    """
+    Go on far above every id that was given, with nobody going on from before.
+
+    For a copy of the log: who reads the original meanwhile keeps ids that the copy would give to other events.
+    """
+    start = await head(tx) + _GAP
+    await tx.run("DELETE FROM sqlite_sequence WHERE name = 'events'")
+    await tx.run("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (start,))
+    await facts.put(tx, REMOVED_TO, str(start))
 
 
 async def after(tx: Transaction, cursor: int, *, most: int = PAGE) -> list[Event]:

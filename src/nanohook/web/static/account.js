@@ -25,13 +25,24 @@ async function send(form) {
       body: JSON.stringify(Object.fromEntries(new FormData(form))),
       signal: AbortSignal.timeout(REQUEST_MS),
     });
+    if (!answer.ok) refuse(form, answer, await answer.json().catch(() => ({})));
     // The button stays busy while the next page comes.
-    if (answer.ok) return onward(form);
-    refuse(form, answer, await answer.json().catch(() => ({})));
+    else if (await isIn(form)) return onward(form);
+    else notice(form, texts.not_kept);
   } catch {
     notice(form, texts.no_network);
   }
   busy(form, false);
+}
+
+/**
+ * Whether the browser keeps the cookie that a login gave it, or the next page would only ask for the password again.
+ * Some keep none; over http:// none puts one in the place of one that the same host gave it over https://.
+ */
+async function isIn({ dataset }) {
+  if (dataset.api !== "/api/auth/login") return true;
+  const { status } = await fetch("/api/auth/me", { signal: AbortSignal.timeout(REQUEST_MS) });
+  return status !== 401;
 }
 
 function onward(form) {
