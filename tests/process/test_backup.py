@@ -73,11 +73,16 @@ async def test_who_followed_what_is_lost_is_reset_however_late_they_come_back(tm
             newest = await service.ended((await service.generate())["job_id"])
         assert [await first_event(service, each) for each in cursors] == ["reset"] * 2
         assert await first_event(service, newest["event_id"] - 1) == "status"
+        # Nor is a job's own stream believed to be over for who has ids that it never gave.
+        path = f"/api/images/{kept['job_id']}/events"
+        assert [await first_event(service, each, path) for each in cursors] == ["reset"] * 2
+        over = await service.client.get(path, headers={"Last-Event-ID": str(kept["event_id"])})
+        assert over.status_code == 204
     assert await books.audited(folder) == []
 
 
-async def first_event(service, cursor):
-    async with service.client.stream("GET", "/api/events", headers={"Last-Event-ID": str(cursor)}) as answer:
+async def first_event(service, cursor, path="/api/events"):
+    async with service.client.stream("GET", path, headers={"Last-Event-ID": str(cursor)}) as answer:
         async for line in answer.aiter_lines():
             if line.startswith("event: "):
                 return line.removeprefix("event: ")

@@ -322,7 +322,7 @@ async def _leads_somewhere(tx: Transaction, cursor: int, *, head: int, newest: i
         newest: The newest event that the stream is about. Who has it misses nothing, however old it is: a reader
             of a job that ended long ago would else be sent the same again whenever it comes back.
     """
-    return cursor <= head and (cursor >= newest or cursor >= await events.removed_to(tx))
+    return cursor <= head and (cursor == newest or cursor >= await events.removed_to(tx))
 
 
 async def _rendered(parts: Parts, opening: _Opening) -> list[bytes]:
