@@ -10,7 +10,8 @@ from tests.process.upstream import Always, Odd, refused
 from tests.process.world import make_ready, world
 
 PICTURE = rig.picture(256, 256, kind="JPEG")
-LEASE_S = 3.0
+LEASE_S = 6.0
+"""A third of it is the patience: of that a freeze takes a step, the answer half a second, a busy machine the rest."""
 JOBS = 5
 
 

@@ -139,10 +139,15 @@ def test_a_bomb_is_too_large_in_flat_memory():
 
 @pytest.mark.parametrize("piece", [b"[],", b'{"a":1},', b'"\xff",', b"9" * 399 + b","])
 def test_the_patient_reading_of_a_megabyte_holds_nobody_up_for_long(piece):
-    body = b"\xef\xbb\xbf[" + piece * (1_000_000 // len(piece)) + b"0]"
-    started = time.process_time()
-    foreign_json.parse(body)
-    assert time.process_time() - started < 1.0
+    def took_s(megabytes):
+        body = b"\xef\xbb\xbf[" + piece * (int(megabytes * 1_000_000) // len(piece)) + b"0]"
+        started = time.process_time()
+        foreign_json.parse(body)
+        return time.process_time() - started
+
+    # Ten times as much takes about ten times as long, on any machine: nothing in it is tried again and again.
+    assert any(took_s(1) < 30 * took_s(0.1) for _ in range(5))
+    assert took_s(1) < 5.0
 
 
 def test_the_log_shows_what_was_compressed():
