@@ -11,7 +11,7 @@ from tests.process.world import make_ready, world
 
 PICTURE = rig.picture(256, 256, kind="JPEG")
 LEASE_S = 6.0
-"""A third of it is the patience, of which a freeze takes a step, the answer half a second, a busy machine the rest."""
+"""A third of it is the patience: a freeze takes a step of it, the answer half a second, a slow machine more."""
 JOBS = 5
 
 
