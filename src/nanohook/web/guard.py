@@ -138,13 +138,13 @@ def check_origin(request: Request, parts: Parts) -> None:
 
 def _note_proxy(request: Request, parts: Parts) -> None:
     """Note for ``nanohook doctor`` that a proxy's word was not taken, if that may be why a write was refused."""
-    is_unbelieved = forwarded.HOST not in request.scope and _FORWARDED & set(request.headers)
-    if request.client is None or not is_unbelieved or not parts.proxy_notes.is_over():
+    if request.client is None or forwarded.HOST in request.scope or not _FORWARDED & set(request.headers):
         return
     peer = request.client.host
     address = forwarded.parse_address(peer)
-    if address is None or address.is_global:
-        return  # a proxy stands near us; a stranger could have himself recommended
+    # A proxy stands near us: a stranger could have himself recommended, or take its turn at being noted.
+    if address is None or address.is_global or not parts.proxy_notes.is_over():
+        return
     now = clock.now_us()
     with contextlib.suppress(errors.Unavailable):
         noted = parts.database.offer(lambda tx: facts.put(tx, facts.UNTRUSTED_PROXY, f"{now} {peer}"))
