@@ -80,7 +80,6 @@ _AT_ONCE: Final = frozenset({Lane.SIGN_IN, Lane.POINT})
 _LONG: Final = frozenset({Lane.PAGE, Lane.SEARCH})
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class _Connection(sqlite3.Connection):

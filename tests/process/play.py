@@ -259,3 +259,13 @@ async def play_all(scenes: list[Scene], folder: pathlib.Path) -> dict[str, Outco
 def assert_died_and_went(outcome: Outcome) -> None:
     """The first service was killed, the second went in good order."""
     assert (outcome.killed, outcome.stopped) == (-signal.SIGKILL, 0)
+
+
+async def generating(person: httpx.AsyncClient, *, timeout_s: float = 60.0) -> str:
+    """Start a job that goes no further than NanoBanana; return its id."""
+    answer = await person.post("/api/generate-image", json={"prompt": "a kite"})
+    job_id: str = answer.raise_for_status().json()["job_id"]
+    async with asyncio.timeout(timeout_s):
+        while (await person.get(f"/api/images/{job_id}")).json()["stage"] != "generating":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return job_id

@@ -15,7 +15,7 @@ from PIL import Image
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 from tests import browsing, live, needs
-from tests.process import proxies
+from tests.process import play, proxies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,16 +44,6 @@ async def behind(request, tmp_path_factory, upstream):
         front.client(Authorization=f"Bearer {key}") as person,
     ):
         yield front, person
-
-
-async def generating(person):
-    """Start a job that goes no further than NanoBanana."""
-    answer = await person.post("/api/generate-image", json={"prompt": "a kite"})
-    job_id = answer.raise_for_status().json()["job_id"]
-    async with asyncio.timeout(WAIT_S):
-        while (await person.get(f"/api/images/{job_id}")).json()["stage"] != "generating":  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return job_id
 
 
 async def report(front, person, job_id, percent):
@@ -94,7 +84,7 @@ async def test_a_picture_of_19_mb_is_taken(behind):
 
 async def test_an_event_comes_the_moment_it_happens(behind):
     front, person = behind
-    job_id = await generating(person)
+    job_id = await play.generating(person)
     paths = (f"/api/images/{job_id}/events", "/api/events", f"/api/events?job={job_id}")
     for percent, path in enumerate(paths, start=61):
         async with person.stream("GET", path) as answer, asyncio.timeout(WAIT_S):
@@ -109,7 +99,7 @@ async def test_an_event_comes_the_moment_it_happens(behind):
 
 async def test_a_proxy_that_compresses_holds_back_no_event(behind):
     front, person = behind
-    jobs = [await generating(person) for _ in range(4)]
+    jobs = [await play.generating(person) for _ in range(4)]
     path = f"/api/events?{'&'.join(f'job={job_id}' for job_id in jobs)}"
     encodings = {"Accept-Encoding": "gzip, deflate, br, zstd"}
     async with person.stream("GET", path, headers=encodings) as answer, asyncio.timeout(WAIT_S):
@@ -130,7 +120,7 @@ async def told(lines):
 
 async def test_what_is_outside_may_speak_http_2(behind):
     front, person = behind
-    job_id = await generating(person)
+    job_id = await play.generating(person)
     made = (await person.post("/api/events/token", json={"job_id": job_id})).json()
     curl = needs.program("curl")
     # A name, and no proxy of this machine's.
@@ -217,7 +207,7 @@ CODE = """(url) => {
 
 async def test_over_a_restart_an_event_source_comes_back_and_sees_the_end_once(behind, browser):
     front, person = behind
-    job_id = await generating(person)
+    job_id = await play.generating(person)
     path = f"/api/images/{job_id}/events"
     made = (await person.post("/api/events/token", json={"job_id": job_id})).json()
     source = Source(person, path)

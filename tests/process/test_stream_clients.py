@@ -21,7 +21,7 @@ from nanohook.cli import people
 from nanohook.sandbox.app import create_app as create_sandbox
 from nanohook.sandbox.options import Options
 from tests import browsing, live, needs, relay
-from tests.process import child, post_mortem, world
+from tests.process import child, play, post_mortem, world
 from tests.process.stream_clients import CLIENTS, FINAL, Record, Target
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -76,7 +76,7 @@ async def heard(tmp_path_factory):
             )
         )
         async with child.service(data_dir, **how) as service:
-            job_id = await generating(person)
+            job_id = await play.generating(person)
             made = (await person.post("/api/events/token", json={"job_id": job_id})).json()
             target = Target(link.base, ready.key, job_id, link.base + made["url"])
             records, tasks = await start(stack, target, folder, missing=missing)
@@ -137,15 +137,6 @@ def asked(link, name):
 
 def slug(name):
     return "".join(letter if letter.isalnum() else "-" for letter in name)
-
-
-async def generating(person):
-    answer = await person.post("/api/generate-image", json={"prompt": "a kite"})
-    job_id = answer.raise_for_status().json()["job_id"]
-    async with asyncio.timeout(WAIT_S):
-        while (await person.get(f"/api/images/{job_id}")).json()["stage"] != "generating":  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return job_id
 
 
 async def report(data_dir, person, job_id, percent):
