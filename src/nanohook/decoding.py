@@ -1,10 +1,12 @@
 """Decoding pictures in threads, bounded by the memory that they need: that is what runs out, not threads."""
 
 import asyncio
-import collections
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, NamedTuple, ParamSpec, TypeVar
+
+from nanohook.fair_queue import FairQueue
 
 MAX_MEMORY_BYTES: Final = 700_000_000
 """Of all pictures being decoded at one time; as much as a single one may need. At 12 bytes a pixel and more that
@@ -16,7 +18,7 @@ T = TypeVar("T")
 
 class Decoder:
     """
-    Runs picture work in threads, first come, first served.
+    Runs picture work in threads: people take turns, and each one's is first come, first served.
 
     Args:
         threads: At most this many at once; Pillow lets go of the GIL while it works.
@@ -24,12 +26,19 @@ class Decoder:
 
     def __init__(self, *, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = threads
+        self._running = 0
         self._in_flight = 0
-        self._line: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+        # Whoever waits has a place of those who upload or finish, and no more than these.
+        self._waiting: FairQueue[_Turn] = FairQueue(max_of_one=sys.maxsize, max_of_all=sys.maxsize)
+        self._next: _Turn | None = None
+        """Whose turn it is; nobody passes it by while it waits for room."""
 
-    async def run(self, memory_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``work(*args, **kwargs)`` in a thread once *memory_bytes* more are free."""
-        await self._enter(memory_bytes)
+    async def run(
+        self, owner_id: str, memory_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call ``work(*args, **kwargs)`` for *owner_id* in a thread, once one and *memory_bytes* are free."""
+        await self._enter(owner_id, memory_bytes)
         try:
             loop = asyncio.get_running_loop()
             running = loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
@@ -44,27 +53,44 @@ class Decoder:
         """Take no more and drop what waits; a thread that decodes ends when it is done, and is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _enter(self, memory_bytes: int) -> None:
-        if not self._line and self._fits(memory_bytes):
-            self._in_flight += memory_bytes
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append((memory_bytes, turn))
+    async def _enter(self, owner_id: str, memory_bytes: int) -> None:
+        turn = _Turn(memory_bytes, asyncio.get_running_loop().create_future())
+        self._waiting.put(owner_id, turn)
+        self._serve()
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the turn came in the same moment: pass it on
+            if turn.come.done() and not turn.come.cancelled():  # it came in the same moment: pass it on
                 self._leave(memory_bytes)
+            else:
+                self._waiting.remove(owner_id, turn)
+                self._serve()
             raise
 
     def _leave(self, memory_bytes: int) -> None:
+        self._running -= 1
         self._in_flight -= memory_bytes
-        while self._line and (self._line[0][1].done() or self._fits(self._line[0][0])):
-            waiting, turn = self._line.popleft()
-            if not turn.done():
-                self._in_flight += waiting
-                turn.set_result(None)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Let those in whose turn it is, as far as there is room."""
+        while self._next is not None or self._waiting:
+            if self._next is None:
+                _, self._next = self._waiting.pop()
+            if not self._next.come.done():  # else they have gone away
+                if not self._fits(self._next.memory_bytes):
+                    return
+                self._running += 1
+                self._in_flight += self._next.memory_bytes
+                self._next.come.set_result(None)
+            self._next = None
 
     def _fits(self, memory_bytes: int) -> bool:
         # One that is larger than the bound alone still gets its turn, when nothing else runs.
-        return self._in_flight == 0 or self._in_flight + memory_bytes <= MAX_MEMORY_BYTES
+        is_room = self._in_flight == 0 or self._in_flight + memory_bytes <= MAX_MEMORY_BYTES
+        return is_room and self._running < self._threads
+
+
+class _Turn(NamedTuple):
+    memory_bytes: int
+    come: "asyncio.Future[None]"

@@ -1,7 +1,7 @@
 """A queue in which people take turns: round robin between them, first come first served within one's own."""
 
 import collections
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from typing import Final, Generic, TypeVar
 
 __all__ = ["FairQueue"]
@@ -31,6 +31,11 @@ class FairQueue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         for own in self._of.values():
             yield from own
+
+    @property
+    def people(self) -> Collection[str]:
+        """Whose things wait."""
+        return self._of.keys()
 
     def waits(self, *, without: Container[str] = ()) -> bool:
         """Tell whether anything is here of anybody but those *without*."""

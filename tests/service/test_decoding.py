@@ -24,7 +24,7 @@ async def test_work_that_would_not_fit_waits_for_its_turn(decoder):
         go.wait(10)
 
     half = MAX_MEMORY_BYTES // 2
-    running = [asyncio.create_task(decoder.run(half, work, name)) for name in ("a", "b", "c")]
+    running = [asyncio.create_task(decoder.run("ada", half, work, name)) for name in ("a", "b", "c")]
     await live.until(lambda: len(started) == 2)
     assert started == ["a", "b"]
     go.set()
@@ -33,16 +33,16 @@ async def test_work_that_would_not_fit_waits_for_its_turn(decoder):
 
 
 async def test_one_that_is_larger_than_the_bound_gets_its_turn_alone(decoder):
-    assert await decoder.run(MAX_MEMORY_BYTES * 2, lambda: 7) == 7
-    assert await decoder.run(MAX_MEMORY_BYTES, lambda: 8) == 8
+    assert await decoder.run("ada", MAX_MEMORY_BYTES * 2, lambda: 7) == 7
+    assert await decoder.run("ada", MAX_MEMORY_BYTES, lambda: 8) == 8
 
 
 async def test_whoever_goes_away_while_waiting_blocks_nobody(decoder):
     go = threading.Event()
-    first = asyncio.create_task(decoder.run(MAX_MEMORY_BYTES, go.wait, 10))
+    first = asyncio.create_task(decoder.run("ada", MAX_MEMORY_BYTES, go.wait, 10))
     await asyncio.sleep(0)
-    second = asyncio.create_task(decoder.run(MAX_MEMORY_BYTES, lambda: None))
-    third = asyncio.create_task(decoder.run(MAX_MEMORY_BYTES, lambda: 3))
+    second = asyncio.create_task(decoder.run("ada", MAX_MEMORY_BYTES, lambda: None))
+    third = asyncio.create_task(decoder.run("ada", MAX_MEMORY_BYTES, lambda: 3))
     await asyncio.sleep(0)
     second.cancel()
     go.set()
@@ -56,5 +56,5 @@ async def test_an_error_of_the_work_is_the_callers_and_frees_its_memory(decoder)
 
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"):
-            await decoder.run(MAX_MEMORY_BYTES, fail)
-    assert await decoder.run(MAX_MEMORY_BYTES, lambda: 1) == 1
+            await decoder.run("ada", MAX_MEMORY_BYTES, fail)
+    assert await decoder.run("ada", MAX_MEMORY_BYTES, lambda: 1) == 1

@@ -36,7 +36,7 @@ async def waiting(line, *names):
 
 async def test_while_both_wait_every_fourth_place_is_a_question():
     line = pace.Pace("1/minute")
-    await line.submit()
+    await line.submit("ada")
     async with waiting(line, *["submit"] * 9, *["ask"] * 3) as (sent, running):
         line._amount, line._taken = 100, type(line._taken)(maxlen=100)
         line._serve()
@@ -58,24 +58,24 @@ async def test_a_window_moves_on():
     line = pace.Pace("5/second")
     began = asyncio.get_running_loop().time()
     for _ in range(11):
-        await line.submit()
+        await line.submit("ada")
     assert asyncio.get_running_loop().time() - began >= 1.99
 
 
 async def test_a_clock_that_is_set_back_holds_nobody_up(monkeypatch):
     line = pace.Pace("2/second")
-    await line.submit()
-    await line.submit()
+    await line.submit("ada")
+    await line.submit("ada")
     present = time.time
     monkeypatch.setattr(time, "time", lambda: present() - 3600)
     async with asyncio.timeout(5):
-        await line.submit()
+        await line.submit("ada")
         await line.ask()
 
 
 async def test_whoever_goes_away_holds_nobody_up():
     line = pace.Pace("1/second")
-    await line.submit()
+    await line.submit("ada")
     async with waiting(line, "submit", "submit", "ask") as (sent, running):
         running[0].cancel()
         async with asyncio.timeout(5):
@@ -85,19 +85,19 @@ async def test_whoever_goes_away_holds_nobody_up():
 
 async def test_when_it_closes_nobody_is_let_through():
     line = pace.Pace("1/minute")
-    await line.submit()
+    await line.submit("ada")
     async with waiting(line, "submit", "ask") as (sent, running):
         line.close()
         found = await asyncio.gather(*running, return_exceptions=True)
         assert [type(each) for each in found] == [errors.Unavailable] * 2
         assert sent == []
     with pytest.raises(errors.Unavailable):
-        await line.submit()
+        await line.submit("ada")
 
 
 async def test_of_questions_a_deadlines_come_first_then_the_services_own_then_peoples():
     line = pace.Pace("1/minute")
-    await line.submit()
+    await line.submit("ada")
     kinds = ["check ada", "check ada", "ask", "check eve", "ask", "deadline"]
     async with waiting(line, *kinds) as (sent, running):
         line._amount, line._taken = 100, type(line._taken)(maxlen=100)
@@ -108,7 +108,7 @@ async def test_of_questions_a_deadlines_come_first_then_the_services_own_then_pe
 
 async def test_peoples_questions_have_their_share_of_one_place_in_four_beside_submits():
     line = pace.Pace("1/minute")
-    await line.submit()
+    await line.submit("ada")
     async with waiting(line, *["submit"] * 6, "check ada", "check eve") as (sent, running):
         line._amount, line._taken = 100, type(line._taken)(maxlen=100)
         line._serve()
@@ -118,7 +118,7 @@ async def test_peoples_questions_have_their_share_of_one_place_in_four_beside_su
 
 async def test_whoever_asks_for_many_delays_nobody_elses_question():
     line = pace.Pace("1/minute")
-    await line.submit()
+    await line.submit("ada")
     many = ["check ada"] * pace.MAX_CHECKS_OF_ONE
     async with waiting(line, *many, "check eve") as (sent, running):
         # One more of hers is not even taken: what is known has to do for an answer.
@@ -131,7 +131,7 @@ async def test_whoever_asks_for_many_delays_nobody_elses_question():
 
 async def test_all_people_together_have_a_bound():
     line = pace.Pace("1/minute")
-    await line.submit()
+    await line.submit("ada")
     everybody = [f"check p{number}" for number in range(pace.MAX_CHECKS)]
     async with waiting(line, *everybody) as (sent, running):
         assert await line.check("one more") is False

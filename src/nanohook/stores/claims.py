@@ -1,6 +1,9 @@
 """Tasks in SQL as the rows of a queue: which step is due, who has claimed it and until when."""
 
+from collections.abc import Collection
 from typing import Final
+
+import orjson
 
 from nanohook.database import Transaction, Value
 from nanohook.rules.job import Step, Task
@@ -9,11 +12,13 @@ from nanohook.stores import line, tasks
 _SPOT: Final = len(line.Spot._fields)
 # Only decoding is suspected of anything: asking about such a task is as asking about any other.
 _IS_SUSPECT: Final = "(step = 'finish' AND suspect_deaths IS NOT NULL)"
+# A list of one value: a statement has the same text, whoever is passed by.
+_OF_OTHERS: Final = "owner_id NOT IN (SELECT value FROM json_each(:without))"
 _CLAIM: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
     "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END WHERE rowid IN ("
     "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now "
-    f"AND {_IS_SUSPECT} = :is_suspect ORDER BY due_at LIMIT :most) "
+    f"AND {_IS_SUSPECT} = :is_suspect AND {_OF_OTHERS} ORDER BY due_at LIMIT :most) "
     f"RETURNING {tasks.COLUMNS}"
 )
 # The place of a task in line is no later than its deadline, but others may have stood there for long before.
@@ -24,18 +29,22 @@ _CLAIM_LATE_FIRST: Final = _CLAIM.replace(
 _CLAIM_NEXT: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
     "SELECT rowid FROM tasks INDEXED BY ix_tasks_line WHERE step = 'submit' AND due_at <= :now "
-    f"ORDER BY turn, priority, queued_at LIMIT :most) RETURNING turn, priority, queued_at, {tasks.COLUMNS}"
+    f"AND {_OF_OTHERS} ORDER BY turn, priority, queued_at LIMIT :most) "
+    f"RETURNING turn, priority, queued_at, {tasks.COLUMNS}"
 )
 _HOLDS: Final = f"{tasks.KEY} AND claim = :claim AND step = :step"
 
 
-async def next_due(tx: Transaction, step: Step, *, is_suspect: bool = False) -> int | None:
-    """Tell when the next task is due for *step*, µs; of suspects alone, or of all others."""
+async def next_due(
+    tx: Transaction, step: Step, *, is_suspect: bool = False, without: Collection[str] = ()
+) -> int | None:
+    """Tell when the next task is due for *step*, µs; of suspects alone, or of others; *without* these people's."""
     row = await tx.one(
-        f"SELECT MIN(due_at) AS due FROM tasks WHERE step = ? AND {_IS_SUSPECT} = ?",
-        (step.value, int(is_suspect)),
+        "SELECT due_at FROM tasks WHERE step = :step AND due_at IS NOT NULL "
+        f"AND {_IS_SUSPECT} = :is_suspect AND {_OF_OTHERS} ORDER BY due_at LIMIT 1",
+        {"step": step.value, "is_suspect": int(is_suspect), "without": _list(without)},
     )
-    return None if row is None else row["due"]
+    return None if row is None else row["due_at"]
 
 
 async def claim(
@@ -47,6 +56,7 @@ async def claim(
     now_us: int,
     lease_until_us: int,
     most: int,
+    without: Collection[str] = (),
 ) -> list[Task]:
     """
     Take up to *most* due tasks, submits in the order of the line; nobody sees them before *lease_until_us*.
@@ -55,8 +65,14 @@ async def claim(
         is_suspect: Those alone whose decoding may have killed the process; else those alone of which that is not
             suspected.
         began_before_us: Those come first that NanoBanana has had since before this.
+        without: People whose tasks are passed by.
     """
-    values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
+    values: dict[str, Value] = {
+        "now": now_us,
+        "lease_until": lease_until_us,
+        "most": most,
+        "without": _list(without),
+    }
     if step is not Step.SUBMIT:
         values |= {"step": step, "is_suspect": int(is_suspect)}
         if began_before_us is None:
@@ -208,3 +224,7 @@ async def ask_soon(tx: Transaction, *, now_us: int) -> int:
 
 def _holding(task: Task, step: Step) -> dict[str, Value]:
     return {**tasks.key(task), "claim": task.claim, "step": step}
+
+
+def _list(names: Collection[str]) -> str:
+    return orjson.dumps(list(names)).decode()

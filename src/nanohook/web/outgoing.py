@@ -15,6 +15,8 @@ from nanohook import errors
 
 PIECE_BYTES: Final = 64 * 1024
 """What the server keeps for a connection before it makes its writer wait; a shorter answer is not counted."""
+LARGEST_BYTES: Final = 1024 * 1024
+"""Of a page of a list; one that would be larger has fewer rows."""
 MAX_BYTES_OF_ONE: Final = 8 * 1024 * 1024
 """Eight pages of the greatest size; a browser has six connections."""
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -42,13 +44,23 @@ class Outgoing:
         """
         if len(body) <= PIECE_BYTES:
             return Response(body, media_type=media_type)
-        if self._of[owner_id] + len(body) > MAX_BYTES_OF_ONE:
+        self.check(owner_id, size_bytes=len(body))
+        return _Piecewise(self, owner_id, body, media_type=media_type)
+
+    def check(self, owner_id: str, *, size_bytes: int = LARGEST_BYTES) -> None:
+        """
+        Check that an answer of *size_bytes* to *owner_id* would be taken: before it is read and rendered in vain.
+
+        Raises:
+            TooMany: This person has not read enough of the answers before.
+            Unavailable: Everybody together has not.
+        """
+        if self._of[owner_id] + size_bytes > MAX_BYTES_OF_ONE:
             raise errors.TooMany(
                 "read the answers that are on their way first", code="too_many_unread", retry_after_s=_COME_BACK_S
             )
-        if self.size_bytes + len(body) > MAX_BYTES:
+        if self.size_bytes + size_bytes > MAX_BYTES:
             raise errors.Unavailable("too many answers are on their way, try again", retry_after_s=_COME_BACK_S)
-        return _Piecewise(self, owner_id, body, media_type=media_type)
 
     def begin(self, owner_id: str, size_bytes: int) -> None:
         """Count an answer."""

@@ -7,10 +7,9 @@ from typing import Final, TypeVar
 import orjson
 from starlette.responses import Response
 
+from nanohook.web.outgoing import LARGEST_BYTES
 from nanohook.web.parts import Call
 
-MAX_PAGE_BYTES: Final = 1024 * 1024
-"""Of a page; one that would be larger has fewer rows, and a cursor."""
 SLICE_ROWS: Final = 8
 """Rows rendered before others have their turn on the event loop: about a millisecond."""
 
@@ -42,7 +41,7 @@ async def page(
         Unavailable: Everybody together has not.
     """
     fields = more or {}
-    left = MAX_PAGE_BYTES - len(orjson.dumps({name: [], "next_cursor": next_cursor, **fields}))
+    left = LARGEST_BYTES - len(orjson.dumps({name: [], "next_cursor": next_cursor, **fields}))
     pieces: list[bytes] = []
     for number, row in enumerate(rows):
         if number % SLICE_ROWS == SLICE_ROWS - 1:

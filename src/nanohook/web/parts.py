@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -109,9 +109,20 @@ class Call:
 
         return await self.parts.database.write(run, size_bytes=size_bytes)
 
-    def turn(self, lane: Lane = Lane.PAGE) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wait for the caller's turn at *lane*; held while rows are read, and rendered."""
-        return self.parts.shares.turns[lane].take(self.person.id)
+    @contextlib.asynccontextmanager
+    async def turn(self, lane: Lane = Lane.PAGE) -> AsyncIterator[None]:
+        """
+        Wait for the caller's turn at *lane*; held while rows are read, and rendered.
+
+        Raises:
+            TooMany: As many of this person's wait as may, or they do not read what they are answered.
+            Unavailable: As many of everybody's do.
+        """
+        shares, owner_id = self.parts.shares, self.person.id
+        shares.outgoing.check(owner_id)
+        async with shares.turns[lane].take(owner_id):
+            shares.outgoing.check(owner_id)  # meanwhile others of theirs were answered
+            yield
 
     def whose(self) -> str | None:
         """

@@ -115,14 +115,15 @@ async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
         StorageFailed: The disk refused.
     """
     async with call.parts.shares.storing.take(call.person.id):
-        return await _store(call.parts, await file.read(), folder=folder)
+        return await _store(call, await file.read(), folder=folder)
 
 
-async def _store(parts: Parts, body: bytes, *, folder: str) -> Stored:
+async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
+    parts = call.parts
     most = parts.settings.max_pixels
     # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
     probe = await asyncio.to_thread(imaging.probe, body, most_pixels=most)
-    made = await parts.decoder.run(probe.memory_bytes(), imaging.normalise, body, most_pixels=most)
+    made = await parts.decoder.run(call.person.id, probe.memory_bytes(), imaging.normalise, body, most_pixels=most)
     name = f"{folder}/{ids.new_id()}"
     stored = Stored(
         key=f"{name}.{made.picture.extension}",

@@ -99,6 +99,7 @@ class Finisher:
         is_suspect = task.suspect_deaths is not None
         # What may have ended the process is looked at while nothing else is decoded. Some headers need a decoder.
         probe = await self.decoder.run(
+            task.owner_id,
             _ALONE_BYTES if is_suspect else 0,
             self.marks.guard,
             task,
@@ -117,6 +118,7 @@ class Finisher:
         )
         self._show(task, Stage.RESIZING)
         return await self.decoder.run(
+            task.owner_id,
             _ALONE_BYTES if is_suspect else probe.memory_bytes(begun.size),
             self.marks.guard,
             task,

@@ -7,8 +7,10 @@ decided inside a transaction.
 """
 
 import asyncio
+import collections
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ LOOK_S: Final = 1.0
 """The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
 LEASE_US: Final = 30 * SECOND_US
 HEARTBEAT_S: Final = 10.0
+SHARE_OF_ONE: Final = 7 / 8
+"""Of the places of a kind of step, what one person may hold: the others' are not all behind hosts that hang."""
 GIVE_BACK_S: Final = 0.5
 """How long canceled steps are given at shutdown to give their leases back."""
 
@@ -51,6 +55,11 @@ class Trade:
     """For tasks alone whose decoding may have killed the process; others are never for these."""
     deadline_us: int | None = None
     """Tasks that NanoBanana has had for longer than this come first, µs."""
+
+    @property
+    def most_of_one(self) -> int:
+        """How many one person may have under way at once."""
+        return math.ceil(self.most * SHARE_OF_ONE)
 
 
 class Loop:
@@ -150,7 +159,9 @@ class Loop:
         async def due(tx: Transaction) -> list[Trade]:
             now = clock.now_us()
             found = {
-                trade: await claims.next_due(tx, trade.step, is_suspect=trade.is_suspect)
+                trade: await claims.next_due(
+                    tx, trade.step, is_suspect=trade.is_suspect, without=_full(trade, self._held(trade))
+                )
                 for trade, left in room.items()
                 if left > 0
             }
@@ -175,20 +186,33 @@ class Loop:
     def _room(self, trade: Trade) -> int:
         return trade.most - sum(1 for running, _ in self._running.values() if running is trade)
 
+    def _held(self, trade: Trade) -> collections.Counter[str]:
+        """Count the steps of *trade* that are under way, by whose they are."""
+        return collections.Counter(task.owner_id for running, task in self._running.values() if running is trade)
+
     async def _claim(self, tx: Transaction, trade: Trade, room: int) -> list[Task]:
         most = room if trade.is_open is None else min(room, await trade.is_open(tx))
-        if most <= 0:
-            return []
         now = clock.now_us()
-        return await claims.claim(
-            tx,
-            trade.step,
-            is_suspect=trade.is_suspect,
-            began_before_us=None if trade.deadline_us is None else now - trade.deadline_us,
-            now_us=now,
-            lease_until_us=now + LEASE_US,
-            most=most,
-        )
+        held, found = self._held(trade), list[Task]()
+        # As many at a time as nobody can get too many of.
+        while (left := most - len(found)) > 0:
+            full = _full(trade, held)
+            part = min(left, trade.most_of_one - max((held[each] for each in held.keys() - full), default=0))
+            claimed = await claims.claim(
+                tx,
+                trade.step,
+                is_suspect=trade.is_suspect,
+                began_before_us=None if trade.deadline_us is None else now - trade.deadline_us,
+                now_us=now,
+                lease_until_us=now + LEASE_US,
+                most=part,
+                without=full,
+            )
+            held.update(task.owner_id for task in claimed)
+            found += claimed
+            if len(claimed) < part:
+                break
+        return found
 
     def _start(self, trade: Trade, task: Task) -> None:
         running = asyncio.create_task(self._do(trade, task), name=f"{trade.step}-{task.job_id}-{task.index}")
@@ -252,3 +276,8 @@ class Loop:
         if await self._database.read(lambda tx: claims.is_ahead(tx, now_us=now, furthest_us=furthest_us)):
             await self._database.write(lambda tx: claims.pull_in(tx, now_us=now, furthest_us=furthest_us))
             self._bell.ring()
+
+
+def _full(trade: Trade, held: collections.Counter[str]) -> set[str]:
+    """Name the people who have as many steps of *trade* under way as one may have."""
+    return {owner_id for owner_id, number in held.items() if number >= trade.most_of_one}

@@ -5,10 +5,16 @@ A moving window on the monotonic clock: a wall clock that is set back holds nobo
 ``QUESTION_EVERY``-th place goes to a question: a result may be waiting for it, and an endless line of submits must
 not keep it from ever being asked for. Of questions those come first that a deadline waits for, then the service's
 own; what people ask for comes on top of these, and is shared between them (round robin).
+
+Submits are shared between people in the same way. A window that one of them has filled in a burst is closed to
+everybody until it has moved on: so, while others are here, what one person submits beyond a part of it is spread
+evenly over it, and whoever comes next waits for one place and not for the window.
 """
 
 import asyncio
 import collections
+import sys
+from collections.abc import Container
 from typing import Final
 
 import limits
@@ -17,6 +23,8 @@ from nanohook import errors
 from nanohook.fair_queue import FairQueue
 
 QUESTION_EVERY: Final = 4
+BURST_PART: Final = 4
+"""One person takes a part of the window at once, while others are here: this one, a quarter."""
 MAX_CHECKS_OF_ONE: Final = 8
 """Questions of one person that wait: two jobs of four pictures."""
 MAX_CHECKS: Final = 128
@@ -36,9 +44,14 @@ class Pace:
     def __init__(self, rate: str) -> None:
         parsed = limits.parse(rate)
         self._amount, self._window_s = parsed.amount, float(parsed.get_expiry())
-        self._taken: collections.deque[float] = collections.deque(maxlen=self._amount)
-        """When the newest places were taken, by the event loop's clock."""
-        self._submits: _Waiting = collections.deque()
+        self._taken: collections.deque[tuple[float, str | None]] = collections.deque()
+        """The places of the window: when each was taken, by the event loop's clock, and whose submit it was."""
+        self._of: collections.Counter[str] = collections.Counter()
+        """Places of the window that each person's submits have taken."""
+        self._newest: dict[str, float] = {}
+        """When each of these people's newest was."""
+        # Those who submit are few at once, whoever they are.
+        self._submits: FairQueue[asyncio.Future[None]] = FairQueue(max_of_one=sys.maxsize, max_of_all=sys.maxsize)
         self._deadlines: _Waiting = collections.deque()
         self._questions: _Waiting = collections.deque()
         self._checks: FairQueue[asyncio.Future[None]] = FairQueue(
@@ -56,14 +69,20 @@ class Pace:
             if not turn.done():
                 turn.set_exception(_closed())
 
-    async def submit(self) -> None:
+    async def submit(self, owner_id: str) -> None:
         """
-        Wait until a submit may go out.
+        Wait until a submit of *owner_id* may go out.
 
         Raises:
             Unavailable: The service is going down.
         """
-        await self._wait(self._submits)
+        turn = self._turn()
+        self._submits.put(owner_id, turn)
+        self._serve()
+        try:
+            await turn
+        finally:
+            self._submits.remove(owner_id, turn)
 
     async def ask(self, *, is_for_deadline: bool = False) -> None:
         """
@@ -87,11 +106,9 @@ class Pace:
         Raises:
             Unavailable: The service is going down.
         """
-        if self._is_closed:
-            raise _closed()
+        turn = self._turn()
         if self._checks.is_full_for(owner_id) or self._checks.is_full:
             return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._checks.put(owner_id, turn)
         self._serve()
         try:
@@ -101,13 +118,16 @@ class Pace:
         return True
 
     async def _wait(self, line: _Waiting) -> None:
-        if self._is_closed:
-            raise _closed()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = self._turn()
         line.append(turn)
         self._serve()
         # Whoever goes away is passed by when its turn comes; a place that was given already is lost.
         await turn
+
+    def _turn(self) -> "asyncio.Future[None]":
+        if self._is_closed:
+            raise _closed()
+        return asyncio.get_running_loop().create_future()
 
     def _serve(self) -> None:
         """Give places to who waits, as many as there are; look again when the next one is free."""
@@ -115,22 +135,61 @@ class Pace:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while (line := self._line()) is not None:
-            if len(self._taken) == self._amount and now - self._taken[0] < self._window_s:
-                free_at = self._taken[0] + self._window_s
-                self._timer = asyncio.get_running_loop().call_at(free_at, self._serve)
-                return
-            turn = line.pop()[1] if isinstance(line, FairQueue) else line.popleft()
+        self._move_on(now)
+        while True:
+            held_back = self._held_back(now)
+            line = self._line(held_back)
+            if line is None or len(self._taken) >= self._amount:
+                break
+            whose, turn = None, None
+            if isinstance(line, FairQueue):
+                whose, turn = line.pop(without=held_back if line is self._submits else ())
+            else:
+                turn = line.popleft()
             if turn.done():  # whoever waited has gone away
                 continue
-            self._taken.append(now)
-            self._submits_since = self._submits_since + 1 if line is self._submits else 0
+            self._take(now, whose if line is self._submits else None)
             turn.set_result(None)
+        if line is not None:
+            self._look_at(self._taken[0][0] + self._window_s)
+        elif held_back:
+            self._look_at(min(held_back.values()))
 
-    def _line(self) -> "_Waiting | FairQueue[asyncio.Future[None]] | None":
+    def _look_at(self, when: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(when, self._serve)
+
+    def _move_on(self, now: float) -> None:
+        """Forget the places that the window has left behind."""
+        while self._taken and now - self._taken[0][0] >= self._window_s:
+            _, whose = self._taken.popleft()
+            if whose is None:
+                continue
+            self._of[whose] -= 1
+            if not self._of[whose]:
+                del self._of[whose], self._newest[whose]
+
+    def _take(self, now: float, submitter: str | None) -> None:
+        self._taken.append((now, submitter))
+        if submitter is None:
+            self._submits_since = 0
+            return
+        self._submits_since += 1
+        self._of[submitter] += 1
+        self._newest[submitter] = now
+
+    def _held_back(self, now: float) -> dict[str, float]:
+        """Tell whose submits have to wait though there may be places, and until when."""
+        here = self._of.keys() | set(self._submits.people)
+        if len(here) < 2:  # noqa: PLR2004 - nobody else is here
+            return {}
+        apart_s, burst = self._window_s / self._amount, max(1, self._amount // BURST_PART)
+        until = {each: self._newest[each] + apart_s for each in self._submits.people if self._of[each] >= burst}
+        return {each: at for each, at in until.items() if at > now}
+
+    def _line(self, held_back: Container[str]) -> "_Waiting | FairQueue[asyncio.Future[None]] | None":
         """Choose whose turn it is."""
         asking = next((line for line in (self._deadlines, self._questions, self._checks) if line), None)
-        if not self._submits:
+        if not self._submits.waits(without=held_back):
             return asking
         is_due = self._submits_since >= QUESTION_EVERY - 1
         return self._submits if asking is None or not is_due else asking

@@ -62,7 +62,7 @@ class Submitter:
 
     async def do(self, claimed: Task) -> None:
         """Submit *claimed*, and store what its outcome means."""
-        await self.pace.submit()
+        await self.pace.submit(claimed.owner_id)
         reach("submit.claimed")
         is_probe = self.account.take_probe()
         started = await self.database.write(
