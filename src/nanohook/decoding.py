@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
+from nanohook import threads
 from nanohook.fair_queue import FairQueue
 
 MAX_MEMORY_BYTES: Final = 700_000_000
@@ -21,12 +22,12 @@ class Decoder:
     Runs picture work in threads: people take turns, and each one's is first come, first served.
 
     Args:
-        threads: At most this many at once; Pillow lets go of the GIL while it works.
+        number: At most this many at once; Pillow lets go of the GIL while it works.
     """
 
-    def __init__(self, *, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._threads = threads
+    def __init__(self, *, number: int) -> None:
+        self._pool = ThreadPoolExecutor(number, thread_name_prefix="decode", initializer=threads.be_nice)
+        self._number = number
         self._running = 0
         self._in_flight = 0
         # Whoever waits has a place of those who upload or finish, and no more than these.
@@ -88,7 +89,7 @@ class Decoder:
     def _fits(self, memory_bytes: int) -> bool:
         # One that is larger than the bound alone still gets its turn, when nothing else runs.
         is_room = self._in_flight == 0 or self._in_flight + memory_bytes <= MAX_MEMORY_BYTES
-        return is_room and self._running < self._threads
+        return is_room and self._running < self._number
 
 
 class _Turn(NamedTuple):

@@ -14,10 +14,7 @@ import collections
 import contextlib
 import contextvars
 import logging
-import os
 import secrets
-import sys
-import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +23,7 @@ from typing import Final, TypeVar
 import argon2
 from argon2 import exceptions, low_level
 
-from nanohook import errors
+from nanohook import errors, threads
 
 MOST_BYTES: Final = 1024
 """Of a password in UTF-8; longer ones are never hashed."""
@@ -38,9 +35,6 @@ THREADS: Final = 2
 
 MOST_WAITING: Final = 64
 """For one of the threads; some three seconds' worth on a small machine, and a browser waits longer."""
-
-NICENESS: Final = 10
-"""Of the threads, and of those that argon2 starts from them: a tenth of the time that others get."""
 
 _STAND_IN: Final = b""
 _logger = logging.getLogger(__name__)
@@ -59,7 +53,7 @@ class Passwords:
     def __init__(self, hasher: argon2.PasswordHasher | None = None) -> None:
         self._hasher: Final = hasher or argon2.PasswordHasher()
         self._nobodys: Final = _nobodys(self._hasher)
-        self._pool: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="password", initializer=_be_nice)
+        self._pool: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="password", initializer=threads.be_nice)
         self._line: Final = _FairQueue(places=THREADS, most_waiting=MOST_WAITING)
 
     async def hash(self, password: str, *, whose: str = "") -> str:
@@ -230,13 +224,6 @@ def check(password: str) -> str | None:
     except UnicodeEncodeError:
         return "has characters that are not text"
     return f"has more than {MOST_BYTES:,} bytes" if size_bytes > MOST_BYTES else None
-
-
-def _be_nice() -> None:
-    """Let this thread yield to those that answer requests; argon2's own inherit it."""
-    # Linux counts niceness by thread; elsewhere there is nothing to set.
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICENESS)
 
 
 def _encoded(password: str) -> bytes | None:

@@ -11,7 +11,7 @@ from tests import live
 
 @pytest.fixture
 def decoder():
-    made = Decoder(threads=4)
+    made = Decoder(number=4)
     yield made
     made.close()
 

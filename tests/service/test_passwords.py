@@ -11,7 +11,7 @@ import time
 import argon2
 import pytest
 
-from nanohook import errors, passwords
+from nanohook import errors, passwords, threads
 from tests import live
 
 CHEAP = {"time_cost": 1, "memory_cost": 64, "parallelism": 1}
@@ -188,7 +188,7 @@ async def test_hashing_yields_to_whoever_answers_requests():
     with contextlib.closing(passwords.Passwords(hasher)) as made:
         await made.hash(RIGHT)
     here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert hasher.niceness == min(19, here + passwords.NICENESS)
+    assert hasher.niceness == min(19, here + threads.NICENESS)
 
 
 async def test_whoever_goes_away_while_waiting_leaves_the_place_and_costs_nothing(cheap, hasher):

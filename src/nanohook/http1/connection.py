@@ -27,6 +27,8 @@ _END: Final = b"\r\n\r\n"
 _LONE_LF: Final = re.compile(rb"(?<!\r)\n")
 _SMALL_BYTES: Final = 64 * 1024
 """A rest of a body that is read though nobody wants it: the connection can then be used again."""
+PIPELINED_S: Final = 0.01
+"""From an answer to a request that was sent before it: hundreds in one packet keep nobody else waiting."""
 _END_S: Final = 15 * 60.0
 """How long a client may go on sending after its last answer: as long as an upload may take, on a slow line."""
 
@@ -218,8 +220,8 @@ class Connection(FlowControl):
         if self._left:
             self._wait(Owes.HEAD)  # the rest of a small body that the answer did not wait for
         elif self._unread:
-            # Later: whoever answers has not returned yet.
-            self._loop.call_soon(self._go_on)
+            # Whoever waits for an answer before the next request is as slow as the way there and back.
+            self._loop.call_later(PIPELINED_S, self._go_on)
         elif self._is_half_closed:
             self.close()
         else:

@@ -92,6 +92,7 @@ class Exchange:
     __slots__ = (
         "_arrived",
         "_has_no_body",
+        "_head",
         "_left",
         "_wire",
         "body",
@@ -120,6 +121,8 @@ class Exchange:
         self._arrived = asyncio.Event()
         self.has_started = False
         self._has_no_body = False
+        self._head = b""
+        """Of the answer: it waits for what is behind it, since each write wakes the reader."""
         self._left = _CHUNKED
         """Bytes of the answer still to come, or one of the two constants."""
 
@@ -207,25 +210,25 @@ class Exchange:
         head = answer_head(status, headers)
         self.has_started = True
         self._left = left
-        self._wire.write(head)
         if is_stream:
+            self._wire.write(head)
             self._wire.begin_stream()
+        else:
+            self._head = head
 
     def _send_body(self, body: bytes, *, has_more: bool) -> None:
         if self._has_no_body:
-            pass
+            body = b""
         elif self._left == _CHUNKED:
             end = b"" if has_more else b"0\r\n\r\n"
-            framed = b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end
-            if framed:
-                self._wire.write(framed)
-        else:
-            if self._left != _ANY_LENGTH:
-                self._left -= len(body)
-                if self._left < 0 or (self._left and not has_more):
-                    raise RuntimeError("the body is not as long as its content-length says")
-            if body:
-                self._wire.write(body)
+            body = b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end
+        elif self._left != _ANY_LENGTH:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not has_more):
+                raise RuntimeError("the body is not as long as its content-length says")
+        head, self._head = self._head, b""
+        if head or body:
+            self._wire.write(head + body if head else body)
         if not has_more:
             self.is_complete = True
             self._arrived.set()

@@ -222,8 +222,7 @@ class Fetcher:
             headers=_HEADERS | transfer.resuming,
             extensions={"timeout": {"connect": CONNECT_TIMEOUT_S}},
         )
-        response = await self._transport.handle_async_request(request)
-        try:
+        async with self._transport.stream(request) as response:
             watch.begun(now_s=_now_s())
             timer.reschedule(watch.ends_at_s)
             if response.status_code in _REDIRECTS:
@@ -238,8 +237,6 @@ class Fetcher:
                 watch.received(len(piece), now_s=_now_s())
                 timer.reschedule(watch.ends_at_s)
                 await transfer.body.add(piece)
-        finally:
-            await response.aclose()
         if not transfer.end():
             raise httpx.RemoteProtocolError("a part of the body is missing")
 

@@ -4,10 +4,11 @@ addresses is connected to, so that a second answer of the name server cannot mov
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Final
 
 import httpcore
@@ -21,6 +22,9 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MAX_CONNECTIONS: Final = 256
 """Open at one time: as many downloads may run."""
+
+POOL_CONNECTIONS: Final = 16
+"""Of one pool."""
 
 MOST_ADDRESSES = 8
 """Of one host that are tried."""
@@ -118,7 +122,7 @@ async def _first_connected(
                 await stream.aclose()
 
 
-class PinnedTransport(httpx.AsyncHTTPTransport):
+class _Pool(httpx.AsyncHTTPTransport):
     """httpx's transport over a pool whose connections come through *door*."""
 
     def __init__(self, door: Door, tls: ssl.SSLContext) -> None:
@@ -126,8 +130,43 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
         # The constructor takes no network backend. The pool it made has opened nothing yet.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=20,
+            max_connections=POOL_CONNECTIONS,
             keepalive_expiry=5.0,
             network_backend=door,
         )
+        self.busy = 0
+        """Requests that are under way."""
+
+
+class PinnedTransport:
+    """
+    Sends requests over connections that come through *door*.
+
+    A pool looks through all its connections when a request begins and when it ends, and most of them may be to
+    hosts that hang: so there are many small ones, of which the first that has room is used.
+    """
+
+    def __init__(self, door: Door, tls: ssl.SSLContext) -> None:
+        self._pools: Final = [_Pool(door, tls) for _ in range(MAX_CONNECTIONS // POOL_CONNECTIONS)]
+
+    @contextlib.asynccontextmanager
+    async def stream(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+        """
+        Send *request*; its answer is there for as long as the block lasts.
+
+        Raises:
+            TransportError: There is no answer.
+        """
+        # The first that has room; if none has, where the fewest wait.
+        pool = min(self._pools, key=lambda each: max(0, each.busy - POOL_CONNECTIONS + 1))
+        pool.busy += 1
+        try:
+            async with contextlib.aclosing(await pool.handle_async_request(request)) as response:
+                yield response
+        finally:
+            pool.busy -= 1
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        for pool in self._pools:
+            await pool.aclose()

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nanohook import errors
 from nanohook.rules.tempo import Tempo
 from nanohook.settings import Settings
+from nanohook.stores.accounts import Person
 from nanohook.web import (
     archive,
     auth,
@@ -46,7 +47,7 @@ from nanohook.web import (
     work_wire,
 )
 from nanohook.web.guard import PersonalEndpoint, PublicEndpoint, Who
-from nanohook.web.parts import Call, parts_of
+from nanohook.web.parts import Call, Parts, parts_of
 from nanohook.web.rates import Rate
 from nanohook.web.webhook import Webhook
 
@@ -230,14 +231,10 @@ def _open(line: _Open) -> Callable[[Request], Awaitable[Response]]:
 def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
     rate = line.rate or (Rate.READ if line.method == "GET" else Rate.WRITE)
 
-    async def answer(request: Request) -> Response:
-        parts = parts_of(request.scope)
-        guard.check_host(request, parts)
-        standing = None
+    async def permitted(request: Request, parts: Parts, person: Person) -> Response:
+        """Answer *person*, unless they ask too often: a stranger, or their body, does not come so far."""
+        standing = await parts.rates.hit(rate, person.id, route=line.path)
         try:
-            # Who is asking comes first, and how often: a stranger's body is not read.
-            person = await guard.require(request, parts, line.who)
-            standing = await parts.rates.hit(rate, person.id, route=line.path)
             if standing is not None:
                 standing.check()
             bounded = wire.bounded(request, most_bytes=line.most_bytes, tempo=line.tempo)
@@ -248,5 +245,14 @@ def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
         if standing is not None:
             standing.mark(answer.headers)
         return answer
+
+    async def answer(request: Request) -> Response:
+        parts = parts_of(request.scope)
+        guard.check_host(request, parts)
+        try:
+            person = await guard.require(request, parts, line.who)
+            return await parts.shares.loop_time.run(person.id, permitted(request, parts, person))
+        except errors.NanohookError as exc:
+            return failures.told(exc, worded=line.worded)
 
     return answer

@@ -4,6 +4,7 @@ from typing import Final
 
 from nanohook.database import CONNECTIONS, Lane
 from nanohook.web import slots
+from nanohook.web.loop_time import LoopTime
 from nanohook.web.outgoing import Outgoing
 from nanohook.web.slots import Slots
 from nanohook.web.turns import Turns
@@ -23,6 +24,8 @@ class Shares:
             Lane.SEARCH: Turns(CONNECTIONS[Lane.SEARCH], name="searches"),
         }
         """At reads that may be long, and at what is made of their rows."""
+        self.loop_time: Final = LoopTime()
+        """At the event loop, for whatever a signed-in person asks for."""
         self.openings: Final = Turns(
             OPENINGS,
             name="streams",

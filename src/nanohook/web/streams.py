@@ -111,7 +111,8 @@ class Streams:
         names = tuple(dict.fromkeys(self._names(request)))
         try:
             person = await _reader(request, parts, names)
-            await self._open(request, send, person=person, names=names)
+            opening = self._open(request, send, person=person, names=names)
+            await parts.shares.loop_time.run(person.id, opening)
         except (errors.Unavailable, errors.TooMany) as exc:
             level = logging.INFO if isinstance(exc, errors.TooMany) else logging.WARNING
             logger.log(level, "stream.put_off", extra={"reason": str(exc)})
