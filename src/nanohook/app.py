@@ -352,7 +352,8 @@ async def _work(
         can_ask=upstream is not None,
     )
     trades = [
-        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do),
+        # Each place takes a part of the event loop's time, too, while what is fetched hangs.
+        Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, share_of_one=1 / 2),
         Trade(step=Step.FINISH, most=1, do=finisher.do, is_suspect=True),
     ]
     # What a step can ask for at most: a host's Retry-After, or the deadline; and a lease on top.

@@ -43,7 +43,7 @@ _HURRY_S: Final = 0.2
 _CUT_S: Final = 0.5
 """How long a request that was cut is given to say so."""
 _POLL_S: Final = 0.01
-SWITCH_INTERVAL_S: Final = 0.0005
+SWITCH_INTERVAL_S: Final = 0.0001
 """
 How long a thread keeps the interpreter from the event loop that waits for it.
 

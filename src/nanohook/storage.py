@@ -15,7 +15,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import obstore
@@ -89,12 +89,28 @@ class Storage:
         Raises:
             StorageFailed: The disk refused, or *key* is malformed. What was there before is still there.
         """
+        await self.put_all({key: body})
+
+    async def put_all(self, bodies: Mapping[str, bytes | mmap.mmap]) -> None:
+        """
+        Keep each of *bodies* under its key, as ``put`` does, in the time of one.
+
+        Raises:
+            StorageFailed: The disk refused one, or a key is malformed; the others may be there.
+        """
+        names = ", ".join(bodies)
         try:
-            path = self._path(key)
-            await obstore.put_async(self._store, key, body, use_multipart=False)
-            await asyncio.to_thread(self._settle, path)
+            paths = [self._path(key) for key in bodies]
+            putting = (
+                obstore.put_async(self._store, key, body, use_multipart=False) for key, body in bodies.items()
+            )
+            # All of them have ended when this returns: what is removed then does not come back.
+            for refused in await asyncio.gather(*putting, return_exceptions=True):
+                if isinstance(refused, BaseException):
+                    raise refused
+            await asyncio.to_thread(self._settle, paths)
         except (*_REFUSALS, errors.NotFound) as exc:
-            raise _failed("keep", key, exc) from exc
+            raise _failed("keep", names, exc) from exc
 
     async def get(self, key: str) -> bytes:
         """
@@ -215,23 +231,25 @@ class Storage:
             raise errors.NotFound("there is no file of that name: its key is malformed")
         return self._root.joinpath(*segments)
 
-    def _settle(self, path: pathlib.Path) -> None:
+    def _settle(self, paths: list[pathlib.Path]) -> None:
         """
-        Sync a new file and the way to it.
+        Sync new files and the ways to them.
 
         A folder may have been made by a twin that has not synced it yet, so what counts is not who made it
         but whether this process has synced the entry that leads to it.
         """
-        sync(path)
-        for folder in path.relative_to(self._root).parents:
-            entry = self._root / folder
-            if entry == self._root or entry in self._synced:
-                continue
-            sync(entry.parent)
-            if len(self._synced) >= MOST_SYNCED_FOLDERS:
-                self._synced.clear()
-            self._synced.add(entry)
-        sync(path.parent)
+        for path in paths:
+            sync(path)
+            for folder in path.relative_to(self._root).parents:
+                entry = self._root / folder
+                if entry == self._root or entry in self._synced:
+                    continue
+                sync(entry.parent)
+                if len(self._synced) >= MOST_SYNCED_FOLDERS:
+                    self._synced.clear()
+                self._synced.add(entry)
+        for folder in {path.parent for path in paths}:
+            sync(folder)
 
 
 async def walk(root: pathlib.Path) -> AsyncIterator[list[Found]]:

@@ -286,6 +286,8 @@ tasks = Table(
     _one_of("stage", status.Stage),
     _one_of("step", job.Step, or_none=True),
     Index("ix_tasks_step_due_at", "step", "due_at", sqlite_where=text("step IS NOT NULL")),
+    Index("ix_tasks_step_owner", "step", "owner_id", "due_at", sqlite_where=text("step IS NOT NULL")),
+    Index("ix_tasks_suspect", "due_at", sqlite_where=text("step = 'finish' AND suspect_deaths IS NOT NULL")),
     # With "held", those that are being served are left out of a count without a look at their rows.
     Index("ix_tasks_line", "turn", "priority", "queued_at", "held", sqlite_where=text("step = 'submit'")),
     Index("ix_tasks_owner_line", "priority", "owner_id", "turn", sqlite_where=text("step = 'submit'")),

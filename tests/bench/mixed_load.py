@@ -1,7 +1,7 @@
 """
 Friendly people's mixed load, without and with an unfriendly person beside them: is anybody felt by the others?
 
-    python -m tests.bench.mixed_load [--seconds 300] [--pairs 3] [--rate 6]
+    python -m tests.bench.mixed_load [--seconds 300] [--pairs 3] [--rate 6] [--ways search,list,upload]
 
 The service as it is deployed, with its default limits (``nanohook serve``), the sandbox, the unfriendly person
 and this load are a process each. One service runs through all segments; pairs are in the order AB BA AB, so that
@@ -28,6 +28,7 @@ from tests.bench.friendly import Seen
 from tests.bench.mixed_scene import Scene
 from tests.bench.report import Run, median, percentile
 
+_WAYS = "search,list,upload,generate,batch,status,check"
 _WARM_S = 5.0
 _SAMPLE_S = 0.5
 _MOST_RATIO = 2.0
@@ -68,7 +69,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=6.0, help="jobs a second that friendly people ask for")
     parser.add_argument("--dir", type=pathlib.Path, help="where database and logs go; must be a real disk")
-    parser.add_argument("--only", default="", help="ways of being unfriendly, such as search,list; all without it")
+    parser.add_argument("--ways", default=_WAYS, help="of being unfriendly; stream,stranger,silent,garbage beside")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nanohook-mixed-", dir=chosen.dir) as folder:
         run = Run(folder=pathlib.Path(folder), pairs=chosen.pairs, is_quick=False, minutes=chosen.seconds / 60)
@@ -77,20 +78,20 @@ def main() -> int:
                 run,
                 seconds=chosen.seconds,
                 per_second=chosen.rate,
-                only=list(filter(None, chosen.only.split(","))),
+                ways=chosen.ways.split(","),
             )
         )
     run.print_table()
     return 1 if run.wrong or any(row.is_met is False for row in run.rows) else 0
 
 
-async def _measure(run: Run, *, seconds: float, per_second: float, only: list[str]) -> None:
+async def _measure(run: Run, *, seconds: float, per_second: float, ways: list[str]) -> None:
     segments: list[_Segment] = []
     numbers = itertools.count()
     if (running := asyncio.current_task()) is not None:
         # Whoever stops this early stops what it has started.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
-    async with mixed_scene.running(run, only=only) as scene:
+    async with mixed_scene.running(run, ways=ways) as scene:
         await friendly.load(scene.friends, per_second=per_second, seconds=_WARM_S, numbers=numbers)
         for pair in range(run.pairs):
             for is_beside in (False, True) if pair % 2 == 0 else (True, False):

@@ -92,8 +92,8 @@ class Scene:
     host: HangingHost
     friends: list[Friend]
     unfriendly: _Account
-    only: list[str]
-    """Of the unfriendly person's ways; all without one."""
+    ways: list[str]
+    """Of being unfriendly."""
 
     async def callbacks(self) -> dict[str, Any]:
         """Ask the sandbox how its callbacks for friendly people were taken since it was last asked."""
@@ -119,7 +119,7 @@ class Scene:
             "api_key": self.unfriendly.api_key,
             "job_ids": [row["id"] for row in made],
             "cookie": "nanohook_session",
-            "only": self.only,
+            "ways": self.ways,
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.bench.unfriendly", json.dumps(asked),
@@ -151,7 +151,7 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def running(run: Run, *, only: list[str]) -> AsyncIterator[Scene]:
+async def running(run: Run, *, ways: list[str]) -> AsyncIterator[Scene]:
     """Run everything but the unfriendly person; in the end the log of the service is looked through for errors."""
     host, data = HangingHost(), run.folder / "data"
     accounts = await _fill(data)
@@ -180,7 +180,7 @@ async def running(run: Run, *, only: list[str]) -> AsyncIterator[Scene]:
             host=host,
             friends=[Friend(base, each.api_key, picture) for each in friendly],
             unfriendly=unfriendly,
-            only=only,
+            ways=ways,
         )
         try:
             yield scene

@@ -254,7 +254,7 @@ async def _main() -> None:
     person = Person(asked["base"], asked["api_key"], asked["job_ids"])
     loop = asyncio.get_running_loop()
     work = _work(person, cookie=asked["cookie"])
-    doing = [asyncio.ensure_future(each) for kind in asked["only"] or list(work) for each in work.pop(kind)]
+    doing = [asyncio.ensure_future(each) for kind in asked["ways"] for each in work.pop(kind)]
     for left in itertools.chain.from_iterable(work.values()):
         left.close()
     print("begun", flush=True)

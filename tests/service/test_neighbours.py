@@ -653,7 +653,7 @@ async def test_a_check_that_waits_for_its_turn_keeps_nobody_elses_question(tmp_p
         # The rate is used up, for longer than anybody waits.
         now = asyncio.get_running_loop().time()
         pace._amount, pace._window_s = 1, 60.0
-        pace._taken = type(pace._taken)([now], maxlen=1)
+        pace._taken.append((now, None))
         ask = [
             asyncio.create_task(service.client.post("/api/check-generation-status", json={"imageId": job_id}))
             for job_id in made
@@ -665,11 +665,11 @@ async def test_a_check_that_waits_for_its_turn_keeps_nobody_elses_question(tmp_p
         # A question of the service's own, asked later, goes first; then it is their turn.
         own = asyncio.create_task(pace.ask())
         await asyncio.sleep(0)
-        pace._amount, pace._taken = 1, type(pace._taken)(maxlen=1)
+        pace._taken.clear()
         pace._serve()
         await own
         assert len(pace._checks) == MAX_CHECKS_OF_ONE
-        pace._amount, pace._taken = 100, type(pace._taken)(maxlen=100)
+        pace._amount = 100
         pace._serve()
         answers = await asyncio.gather(*ask)
         assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(200, "processing")}

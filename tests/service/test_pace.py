@@ -15,7 +15,11 @@ async def waiting(line, *names):
     """Stand in *line* in this order; yields in which order they were let through."""
     sent = []
 
-    ways = {"submit": line.submit, "ask": line.ask, "deadline": lambda: line.ask(is_for_deadline=True)}
+    ways = {
+        "submit": lambda: line.submit("ada"),
+        "ask": line.ask,
+        "deadline": lambda: line.ask(is_for_deadline=True),
+    }
 
     async def go(name):
         kind, _, whose = name.partition(" ")
@@ -38,7 +42,7 @@ async def test_while_both_wait_every_fourth_place_is_a_question():
     line = pace.Pace("1/minute")
     await line.submit("ada")
     async with waiting(line, *["submit"] * 9, *["ask"] * 3) as (sent, running):
-        line._amount, line._taken = 100, type(line._taken)(maxlen=100)
+        line._amount = 100
         line._serve()
         await asyncio.gather(*running)
     # One was sent before: the first question comes after two more.
@@ -100,7 +104,7 @@ async def test_of_questions_a_deadlines_come_first_then_the_services_own_then_pe
     await line.submit("ada")
     kinds = ["check ada", "check ada", "ask", "check eve", "ask", "deadline"]
     async with waiting(line, *kinds) as (sent, running):
-        line._amount, line._taken = 100, type(line._taken)(maxlen=100)
+        line._amount = 100
         line._serve()
         await asyncio.gather(*running)
     assert sent == ["deadline", "ask", "ask", "check ada", "check eve", "check ada"]
@@ -110,7 +114,7 @@ async def test_peoples_questions_have_their_share_of_one_place_in_four_beside_su
     line = pace.Pace("1/minute")
     await line.submit("ada")
     async with waiting(line, *["submit"] * 6, "check ada", "check eve") as (sent, running):
-        line._amount, line._taken = 100, type(line._taken)(maxlen=100)
+        line._amount = 100
         line._serve()
         await asyncio.gather(*running)
     assert sent == ["submit"] * 2 + ["check ada"] + ["submit"] * 3 + ["check eve", "submit"]

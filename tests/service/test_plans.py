@@ -154,6 +154,11 @@ class _Ends:
         lambda tx: events.count_after(tx, 5, owner_id="o", most=1001),
         events.removed_to,
         lambda tx: claims.next_due(tx, Step.ASK),
+        lambda tx: claims.next_due(tx, Step.FINISH, is_suspect=True),
+        lambda tx: claims.next_due(tx, Step.SUBMIT, without=["o"]),
+        lambda tx: claims.next_due(tx, Step.FINISH, without=["o"]),
+        lambda tx: claims.claim(tx, Step.FINISH, now_us=1, lease_until_us=2, most=3, without=["o"]),
+        lambda tx: claims.claim(tx, Step.FINISH, is_suspect=True, now_us=1, lease_until_us=2, most=3),
         lambda tx: claims.claim(tx, Step.ASK, now_us=1, lease_until_us=2, most=3),
         lambda tx: claims.claim(tx, Step.SUBMIT, now_us=1, lease_until_us=2, most=3),
         lambda tx: claims.ask_soon(tx, now_us=1),
@@ -243,4 +248,6 @@ async def test_everything_that_is_looked_at_again_and_again(connection, read):
         assert "SEARCH" in plan
         # The line is walked from its head, no further than there are places.
         walked = plan.replace("SCAN (subquery", "").replace("SCAN tasks USING INDEX ix_tasks_line", "")
+        # Of people, those who have something there; and whoever is passed by.
+        walked = walked.replace("SCAN people", "").replace("SCAN json_each VIRTUAL TABLE", "")
         assert "SCAN" not in walked

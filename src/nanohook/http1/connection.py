@@ -27,7 +27,7 @@ _END: Final = b"\r\n\r\n"
 _LONE_LF: Final = re.compile(rb"(?<!\r)\n")
 _SMALL_BYTES: Final = 64 * 1024
 """A rest of a body that is read though nobody wants it: the connection can then be used again."""
-PIPELINED_S: Final = 0.01
+PIPELINED_S: Final = 0.02
 """From an answer to a request that was sent before it: hundreds in one packet keep nobody else waiting."""
 _END_S: Final = 15 * 60.0
 """How long a client may go on sending after its last answer: as long as an upload may take, on a slow line."""

@@ -11,20 +11,18 @@ from nanohook.stores import line, tasks
 
 _SPOT: Final = len(line.Spot._fields)
 # Only decoding is suspected of anything: asking about such a task is as asking about any other.
-_IS_SUSPECT: Final = "(step = 'finish' AND suspect_deaths IS NOT NULL)"
-# A list of one value: a statement has the same text, whoever is passed by.
+_IS_SUSPECT: Final = "step = 'finish' AND suspect_deaths IS NOT NULL"
+_SUSPICION: Final = {True: _IS_SUSPECT, False: f"NOT ({_IS_SUSPECT})"}
+# Each of the others is looked for by name: of those who are passed by, thousands of tasks may be due.
+_OTHERS: Final = (
+    "WITH RECURSIVE people(owner_id) AS ("
+    "SELECT MIN(owner_id) FROM tasks INDEXED BY ix_tasks_step_owner WHERE step = :step UNION ALL "
+    "SELECT (SELECT MIN(owner_id) FROM tasks INDEXED BY ix_tasks_step_owner "
+    "WHERE step = :step AND owner_id > people.owner_id) FROM people WHERE owner_id IS NOT NULL), "
+    "others AS (SELECT owner_id FROM people "
+    "WHERE owner_id IS NOT NULL AND owner_id NOT IN (SELECT value FROM json_each(:without)))"
+)
 _OF_OTHERS: Final = "owner_id NOT IN (SELECT value FROM json_each(:without))"
-_CLAIM: Final = (
-    "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
-    "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END WHERE rowid IN ("
-    "SELECT rowid FROM tasks WHERE step = :step AND due_at <= :now "
-    f"AND {_IS_SUSPECT} = :is_suspect AND {_OF_OTHERS} ORDER BY due_at LIMIT :most) "
-    f"RETURNING {tasks.COLUMNS}"
-)
-# The place of a task in line is no later than its deadline, but others may have stood there for long before.
-_CLAIM_LATE_FIRST: Final = _CLAIM.replace(
-    "ORDER BY due_at", "ORDER BY COALESCE(accepted_at, submit_started_at, 0) > :began_before, due_at"
-)
 # In line, whatever is due: one that is put off keeps its place and is passed by.
 _CLAIM_NEXT: Final = (
     "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until WHERE rowid IN ("
@@ -39,11 +37,13 @@ async def next_due(
     tx: Transaction, step: Step, *, is_suspect: bool = False, without: Collection[str] = ()
 ) -> int | None:
     """Tell when the next task is due for *step*, µs; of suspects alone, or of others; *without* these people's."""
-    row = await tx.one(
-        "SELECT due_at FROM tasks WHERE step = :step AND due_at IS NOT NULL "
-        f"AND {_IS_SUSPECT} = :is_suspect AND {_OF_OTHERS} ORDER BY due_at LIMIT 1",
-        {"step": step.value, "is_suspect": int(is_suspect), "without": _list(without)},
-    )
+    found = f"SELECT MIN(due_at) AS due_at FROM tasks WHERE step = :step AND {_SUSPICION[is_suspect]}"
+    values: dict[str, Value] = {"step": step}
+    if without:
+        of_one = found.replace("tasks WHERE", "tasks INDEXED BY ix_tasks_step_owner WHERE")
+        found = f"{_OTHERS} SELECT MIN(({of_one} AND owner_id = others.owner_id)) AS due_at FROM others"
+        values["without"] = _list(without)
+    row = await tx.one(found, values)
     return None if row is None else row["due_at"]
 
 
@@ -67,19 +67,16 @@ async def claim(
         began_before_us: Those come first that NanoBanana has had since before this.
         without: People whose tasks are passed by.
     """
-    values: dict[str, Value] = {
-        "now": now_us,
-        "lease_until": lease_until_us,
-        "most": most,
-        "without": _list(without),
-    }
+    values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
     if step is not Step.SUBMIT:
-        values |= {"step": step, "is_suspect": int(is_suspect)}
-        if began_before_us is None:
-            found = await tx.all(_CLAIM, values)
-        else:
-            found = await tx.all(_CLAIM_LATE_FIRST, {**values, "began_before": began_before_us})
-        return [tasks.read(row) for row in found]
+        values |= {"step": step}
+        if began_before_us is not None:
+            values["began_before"] = began_before_us
+        if without:
+            values["without"] = _list(without)
+        sql = _claim(is_suspect=is_suspect, is_late_first=began_before_us is not None, of_others=bool(without))
+        return [tasks.read(row) for row in await tx.all(sql, values)]
+    values["without"] = _list(without)
     rows = await tx.all(_CLAIM_NEXT, values)
     rows.sort(key=lambda row: row[:_SPOT])
     await line.move_on(tx, [line.Spot(*row[:_SPOT]) for row in rows])
@@ -224,6 +221,24 @@ async def ask_soon(tx: Transaction, *, now_us: int) -> int:
 
 def _holding(task: Task, step: Step) -> dict[str, Value]:
     return {**tasks.key(task), "claim": task.claim, "step": step}
+
+
+def _claim(*, is_suspect: bool, is_late_first: bool, of_others: bool) -> str:
+    """Compose the UPDATE that takes tasks by when they are due."""
+    where = f"step = :step AND due_at <= :now AND {_SUSPICION[is_suspect]}"
+    # The place of a task in line is no later than its deadline, but others may have stood there for long before.
+    late = "COALESCE(accepted_at, submit_started_at, 0) > :began_before, " if is_late_first else ""
+    found = f"SELECT rowid FROM tasks WHERE {where}"
+    if of_others:
+        found = (
+            f"{_OTHERS} SELECT rowid FROM tasks INDEXED BY ix_tasks_step_owner WHERE {where} "
+            "AND owner_id IN (SELECT owner_id FROM others)"
+        )
+    return (
+        "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
+        "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END "
+        f"WHERE rowid IN ({found} ORDER BY {late}due_at LIMIT :most) RETURNING {tasks.COLUMNS}"
+    )
 
 
 def _list(names: Collection[str]) -> str:

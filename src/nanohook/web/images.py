@@ -94,7 +94,7 @@ async def listing(call: Call) -> Response:
         return await shown.read_all(tx, found), after, await events.head(tx)
 
     lane = Lane.SEARCH if wanted.text else Lane.PAGE
-    async with call.turn(lane):
+    async with call.turn(lane, rows=most):
         page, after, head = await call.parts.database.read(read, lane=lane)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("images.listed", extra={"images": list(map(_in_short, page))})
@@ -173,7 +173,7 @@ async def history(call: Call) -> Response:
         page = await events.of_jobs_after(tx, after, owner_id=job.owner_id, job_ids=(job.id,), most=most + 1)
         return await jobs.attempts(tx, job.id, most=query.MOST_LIMIT), page
 
-    async with call.turn():
+    async with call.turn(rows=most):
         attempts, page = await call.parts.database.read(read, lane=Lane.PAGE)
         return await paging.page(
             call,

@@ -10,7 +10,7 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from nanohook import errors
@@ -19,6 +19,8 @@ SHARE_OF_ONE: Final = 0.05
 """Of the loop's time, over seconds: twenty people who want all they can get are felt, and fewer are not."""
 LEAD_S: Final = 2.0
 """So much of a share may be taken at once: a tenth of a second of the loop's time, or some hundred answers."""
+BESIDE_PART: Final = 0.25
+"""Of a thread's time, what counts: so much longer takes what the loop does beside one that decodes."""
 MAX_WAIT_S: Final = 10.0
 """However much was taken: a browser's page waits longer than this."""
 MAX_WAITING_OF_ONE: Final = 64
@@ -57,6 +59,15 @@ class LoopTime:
         finally:
             work.close()  # nothing happens to it if it has run
             self.charge(owner_id, measured.took_s)
+
+    @contextlib.asynccontextmanager
+    async def beside(self, owner_id: str) -> AsyncIterator[None]:
+        """Count what threads do meanwhile for *owner_id*: they take the interpreter, and the loop's other core."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.charge(owner_id, (time.monotonic() - began) * BESIDE_PART)
 
     def charge(self, owner_id: str, took_s: float) -> None:
         """Count *took_s* of the loop's time."""

@@ -110,18 +110,24 @@ class Call:
         return await self.parts.database.write(run, size_bytes=size_bytes)
 
     @contextlib.asynccontextmanager
-    async def turn(self, lane: Lane = Lane.PAGE) -> AsyncIterator[None]:
+    async def turn(self, lane: Lane = Lane.PAGE, *, rows: int = 0) -> AsyncIterator[None]:
         """
         Wait for the caller's turn at *lane*; held while rows are read, and rendered.
+
+        Args:
+            rows: As many of them as are asked for; nothing is read for a long page that would not be taken.
 
         Raises:
             TooMany: As many of this person's wait as may, or they do not read what they are answered.
             Unavailable: As many of everybody's do.
         """
         shares, owner_id = self.parts.shares, self.person.id
-        shares.outgoing.check(owner_id)
-        async with shares.turns[lane].take(owner_id):
-            shares.outgoing.check(owner_id)  # meanwhile others of theirs were answered
+        is_long = rows > query.DEFAULT_LIMIT
+        if is_long:
+            shares.outgoing.check(owner_id)
+        async with shares.turns[lane].take(owner_id), shares.loop_time.beside(owner_id):
+            if is_long:  # meanwhile others of theirs were answered
+                shares.outgoing.check(owner_id)
             yield
 
     def whose(self) -> str | None:

@@ -114,7 +114,8 @@ async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
         TooMany: As many of this person's wait as may.
         StorageFailed: The disk refused.
     """
-    async with call.parts.shares.storing.take(call.person.id):
+    shares, owner_id = call.parts.shares, call.person.id
+    async with shares.storing.take(owner_id), shares.loop_time.beside(owner_id):
         return await _store(call, await file.read(), folder=folder)
 
 
@@ -134,8 +135,7 @@ async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
         size_bytes=len(made.picture.body),
     )
     try:
-        await parts.storage.put(stored.thumbnail_key, made.thumbnail.body)
-        await parts.storage.put(stored.key, made.picture.body)
+        await parts.storage.put_all({stored.thumbnail_key: made.thumbnail.body, stored.key: made.picture.body})
     except errors.StorageFailed:
         await remove(parts, stored)
         raise

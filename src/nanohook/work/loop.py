@@ -34,8 +34,8 @@ LOOK_S: Final = 1.0
 """The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
 LEASE_US: Final = 30 * SECOND_US
 HEARTBEAT_S: Final = 10.0
-SHARE_OF_ONE: Final = 7 / 8
-"""Of the places of a kind of step, what one person may hold: the others' are not all behind hosts that hang."""
+REST_S: Final = 0.02
+"""From one look at the tables to the next: hundreds of steps that end in a second are not as many looks."""
 GIVE_BACK_S: Final = 0.5
 """How long canceled steps are given at shutdown to give their leases back."""
 
@@ -56,10 +56,13 @@ class Trade:
     deadline_us: int | None = None
     """Tasks that NanoBanana has had for longer than this come first, µs."""
 
+    share_of_one: float = 7 / 8
+    """Of these places, what one person may have: not everybody waits behind what hangs for one."""
+
     @property
     def most_of_one(self) -> int:
         """How many one person may have under way at once."""
-        return math.ceil(self.most * SHARE_OF_ONE)
+        return math.ceil(self.most * self.share_of_one)
 
 
 class Loop:
@@ -92,6 +95,8 @@ class Loop:
         self._pace = pace
         self._looking = asyncio.Lock()
         self._running: dict[asyncio.Task[None], tuple[Trade, Task]] = {}
+        self._held: dict[Trade, collections.Counter[str]] = {trade: collections.Counter() for trade in trades}
+        """How many of these are whose, by trade."""
         self._bell = Bell()
         self._stopping = asyncio.Event()
 
@@ -109,6 +114,7 @@ class Loop:
                     await self._look()
             except errors.Unavailable as exc:
                 logger.warning("work.database_away", extra={"reason": str(exc)})
+            await asyncio.sleep(REST_S)
             await self._bell.wait(LOOK_S)
 
     async def run_heartbeat(self) -> None:
@@ -160,7 +166,7 @@ class Loop:
             now = clock.now_us()
             found = {
                 trade: await claims.next_due(
-                    tx, trade.step, is_suspect=trade.is_suspect, without=_full(trade, self._held(trade))
+                    tx, trade.step, is_suspect=trade.is_suspect, without=_full(trade, self._held[trade])
                 )
                 for trade, left in room.items()
                 if left > 0
@@ -184,16 +190,12 @@ class Loop:
                 self._start(trade, task)
 
     def _room(self, trade: Trade) -> int:
-        return trade.most - sum(1 for running, _ in self._running.values() if running is trade)
-
-    def _held(self, trade: Trade) -> collections.Counter[str]:
-        """Count the steps of *trade* that are under way, by whose they are."""
-        return collections.Counter(task.owner_id for running, task in self._running.values() if running is trade)
+        return trade.most - self._held[trade].total()
 
     async def _claim(self, tx: Transaction, trade: Trade, room: int) -> list[Task]:
         most = room if trade.is_open is None else min(room, await trade.is_open(tx))
         now = clock.now_us()
-        held, found = self._held(trade), list[Task]()
+        held, found = self._held[trade].copy(), list[Task]()
         # As many at a time as nobody can get too many of.
         while (left := most - len(found)) > 0:
             full = _full(trade, held)
@@ -217,10 +219,15 @@ class Loop:
     def _start(self, trade: Trade, task: Task) -> None:
         running = asyncio.create_task(self._do(trade, task), name=f"{trade.step}-{task.job_id}-{task.index}")
         self._running[running] = (trade, task)
+        self._held[trade][task.owner_id] += 1
         running.add_done_callback(self._ended)
 
     def _ended(self, running: asyncio.Task[None]) -> None:
-        del self._running[running]
+        trade, task = self._running.pop(running)
+        held = self._held[trade]
+        held[task.owner_id] -= 1
+        if not held[task.owner_id]:
+            del held[task.owner_id]
         self._bell.ring()
 
     async def _do(self, trade: Trade, task: Task) -> None:
