@@ -94,6 +94,10 @@ async def listing(call: Call) -> Response:
         return await shown.read_all(tx, found), after, await events.head(tx)
 
     lane = Lane.SEARCH if wanted.text else Lane.PAGE
+    if lane is Lane.PAGE and most <= query.DEFAULT_LIMIT and wanted.before_id is None:
+        # What a page of ours begins with: the newest, which were just written. In a thread each of these rows
+        # would have to win the interpreter back from the event loop.
+        lane = Lane.POINT
     async with call.turn(lane, rows=most):
         page, after, head = await call.parts.database.read(read, lane=lane)
         if logger.isEnabledFor(logging.DEBUG):
