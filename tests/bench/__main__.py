@@ -1,6 +1,6 @@
 """
-The benchmark: ``python -m tests.bench [a b c d e f g] [--quick]``; not part of the tests. ``soak [--minutes 10]``
-runs only if it is named.
+The benchmark: ``python -m tests.bench [a b c d e f g h] [--quick]``; not part of the tests.
+``soak [--minutes 10]`` runs only if it is named.
 
 Every figure stands beside a yardstick that was measured in the same run, in turn with it, on the same machine:
 what holds elsewhere is the ratio. Servers are processes of their own, at the default log level, with their log
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import traceback
 
-from tests.bench import line_a, line_b, line_c, line_d, line_e, line_f, line_g, soak
+from tests.bench import line_a, line_b, line_c, line_d, line_e, line_f, line_g, line_h, soak
 from tests.bench.report import Run
 
 _LINES = {
@@ -25,6 +25,7 @@ _LINES = {
     "e": line_e.measure,
     "f": line_f.measure,
     "g": line_g.measure,
+    "h": line_h.measure,
 }
 _NAMED = {**_LINES, "soak": soak.measure}
 
@@ -32,7 +33,7 @@ _NAMED = {**_LINES, "soak": soak.measure}
 def main() -> int:
     """Measure the chosen lines and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("lines", nargs="*", metavar="a-g, soak", help="what to measure; a to g without one")
+    parser.add_argument("lines", nargs="*", metavar="a-h, soak", help="what to measure; a to h without one")
     parser.add_argument("--quick", action="store_true", help="one short pair of each, while developing")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long the soak lasts")
     parser.add_argument("--dir", type=pathlib.Path, help="where databases and logs go; must be a real disk")

@@ -144,3 +144,24 @@ async def test_files_that_nobody_reads_leave_descriptors_for_everybody_else(tmp_
             await called_back(address, 61)
         assert not complaints(service)
         assert not [line for line in service.lines if str(line.get("status")).startswith("5")]
+
+
+async def test_an_idle_connection_lives_for_as_long_as_it_is_set(tmp_path):
+    async with (
+        live.serve(create_sandbox(Options())) as upstream,
+        child.serving(tmp_path / "short", upstream=upstream, NANOHOOK_KEEP_ALIVE_S="1") as (_, short, _),
+        child.serving(tmp_path / "long", upstream=upstream) as (_, long, _),
+        raw.opened(long) as kept,
+        raw.opened(short) as closed,
+    ):
+        # The one that is kept is the older one.
+        for connection in (kept, closed):
+            await asks(connection)
+        assert await closed.rest(timeout_s=PATIENCE_S) == b""
+        await asks(kept)
+
+
+async def asks(connection):
+    await connection.begin("GET", "/healthz", {})
+    answer = await connection.answer(timeout_s=PATIENCE_S)
+    assert (answer.status_code, answer.headers.get("connection")) == (200, None)

@@ -7,7 +7,7 @@ from nanohook.sandbox.options import Options
 from tests import books, live, rig
 from tests.process import child, post_mortem
 from tests.process.test_clock import ordered
-from tests.process.upstream import Hold, Odd
+from tests.process.upstream import Always, Hold, Odd
 from tests.process.world import make_ready
 
 PICTURE = rig.picture(256, 256, kind="JPEG")
@@ -69,3 +69,53 @@ async def test_success_clears_a_suspect_and_nobody_else_waits_for_it(tmp_path: p
             assert '"work.died_decoding"' not in third.said
             assert await third.stopped() == 0
     await post_mortem.audit(data_dir)
+
+
+async def test_two_suspects_are_decoded_alone_and_one_after_the_other(tmp_path: pathlib.Path):
+    hold = Hold()
+    upstream = Odd(Options(latency_s=0.05, picture_bytes=PICTURE))
+    ready = await make_ready(tmp_path / "ready")
+    port, data_dir = live.closed_port(), ready.data_dir
+    async with live.serve(upstream) as url:
+        where = {"port": port, "upstream": url}
+        async with child.service(data_dir, **where, stick_at="finish.decoding") as first:
+            for prompt in ("one", "two"):
+                await ordered(port, ready.key, prompt)
+            await live.until(lambda: len(decoded_now(data_dir)) == 2, timeout_s=20)
+            first.process.kill()
+            assert await first.exited() == -signal.SIGKILL
+        async with child.service(data_dir, **where, stick_at="finish.decoding") as second:
+            await live.until(lambda: decoded_now(data_dir), timeout_s=20)
+            # Results of others come meanwhile, and wait with the second suspect.
+            for number, prompt in enumerate(("third", "fourth"), start=1):
+                await ordered(port, ready.key, prompt)
+                await live.until(lambda prompt=prompt: upstream.asked["picture", prompt], timeout_s=20)
+                assert deaths_of_claimed(data_dir) == [None] * number + [0]
+            [culprit] = decoded_now(data_dir)
+            second.process.kill()
+            assert await second.exited() == -signal.SIGKILL
+        upstream.put_before("picture", Always(hold))
+        async with child.service(data_dir, **where) as last:
+            await live.until(lambda: len(deaths_of_claimed(data_dir)) == 3, timeout_s=20)
+            assert deaths_of_claimed(data_dir)[:2] == [None, None]
+            suspects = books.rows(data_dir, "SELECT job_id, suspect_deaths FROM tasks WHERE suspect_deaths >= 0")
+            assert sorted(task["suspect_deaths"] for task in suspects) == [0, 1]
+            assert next(task["job_id"] for task in suspects if task["suspect_deaths"]) == culprit
+            hold.gate.set()
+            for prompt in ("one", "two", "third", "fourth"):
+                await live.until(lambda prompt=prompt: is_completed(data_dir, prompt), timeout_s=20)
+            assert books.rows(data_dir, "SELECT 1 FROM tasks WHERE suspect_deaths IS NOT NULL") == []
+            assert await last.stopped() == 0
+    assert len(upstream.tasks.by_id) == 4
+    await post_mortem.audit(data_dir)
+
+
+def decoded_now(data_dir: pathlib.Path) -> list[str]:
+    """The jobs whose results are being decoded."""
+    return [mark.name.partition(".")[0] for mark in (data_dir / "decoding").iterdir()]
+
+
+def deaths_of_claimed(data_dir: pathlib.Path) -> list[int | None]:
+    """For each result that is claimed, how often the process died while it alone was decoded."""
+    claimed = "SELECT suspect_deaths FROM tasks WHERE step = 'finish' AND held = 1 ORDER BY suspect_deaths"
+    return [task["suspect_deaths"] for task in books.rows(data_dir, claimed)]

@@ -76,6 +76,10 @@ class Odd:
         self.asked: collections.defaultdict[tuple[str, str], list[float]] = collections.defaultdict(list)
         """When each kind came, by prompt; s."""
 
+    def put_before(self, kind: str, *meetings: Meeting) -> None:
+        """Let requests for ``submit``, ``ask`` or ``picture`` meet *meetings* from now on, whatever the prompt."""
+        self._written[kind] = {"": list(meetings)}
+
     def let_through(self, kind: str) -> None:
         """Put nothing before the sandbox any more, for ``submit``, ``ask`` or ``picture``."""
         self._written[kind] = {}

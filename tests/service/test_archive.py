@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from nanohook import clock
-from tests import books, live, rig
+from tests import books, live, raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -193,6 +193,23 @@ def _peak_kb(*, reset=False):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:", 1)[1].split(None, 1)[0])
+
+
+@pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n", "TE: chunked\r\n"])
+async def test_for_a_client_of_http_1_0_the_end_of_the_connection_is_its_end(service, done, more):
+    job_id = await full(service, 3, size=1024 * 1024)
+    key = f"Authorization: {service.client.headers['Authorization']}\r\n"
+    path = f"{PATH}?id={job_id}&id={done[0]['job_id']}"
+    async with raw.opened(service.base) as connection:
+        await connection.send(f"GET {path} HTTP/1.0\r\n{key}{more}\r\n".encode())
+        answer = await connection.answer(timeout_s=20)  # up to the end of the connection
+    assert not {"transfer-encoding", "content-length"} & set(answer.headers)
+    assert answer.headers["connection"] == "close"
+    with opened(answer) as archive:
+        assert sum(each.file_size for each in archive.infolist()[:3]) == 3 * 1024 * 1024
+        assert [archive.read(name) for name in archive.namelist()[3:]] == [
+            (await service.client.get(shown["url"])).content for shown in done[0]["images"]
+        ]
 
 
 @on_linux

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import itertools
+import re
 
 import httpx
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -12,7 +14,9 @@ from nanohook import clock
 from nanohook.cli import people
 from nanohook.database import Lane
 from nanohook.flow import accounts as flow
+from nanohook.rules import words
 from nanohook.web import credentials, pages
+from nanohook.web.dashboard import PROJECTS
 from tests import rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,6 +35,8 @@ FOREIGN = {
     "odd bytes": "Bearer \xfc\xff",
 }
 NUMBERS = itertools.count()
+CURES = ["NANOHOOK_TRUSTED_PROXIES", "NANOHOOK_PUBLIC_URL"]
+"""The settings that say which pages are our own."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -296,8 +302,21 @@ async def test_a_refused_write_names_the_settings_that_cure_it(service):
         for headers in ({}, {"Origin": "https://pictures.example"}):
             answer = await client.post("/api/auth/login", json={}, headers=headers)
             detail = refused(answer, 403, "wrong_origin")
-            assert "NANOHOOK_TRUSTED_PROXIES" in detail
-            assert "NANOHOOK_PUBLIC_URL" in detail
+            assert set(CURES) <= set(re.findall(r"NANOHOOK_\w+", detail))
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+async def test_so_does_every_page_that_writes(service, language):
+    async with guest(service) as nobody, browser(service) as somebody:
+        project = (await somebody.post("/api/projects", json={"name": "Kites"})).json()
+        writing = [pages.STUDIO, PROJECTS, f"{PROJECTS}/{project['project_id']}"]
+        doors = ["/login", "/verify-email?token=x"]
+        for client, paths in ((nobody, doors), (somebody, writing)):
+            for path in paths:
+                answer = await client.get(path, headers={"Accept-Language": language})
+                assert answer.status_code == 200, path
+                texts = orjson.loads(re.search("data-texts='([^']*)'", answer.text)[1])
+                assert re.findall(r"NANOHOOK_\w+", texts["wrong_origin"]) == CURES, path
 
 
 @pytest.mark.parametrize(

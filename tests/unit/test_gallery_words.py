@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nanohook.rules import gallery_words
+from nanohook.rules import gallery_words, page_words
 
 _GROUPS = {name: value for name, value in vars(gallery_words).items() if isinstance(value, dict) and "fr" in value}
 _FILLED_IN = re.compile(r"\{\w+\}")
@@ -18,6 +18,15 @@ def test_every_text_is_there_in_both_languages_with_the_same_places_to_fill(grou
         assert set(_FILLED_IN.findall(text)) == set(_FILLED_IN.findall(texts["fr"][name])), name
 
 
-def test_no_script_finds_two_texts_under_one_name():
-    for own in (gallery_words.PROJECTS_SCRIPT, gallery_words.GALLERY_SCRIPT):
-        assert set(own["en"]) & set(gallery_words.SAID["en"]) == set()
+@pytest.mark.parametrize(
+    "groups",
+    [
+        (page_words.SCRIPTS, page_words.STUDIO_SCRIPT),
+        (page_words.SCRIPTS, page_words.DOORS_SCRIPT),
+        (page_words.SCRIPTS, gallery_words.SAID, gallery_words.PROJECTS_SCRIPT),
+        (page_words.SCRIPTS, gallery_words.SAID, gallery_words.GALLERY_SCRIPT),
+    ],
+    ids=["studio", "doors", "projects", "gallery"],
+)
+def test_no_script_finds_two_texts_under_one_name(groups):
+    assert len(page_words.of("en", *groups)) == sum(len(group["en"]) for group in groups)

@@ -75,6 +75,8 @@ def test_all_problems_come_together_by_name_and_without_values(monkeypatch):
         ("NANOHOOK_ALLOWED_ORIGINS", "*"),
         ("NANOHOOK_JOB_DEADLINE_S", "inf"),
         ("NANOHOOK_RECONCILE_EVERY_S", "nan"),
+        ("NANOHOOK_KEEP_ALIVE_S", "0.5"),
+        ("NANOHOOK_KEEP_ALIVE_S", "3601"),
         ("NANOHOOK_RATE_WRITE", "0/second"),
         ("NANOHOOK_UPSTREAM_RATE", "0/minute"),
         ("NANOHOOK_RATE_WRITE", "30/10 seconds; 100/minute"),

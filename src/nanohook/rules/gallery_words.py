@@ -158,13 +158,10 @@ SAID: Final[Texts] = {
         "no_network": "The service does not answer. Try again.",
         "signed_out": "You are signed out. Sign in in another tab, then try again.",
         "unverified": "Confirm your e-mail address first: open the link in the mail that was sent to you.",
-        "too_many": "That was a lot at once. Try again in {seconds} s.",
         "disk_full": "There is no room for new pictures at the moment. Try again later.",
         "quota": "You keep too many pictures that were never generated. Generate or delete some, then try again.",
-        "wrong_origin": "This address is not set up yet. The operator sets NANOHOOK_PUBLIC_URL.",
         "unavailable": "The service is busy. Try again.",
         "gone": "It is not here any more: somebody deleted it.",
-        "unknown": "Something went wrong on our side. Try again; if it stays, tell the operator: {id}",
     },
     "fr": {
         "pictures_one": "1 image",
@@ -177,13 +174,10 @@ SAID: Final[Texts] = {
         "no_network": "Le service ne répond pas. Réessayez.",
         "signed_out": "Vous êtes déconnecté. Connectez-vous dans un autre onglet, puis réessayez.",
         "unverified": "Confirmez d'abord votre adresse e-mail : ouvrez le lien du message qui vous a été envoyé.",
-        "too_many": "C'était beaucoup d'un coup. Réessayez dans {seconds} s.",
         "disk_full": "Il n'y a plus de place pour de nouvelles images. Réessayez plus tard.",
         "quota": "Vous gardez trop d'images jamais générées. Générez ou supprimez-en, puis réessayez.",
-        "wrong_origin": "Cette adresse n'est pas encore configurée. L'exploitant règle NANOHOOK_PUBLIC_URL.",
         "unavailable": "Le service est occupé. Réessayez.",
         "gone": "Ce n'est plus là : quelqu'un l'a supprimé.",
-        "unknown": "Un problème est survenu chez nous. Réessayez ; sinon dites à l'exploitant : {id}",
     },
 }
 """What the scripts of both pages say."""

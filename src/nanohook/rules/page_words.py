@@ -34,6 +34,22 @@ SHELL: Final[Texts] = {
 }
 """What every page has."""
 
+SCRIPTS: Final[Texts] = {
+    "en": {
+        "too_many": "That was a lot at once. Try again in {seconds} s.",
+        "wrong_origin": "This address isn’t set up yet. Whoever runs this service must set "
+        "NANOHOOK_TRUSTED_PROXIES or NANOHOOK_PUBLIC_URL.",
+        "unknown": "Something went wrong on our side. Try again; if it stays, tell the operator: {id}",
+    },
+    "fr": {
+        "too_many": "C'était beaucoup d'un coup. Réessayez dans {seconds} s.",
+        "wrong_origin": "Cette adresse n’est pas encore configurée. L’administrateur doit définir "
+        "NANOHOOK_TRUSTED_PROXIES ou NANOHOOK_PUBLIC_URL.",
+        "unknown": "Un problème est survenu chez nous. Réessayez ; sinon dites à l'exploitant : {id}",
+    },
+}
+"""What every page's script says."""
+
 STUDIO: Final[Texts] = {
     "en": {
         "lead": "Say what to change. It comes back in exactly the same size.",
@@ -121,16 +137,13 @@ STUDIO_SCRIPT: Final[Texts] = {
         "no_network": "The service does not answer. Your picture and text are still here: try again.",
         "signed_out": "You are logged out. Log in in another tab, then try again: all of this stays here.",
         "unverified": "Confirm your e-mail address first: open the link in the mail that was sent to you.",
-        "too_many": "That was a lot at once. Try again in {seconds} s.",
         "no_api_key": "There is no NanoBanana key yet. The operator sets NANOBANANA_API_KEY.",
         "no_public_url": "NanoBanana cannot reach this service. The operator sets NANOHOOK_PUBLIC_URL.",
         "disk_full": "There is no room for new pictures at the moment. Try again later.",
         "quota": "You keep too many pictures that were never generated. Generate or delete some, then try again.",
-        "wrong_origin": "This address is not set up yet. The operator sets NANOHOOK_PUBLIC_URL.",
         "unavailable": "The service is busy. Your picture and text are still here: try again.",
         "gone": "This picture is no longer kept. Choose it again.",
         "deleted": "This picture was deleted.",
-        "unknown": "Something went wrong on our side. Try again; if it stays, tell the operator: {id}",
         "place": "place {n} in line",
         "kept": "NanoBanana had already started: the picture will be kept for you.",
         "kept_if_begun": "If NanoBanana has already started, the picture will be kept for you.",
@@ -163,16 +176,13 @@ STUDIO_SCRIPT: Final[Texts] = {
         "no_network": "Le service ne répond pas. Image et texte sont toujours là : réessayez.",
         "signed_out": "Vous êtes déconnecté. Connectez-vous dans un autre onglet et réessayez : tout reste ici.",
         "unverified": "Confirmez d'abord votre adresse : ouvrez le lien du message qui vous a été envoyé.",
-        "too_many": "C'était beaucoup d'un coup. Réessayez dans {seconds} s.",
         "no_api_key": "Il n'y a pas encore de clé NanoBanana. L'exploitant règle NANOBANANA_API_KEY.",
         "no_public_url": "NanoBanana ne peut pas joindre ce service. L'exploitant règle NANOHOOK_PUBLIC_URL.",
         "disk_full": "Il n'y a plus de place pour de nouvelles images. Réessayez plus tard.",
         "quota": "Vous gardez trop d'images jamais générées. Générez ou supprimez-en, puis réessayez.",
-        "wrong_origin": "Cette adresse n'est pas encore configurée. L'exploitant règle NANOHOOK_PUBLIC_URL.",
         "unavailable": "Le service est occupé. Image et texte sont toujours là : réessayez.",
         "gone": "Cette image n'est plus gardée. Choisissez-la à nouveau.",
         "deleted": "Cette image a été supprimée.",
-        "unknown": "Un problème est survenu chez nous. Réessayez ; sinon dites à l'exploitant : {id}",
         "place": "place {n} dans la file",
         "kept": "NanoBanana avait déjà commencé\N{NO-BREAK SPACE}: l’image sera gardée pour vous.",
         "kept_if_begun": "Si NanoBanana a déjà commencé, l’image sera gardée pour vous.",
@@ -301,13 +311,10 @@ DOORS_SCRIPT: Final[Texts] = {
         "password_bad": "This password cannot be used. Choose another one.",
         "bad_credentials": "Address and password do not fit. Check both, or choose a new password.",
         "not_kept": "Your browser did not keep the login. Allow cookies here, or open this page with https://.",
-        "wrong_origin": "This address is not set up yet. The operator sets NANOHOOK_PUBLIC_URL.",
         "registration_closed": "Registration is closed. Ask the operator of this service for an account.",
         "token_invalid": "This link was used already, or is too old. Ask for a new one.",
-        "too_many": "That was a lot at once. Try again in {seconds} s.",
         "unavailable": "The service is busy. Try again in a moment.",
         "no_network": "The service does not answer. What you typed is still here: try again.",
-        "unknown": "Something went wrong on our side. Try again; if it stays, tell the operator: {id}",
     },
     "fr": {
         "email_bad": "Entrez une adresse e-mail entière, comme ada@example.org.",
@@ -317,13 +324,10 @@ DOORS_SCRIPT: Final[Texts] = {
         "password_bad": "Ce mot de passe ne peut pas servir. Choisissez-en un autre.",
         "bad_credentials": "Adresse et mot de passe ne vont pas ensemble. Vérifiez-les, ou changez celui-ci.",
         "not_kept": "Votre navigateur n'a pas gardé la connexion. Autorisez les cookies, ou venez en https://.",
-        "wrong_origin": "Cette adresse n'est pas encore configurée. L'exploitant règle NANOHOOK_PUBLIC_URL.",
         "registration_closed": "Les inscriptions sont fermées. Demandez un compte à l'exploitant de ce service.",
         "token_invalid": "Ce lien a déjà servi, ou est trop ancien. Demandez-en un nouveau.",
-        "too_many": "C'était beaucoup d'un coup. Réessayez dans {seconds} s.",
         "unavailable": "Le service est occupé. Réessayez dans un instant.",
         "no_network": "Le service ne répond pas. Ce que vous avez tapé est toujours là : réessayez.",
-        "unknown": "Un problème est survenu chez nous. Réessayez ; sinon dites à l'exploitant : {id}",
     },
 }
 """What can be wrong with what they type."""

@@ -53,7 +53,7 @@ async def _page(
 ) -> Response:
     language = pages.language_of(call.request)
     filled = pages.bounds(call.parts.settings)
-    spoken = () if said is None else (gallery_words.SAID, said)
+    spoken = () if said is None else (page_words.SCRIPTS, gallery_words.SAID, said)
     return pages.page(
         call.request,
         name,

@@ -141,6 +141,6 @@ def _door(request: Request, name: str, *, status: int = 200, **shown: Any) -> Re
         name,
         status=status,
         texts=page_words.of(language, page_words.DOORS),
-        said=page_words.of(language, page_words.DOORS_SCRIPT),
+        said=page_words.of(language, page_words.SCRIPTS, page_words.DOORS_SCRIPT),
         **shown,
     )

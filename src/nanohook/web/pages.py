@@ -70,7 +70,7 @@ async def studio(call: Call) -> Response:
         call.request,
         "studio.html",
         texts=page_words.of(language, page_words.STUDIO, page_words.STUDIO_SCRIPT, filled=filled),
-        said=page_words.of(language, page_words.STUDIO_SCRIPT, filled=filled),
+        said=page_words.of(language, page_words.SCRIPTS, page_words.STUDIO_SCRIPT, filled=filled),
         stages=stages(language),
         held=held(language),
         most_bytes=settings.max_upload_bytes,
