@@ -33,7 +33,7 @@ class Decoder:
         # Whoever waits has a place of those who upload or finish, and no more than these.
         self._waiting: FairQueue[_Turn] = FairQueue(max_of_one=sys.maxsize, max_of_all=sys.maxsize)
         self._next: _Turn | None = None
-        """Whose turn it is; nobody passes it by while it waits for room."""
+        """Whose turn it is; nobody passes it by while it waits for memory."""
 
     async def run(
         self, owner_id: str, memory_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -75,7 +75,7 @@ class Decoder:
 
     def _serve(self) -> None:
         """Let those in whose turn it is, as far as there is room."""
-        while self._next is not None or self._waiting:
+        while self._running < self._number and (self._next is not None or self._waiting):
             if self._next is None:
                 _, self._next = self._waiting.pop()
             if not self._next.come.done():  # else they have gone away
@@ -88,8 +88,7 @@ class Decoder:
 
     def _fits(self, memory_bytes: int) -> bool:
         # One that is larger than the bound alone still gets its turn, when nothing else runs.
-        is_room = self._in_flight == 0 or self._in_flight + memory_bytes <= MAX_MEMORY_BYTES
-        return is_room and self._running < self._number
+        return self._in_flight == 0 or self._in_flight + memory_bytes <= MAX_MEMORY_BYTES
 
 
 class _Turn(NamedTuple):

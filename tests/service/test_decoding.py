@@ -58,3 +58,37 @@ async def test_an_error_of_the_work_is_the_callers_and_frees_its_memory(decoder)
         with pytest.raises(ValueError, match="broken"):
             await decoder.run("ada", MAX_MEMORY_BYTES, fail)
     assert await decoder.run("ada", MAX_MEMORY_BYTES, lambda: 1) == 1
+
+
+async def test_people_take_turns():
+    alone, go, started = Decoder(number=1), threading.Event(), []
+
+    def work(name):
+        started.append(name)
+        go.wait(10)
+
+    names = ["ada 1", "ada 2", "ada 3", "eve 1"]
+    running = []
+    for name in names:
+        running.append(asyncio.create_task(alone.run(name[:3], 1, work, name)))
+        await asyncio.sleep(0)
+    await live.until(lambda: started == ["ada 1"])
+    go.set()
+    await asyncio.gather(*running)
+    alone.close()
+    assert started == ["ada 1", "ada 2", "eve 1", "ada 3"]
+
+
+async def test_no_more_are_let_in_than_there_are_threads(decoder):
+    go, started = threading.Event(), []
+
+    def work():
+        started.append(1)
+        go.wait(10)
+
+    running = [asyncio.create_task(decoder.run("ada", 0, work)) for _ in range(9)]
+    await live.until(lambda: len(started) == 4)
+    assert decoder._pool._work_queue.qsize() == 0
+    go.set()
+    await asyncio.gather(*running)
+    assert len(started) == 9

@@ -1226,3 +1226,22 @@ async def test_no_query_is_logged_or_told(site, fetcher, caplog):
     error = await failure(fetcher(), site.url("/x.jpg?sig=secret"))
     assert "secret" not in "".join(traceback.format_exception_only(error))
     assert not [record for record in caplog.records if record.name.startswith("httpx")]
+
+
+async def test_downloads_that_hang_fill_small_pools_and_the_next_is_not_behind_them(site, fetcher):
+    go_on = asyncio.Event()
+
+    async def hang(_):
+        await go_on.wait()
+
+    site.answers["/hang.jpg"] = hang
+    async with fetcher() as it, asyncio.timeout(60):
+        hanging = [asyncio.create_task(failure(it, site.url("/hang.jpg"))) for _ in range(40)]
+        await live.until(lambda: site.connections == 40)
+        full, *rest = [pool.busy for pool in it._transport._pools]
+        assert full == pinned.POOL_CONNECTIONS
+        assert sum(rest) == 40 - full
+        assert await got(it, site.url()) == PICTURE
+        go_on.set()
+        await asyncio.gather(*hanging)
+        assert not any(pool.busy for pool in it._transport._pools)

@@ -349,3 +349,26 @@ async def test_options_of_the_whole_server_tell_that_it_is_there(request_, statu
             assert answer.headers["x-request-id"]
             assert b"OPTIONS" in answer.headers["allow"].encode()
         assert await closed(connection) == b""
+
+
+async def test_many_requests_in_one_packet_keep_nobody_else_waiting():
+    async def answer(_: Request) -> Response:
+        return Response("ok")
+
+    number = 200
+    async with (
+        raw.serving(Starlette(routes=[Route("/", answer)])) as (base, _),
+        raw.opened(base) as many,
+        raw.opened(base) as one,
+    ):
+        await many.send((b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") * number)
+        for _ in range(20):
+            await one.begin("GET", "/", {})
+            assert (await one.answer(timeout_s=PATIENCE_S)).status_code == 200
+        # Each waits for the one before it, and a little longer than whoever asks for one at a time.
+        before = (await many.some(2**20)).count(b"200 OK")
+        assert before < number / 2
+        seen = before
+        while seen < number:
+            seen += (await many.some(2**20, timeout_s=PATIENCE_S)).count(b"200 OK")
+        assert seen == number

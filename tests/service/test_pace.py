@@ -16,14 +16,15 @@ async def waiting(line, *names):
     sent = []
 
     ways = {
-        "submit": lambda: line.submit("ada"),
-        "ask": line.ask,
-        "deadline": lambda: line.ask(is_for_deadline=True),
+        "submit": lambda whose: line.submit(whose or "ada"),
+        "ask": lambda _: line.ask(),
+        "deadline": lambda _: line.ask(is_for_deadline=True),
+        "check": line.check,
     }
 
     async def go(name):
         kind, _, whose = name.partition(" ")
-        await (ways[kind]() if kind in ways else line.check(whose))
+        await ways[kind](whose)
         sent.append(name)
 
     running = []
@@ -127,7 +128,7 @@ async def test_whoever_asks_for_many_delays_nobody_elses_question():
     async with waiting(line, *many, "check eve") as (sent, running):
         # One more of hers is not even taken: what is known has to do for an answer.
         assert await line.check("ada") is False
-        line._amount, line._taken = 2, type(line._taken)(maxlen=2)
+        line._amount = len(line._taken) + 2
         line._serve()
         await running[-1]
         assert sent == ["check ada", "check eve"]
@@ -150,3 +151,45 @@ async def test_all_people_together_have_a_bound():
     line.close()
     with pytest.raises(errors.Unavailable):
         await line.check("ada")
+
+
+async def test_people_take_turns_at_submits():
+    line = pace.Pace("1/minute")
+    await line.submit("ada")
+    async with waiting(line, *["submit ada"] * 3, "submit eve", "submit joe") as (sent, running):
+        line._amount = 100
+        line._serve()
+        await asyncio.gather(*running)
+    assert sent == ["submit ada", "submit eve", "submit joe", "submit ada", "submit ada"]
+
+
+async def test_who_is_alone_has_the_whole_window_at_once():
+    line = pace.Pace("20/minute")
+    async with asyncio.timeout(5):
+        for _ in range(20):
+            await line.submit("ada")
+
+
+async def test_while_others_are_here_a_burst_leaves_them_most_of_the_window():
+    line = pace.Pace("20/minute")
+    await line.submit("eve")
+    async with waiting(line, *["submit ada"] * 19) as (sent, _):
+        await asyncio.sleep(0)
+        assert sent == ["submit ada"] * 5
+        # The rest is spread evenly: three seconds from one to the next.
+        now = asyncio.get_running_loop().time()
+        [until] = line._held_back(now).values()
+        assert now < until <= now + 60 / 20
+        # Whoever comes next does not wait for the window.
+        async with asyncio.timeout(5):
+            for _ in range(5):
+                await line.submit("joe")
+                await line.ask()
+        assert sent == ["submit ada"] * 5
+
+
+async def test_what_is_held_back_goes_out_when_its_time_has_come():
+    line = pace.Pace("20/second")
+    await line.submit("eve")
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(line.submit("ada") for _ in range(40)))
