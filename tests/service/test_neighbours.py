@@ -204,7 +204,7 @@ async def test_twenty_searches_at_once_of_one_person_are_all_answered(ada):
     [
         (Lane.SEARCH, "/api/images?q=x"),
         (Lane.SEARCH, "/api/deliveries?since=2026-01-01T00:00:00Z"),
-        (Lane.PAGE, "/api/images"),
+        (Lane.PAGE, "/api/images?limit=200"),
         (Lane.PAGE, "/api/projects"),
         (Lane.PAGE, "/api/credits"),
         (Lane.PAGE, "/api/stats"),

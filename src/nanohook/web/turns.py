@@ -8,7 +8,7 @@ from typing import Final
 from nanohook import errors
 from nanohook.fair_queue import FairQueue
 
-MAX_WAITING_OF_ONE: Final = 8
+MAX_WAITING_OF_ONE: Final = 32
 """Requests of one person that wait for a turn; a browser has six connections."""
 MAX_WAITING: Final = 512
 """Requests of everybody that wait for a turn."""
