@@ -299,7 +299,7 @@ async def _parts(
 ) -> parts.Parts:
     """Build what the web side stands on."""
     tokens = signing.Tokens(await signing_keys.load(settings, opened))
-    decoder = Decoder(number=max(2, os.cpu_count() or 1))
+    decoder = Decoder(max_threads=max(2, os.cpu_count() or 1))
     stack.callback(decoder.close)
     passwords = await asyncio.to_thread(Passwords)
     stack.callback(passwords.close)

@@ -1,6 +1,7 @@
 """A queue in which people take turns: round robin between them, first come first served within one's own."""
 
 import collections
+import sys
 from collections.abc import Collection, Container, Iterator
 from typing import Final, Generic, TypeVar
 
@@ -14,11 +15,11 @@ class FairQueue(Generic[T]):
     Things that wait, by whose they are.
 
     Args:
-        max_of_one: Things of one person.
+        max_of_one: Things of one person; without it others see to it that there are few.
         max_of_all: Things of everybody together.
     """
 
-    def __init__(self, *, max_of_one: int, max_of_all: int) -> None:
+    def __init__(self, *, max_of_one: int = sys.maxsize, max_of_all: int = sys.maxsize) -> None:
         self._max_of_one: Final = max_of_one
         self._max_of_all: Final = max_of_all
         self._of: dict[str, collections.deque[T]] = {}

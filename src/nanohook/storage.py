@@ -104,7 +104,7 @@ class Storage:
             putting = (
                 obstore.put_async(self._store, key, body, use_multipart=False) for key, body in bodies.items()
             )
-            # All of them have ended when this returns: what is removed then does not come back.
+            # Unless this is canceled all of them have ended then: what is removed does not come back.
             for refused in await asyncio.gather(*putting, return_exceptions=True):
                 if isinstance(refused, BaseException):
                     raise refused

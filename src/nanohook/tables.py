@@ -22,6 +22,7 @@ from sqlalchemy import (
 from nanohook.rules import credit, job, status
 
 _UPLOAD_COLUMNS = ("owner_id", "deleted_at", "purged_at", "upload_bytes")
+_LISTED_BY = ("owner_id", "owner_id status", "owner_id project_id", "owner_id project_id status", "status")
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -218,13 +219,7 @@ jobs = Table(
     # Lists are newest first; ids are UUIDv7, so their order is that of creation. Deleted jobs are in none of them.
     *(
         Index(f"ix_jobs_{'_'.join(names)}", *names, sqlite_where=text("deleted_at IS NULL"))
-        for names in (
-            ("owner_id", "id"),
-            ("owner_id", "status", "id"),
-            ("owner_id", "project_id", "id"),
-            ("owner_id", "project_id", "status", "id"),
-            ("status", "id"),
-        )
+        for names in ([*each.split(), "id"] for each in _LISTED_BY)
     ),
     # As of covers: "upload_bytes" is summed up without a look at the rows.
     Index("ix_jobs_upload", *_UPLOAD_COLUMNS, sqlite_where=text("upload_bytes IS NOT NULL AND purged_at IS NULL")),

@@ -6,7 +6,10 @@ import threading
 from typing import Final
 
 NICENESS: Final = 5
-"""They get a third of the time that those get who answer, and no less: a busy machine holds up nobody for long."""
+"""
+A third of the weight of those that answer (335 to 1,024). Not less: such a thread may hold the interpreter, and is
+waited for then, and on a busy machine people wait for their pictures. Source: sched(7), ``sched_prio_to_weight``.
+"""
 
 
 def be_nice() -> None:

@@ -11,7 +11,7 @@ from tests import live
 
 @pytest.fixture
 def decoder():
-    made = Decoder(number=4)
+    made = Decoder(max_threads=4)
     yield made
     made.close()
 
@@ -61,7 +61,7 @@ async def test_an_error_of_the_work_is_the_callers_and_frees_its_memory(decoder)
 
 
 async def test_people_take_turns():
-    alone, go, started = Decoder(number=1), threading.Event(), []
+    alone, go, started = Decoder(max_threads=1), threading.Event(), []
 
     def work(name):
         started.append(name)

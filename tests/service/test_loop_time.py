@@ -22,10 +22,19 @@ async def nothing():
     return "done"
 
 
+async def run(shared, whose, work):
+    """Ask for something as a route does."""
+    try:
+        await shared.wait(whose)
+        return await shared.measure(whose, work)
+    finally:
+        work.close()
+
+
 async def held_up(shared, whose):
     """Ask for *whose*; tell how long it took."""
     began = time.monotonic()
-    assert await shared.run(whose, nothing()) == "done"
+    assert await run(shared, whose, nothing()) == "done"
     return time.monotonic() - began
 
 
@@ -37,19 +46,19 @@ async def test_who_is_alone_waits_for_nothing(shared):
     overdraw(shared, "ada", wait_s=MAX_WAIT_S)
     async with asyncio.timeout(5):
         for _ in range(200):
-            await shared.run("ada", nothing())
+            await run(shared, "ada", nothing())
 
 
 async def test_while_others_are_here_whoever_took_too_much_waits_and_they_do_not(shared):
     overdraw(shared, "ada")
-    await shared.run("eve", nothing())
+    await run(shared, "eve", nothing())
     waits = asyncio.create_task(held_up(shared, "ada"))
     async with asyncio.timeout(5):
         for _ in range(50):
-            await shared.run("eve", nothing())
+            await run(shared, "eve", nothing())
         assert not waits.done()
         assert await waits >= WAIT_S * 0.9
-    await shared.run("eve", nothing())
+    await run(shared, "eve", nothing())
     # It is even then, and there is a lead again with time.
     assert shared._even_at["ada"] <= time.monotonic() + LEAD_S + 0.1
 
@@ -67,29 +76,44 @@ async def test_what_the_steps_of_a_request_take_counts_and_what_they_wait_for_do
                 pass
             await asyncio.sleep(0.1)
 
-    await shared.run("ada", work())
+    await run(shared, "ada", work())
     took_s = (shared._even_at["ada"] - time.monotonic()) * SHARE_OF_ONE
     # As much as was worked, less what has become even meanwhile; waiting alone was 0.3 s.
     assert 0.03 <= took_s < 0.2
 
 
-async def test_a_thread_counts_in_part(shared):
-    async with shared.beside("ada"):
-        await asyncio.sleep(0.2)
-    took_s = (shared._even_at["ada"] - time.monotonic()) * SHARE_OF_ONE
-    assert took_s >= 0.2 * loop_time.BESIDE_PART * 0.9
+async def test_what_a_thread_does_counts_in_part_and_what_it_waits_for_does_not(shared):
+    meter = shared.thread_meter("ada")
 
+    def work():
+        with meter():
+            time.sleep(0.2)
+            until = time.thread_time() + 0.1
+            while time.thread_time() < until:
+                pass
 
-async def test_more_requests_than_may_wait_are_refused(shared):
-    overdraw(shared, "ada", wait_s=MAX_WAIT_S)
-    await shared.run("eve", nothing())
-    waiting = [asyncio.create_task(shared.run("ada", nothing())) for _ in range(MAX_WAITING_OF_ONE)]
+    await asyncio.to_thread(work)
     await asyncio.sleep(0)
-    with pytest.raises(errors.TooMany):
-        await shared.run("ada", nothing())
-    for each in waiting:
-        each.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    took_s = (shared._even_at["ada"] - time.monotonic()) * SHARE_OF_ONE
+    assert 0.1 * loop_time.THREAD_PART * 0.8 <= took_s < 0.2 * loop_time.THREAD_PART
+
+
+async def test_more_requests_than_may_wait_are_refused_and_no_sooner_than_others_are_answered(shared):
+    overdraw(shared, "ada")
+    await run(shared, "eve", nothing())
+    began, ended = time.monotonic(), []
+
+    async def ask():
+        try:
+            return await run(shared, "ada", nothing())
+        except errors.TooMany:
+            return "refused"
+        finally:
+            ended.append(time.monotonic() - began)
+
+    found = await asyncio.gather(*(ask() for _ in range(MAX_WAITING_OF_ONE + 20)))
+    assert (found.count("done"), found.count("refused")) == (MAX_WAITING_OF_ONE, 20)
+    assert min(ended) >= WAIT_S * 0.9
     assert not shared._waiting
 
 
@@ -99,7 +123,7 @@ async def test_errors_results_and_cancellation_are_the_works_own(shared):
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await shared.run("ada", fails())
+        await run(shared, "ada", fails())
     seen = []
 
     async def waits():
@@ -110,7 +134,7 @@ async def test_errors_results_and_cancellation_are_the_works_own(shared):
             await asyncio.sleep(0)
             raise
 
-    running = asyncio.create_task(shared.run("ada", waits()))
+    running = asyncio.create_task(run(shared, "ada", waits()))
     await asyncio.sleep(0.01)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -123,7 +147,7 @@ async def test_errors_results_and_cancellation_are_the_works_own(shared):
                 await asyncio.sleep(60)
         return "went on"
 
-    assert await shared.run("ada", in_time()) == "went on"
+    assert await run(shared, "ada", in_time()) == "went on"
 
 
 async def test_of_many_people_those_who_are_even_are_forgotten(shared):

@@ -390,7 +390,7 @@ async def test_a_page_has_a_megabyte_at_most_and_leads_on_without_a_gap(service)
         found, cursor = [], {}
         while True:
             answer = await whole(one, limit=200, **cursor)
-            assert len(answer.content) <= paging.LARGEST_BYTES
+            assert len(answer.content) <= paging.MAX_PAGE_BYTES
             page = answer.json()
             assert 100 < len(page["images"]) < 200 or page["next_cursor"] is None
             found += [job["job_id"] for job in page["images"]]
@@ -414,7 +414,7 @@ async def test_a_history_has_a_megabyte_at_most_too(service):
         seen, cursor = [], {}
         while cursor.get("cursor", 0) is not None:
             answer = await one.client.get(f"/api/images/{job_id}/history", params={"limit": 200, **cursor})
-            assert len(answer.content) <= paging.LARGEST_BYTES
+            assert len(answer.content) <= paging.MAX_PAGE_BYTES
             seen += [event["id"] for event in answer.json()["events"]]
             cursor = {"cursor": answer.json()["next_cursor"]}
         assert len(seen) == len(set(seen)) == 150
@@ -653,7 +653,7 @@ async def test_a_check_that_waits_for_its_turn_keeps_nobody_elses_question(tmp_p
         # The rate is used up, for longer than anybody waits.
         now = asyncio.get_running_loop().time()
         pace._amount, pace._window_s = 1, 60.0
-        pace._taken.append((now, None))
+        pace._taken.append((now, ""))
         ask = [
             asyncio.create_task(service.client.post("/api/check-generation-status", json={"imageId": job_id}))
             for job_id in made

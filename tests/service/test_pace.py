@@ -123,7 +123,7 @@ async def test_peoples_questions_have_their_share_of_one_place_in_four_beside_su
 
 async def test_whoever_asks_for_many_delays_nobody_elses_question():
     line = pace.Pace("1/minute")
-    await line.submit("ada")
+    await line.submit("joe")
     many = ["check ada"] * pace.MAX_CHECKS_OF_ONE
     async with waiting(line, *many, "check eve") as (sent, running):
         # One more of hers is not even taken: what is known has to do for an answer.
@@ -193,3 +193,17 @@ async def test_what_is_held_back_goes_out_when_its_time_has_come():
     await line.submit("eve")
     async with asyncio.timeout(20):
         await asyncio.gather(*(line.submit("ada") for _ in range(40)))
+
+
+async def test_questions_leave_others_most_of_the_window_too():
+    line = pace.Pace("20/minute")
+    await line.submit("eve")
+    async with waiting(line, *["check ada"] * pace.MAX_CHECKS_OF_ONE) as (sent, _):
+        await asyncio.sleep(0)
+        assert sent == ["check ada"] * 5
+        async with asyncio.timeout(5):
+            await line.submit("eve")
+            await line.ask("joe")
+            # Those that are nobody's are never held back.
+            for _ in range(8):
+                await line.ask()

@@ -28,7 +28,10 @@ _LONE_LF: Final = re.compile(rb"(?<!\r)\n")
 _SMALL_BYTES: Final = 64 * 1024
 """A rest of a body that is read though nobody wants it: the connection can then be used again."""
 PIPELINED_S: Final = 0.02
-"""From an answer to a request that was sent before it: hundreds in one packet keep nobody else waiting."""
+"""
+From an answer to a request that came before it (pipelining): hundreds in one packet keep nobody else waiting. A
+client that waits for each answer loses nothing: its next request comes a round trip later.
+"""
 _END_S: Final = 15 * 60.0
 """How long a client may go on sending after its last answer: as long as an upload may take, on a slow line."""
 
@@ -156,7 +159,7 @@ class Connection(FlowControl):
 
     def abort_if_begun(self) -> None:
         """Cut the connection, unless its request can still be refused: no word of the answer has been said."""
-        if self._exchange is None or self._exchange.has_started:
+        if self._exchange is None or self._exchange.is_out:
             self.cut()
 
     def give_up(self, owed: Owes) -> None:
@@ -220,7 +223,6 @@ class Connection(FlowControl):
         if self._left:
             self._wait(Owes.HEAD)  # the rest of a small body that the answer did not wait for
         elif self._unread:
-            # Whoever waits for an answer before the next request is as slow as the way there and back.
             self._loop.call_later(PIPELINED_S, self._go_on)
         elif self._is_half_closed:
             self.close()
@@ -246,6 +248,8 @@ class Connection(FlowControl):
         if data and self._exchange is None and not self._transport.is_closing():
             self._keep(b"")
             self._take(data)
+            if self._exchange is None and self._owes is None:
+                self._wait(Owes.NEXT_REQUEST)  # it was a line too many behind a body, and no more
             self.resume_reading()
 
     def _take(self, data: bytes) -> None:
@@ -363,7 +367,7 @@ class Connection(FlowControl):
         exchange.is_disconnected = True
         exchange.body.clear()
         exchange.news()
-        return exchange.has_started
+        return exchange.is_out
 
     def _part(self, *, is_read: bool) -> None:
         """Close; if not all that was sent *is_read*, only after a while: a reset would take the answer with it."""

@@ -138,12 +138,18 @@ class Exchange:
             logger.exception("http.crashed")
         if self.is_complete or self.is_disconnected:
             return
-        if self.has_started:
+        if self.is_out:
             self._wire.abort()
             return
+        self._head, self.has_started, self.keep_alive = b"", False, False
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_CRASHED))]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": _CRASHED})
+
+    @property
+    def is_out(self) -> bool:
+        """The client has been sent a part of the answer, if only its head: nothing else can be said."""
+        return self.has_started and not self._head
 
     def news(self) -> None:
         """More of the body is there, or its end, or that of the connection."""

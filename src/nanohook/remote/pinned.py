@@ -20,9 +20,6 @@ from nanohook.rules.downloads import DownloadFailed, Outcome
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to IP addresses as text; raises ``OSError`` where the name is not known."""
 
-MAX_CONNECTIONS: Final = 256
-"""Open at one time: as many downloads may run."""
-
 POOL_CONNECTIONS: Final = 16
 """Of one pool."""
 
@@ -143,11 +140,12 @@ class PinnedTransport:
     Sends requests over connections that come through *door*.
 
     A pool looks through all its connections when a request begins and when it ends, and most of them may be to
-    hosts that hang: so there are many small ones, of which the first that has room is used.
+    hosts that hang: so there are as many small ones as are needed, of which the first that has room is used.
     """
 
     def __init__(self, door: Door, tls: ssl.SSLContext) -> None:
-        self._pools: Final = [_Pool(door, tls) for _ in range(MAX_CONNECTIONS // POOL_CONNECTIONS)]
+        self._make: Final = functools.partial(_Pool, door, tls)
+        self._pools: Final = [self._make()]
 
     @contextlib.asynccontextmanager
     async def stream(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
@@ -157,14 +155,20 @@ class PinnedTransport:
         Raises:
             TransportError: There is no answer.
         """
-        # The first that has room; if none has, where the fewest wait.
-        pool = min(self._pools, key=lambda each: max(0, each.busy - POOL_CONNECTIONS + 1))
+        pool = next((each for each in self._pools if each.busy < POOL_CONNECTIONS), None)
+        if pool is None:
+            pool = self._make()
+            self._pools.append(pool)
         pool.busy += 1
         try:
             async with contextlib.aclosing(await pool.handle_async_request(request)) as response:
                 yield response
         finally:
             pool.busy -= 1
+            if not pool.busy and pool is not self._pools[0]:
+                # Its idle connections would not be looked at before it is needed again.
+                self._pools.remove(pool)
+                await pool.aclose()
 
     async def aclose(self) -> None:
         """Close idle connections."""

@@ -12,7 +12,7 @@ from nanohook.stores import line, tasks
 _SPOT: Final = len(line.Spot._fields)
 # Only decoding is suspected of anything: asking about such a task is as asking about any other.
 _IS_SUSPECT: Final = "step = 'finish' AND suspect_deaths IS NOT NULL"
-_SUSPICION: Final = {True: _IS_SUSPECT, False: f"NOT ({_IS_SUSPECT})"}
+_BY_SUSPICION: Final = {True: _IS_SUSPECT, False: f"NOT ({_IS_SUSPECT})"}
 # Each of the others is looked for by name: of those who are passed by, thousands of tasks may be due.
 _OTHERS: Final = (
     "WITH RECURSIVE people(owner_id) AS ("
@@ -37,12 +37,12 @@ async def next_due(
     tx: Transaction, step: Step, *, is_suspect: bool = False, without: Collection[str] = ()
 ) -> int | None:
     """Tell when the next task is due for *step*, µs; of suspects alone, or of others; *without* these people's."""
-    found = f"SELECT MIN(due_at) AS due_at FROM tasks WHERE step = :step AND {_SUSPICION[is_suspect]}"
+    found = f"SELECT MIN(due_at) AS due_at FROM tasks WHERE step = :step AND {_BY_SUSPICION[is_suspect]}"
     values: dict[str, Value] = {"step": step}
     if without:
         of_one = found.replace("tasks WHERE", "tasks INDEXED BY ix_tasks_step_owner WHERE")
         found = f"{_OTHERS} SELECT MIN(({of_one} AND owner_id = others.owner_id)) AS due_at FROM others"
-        values["without"] = _list(without)
+        values["without"] = _json_list(without)
     row = await tx.one(found, values)
     return None if row is None else row["due_at"]
 
@@ -73,10 +73,10 @@ async def claim(
         if began_before_us is not None:
             values["began_before"] = began_before_us
         if without:
-            values["without"] = _list(without)
+            values["without"] = _json_list(without)
         sql = _claim(is_suspect=is_suspect, is_late_first=began_before_us is not None, of_others=bool(without))
         return [tasks.read(row) for row in await tx.all(sql, values)]
-    values["without"] = _list(without)
+    values["without"] = _json_list(without)
     rows = await tx.all(_CLAIM_NEXT, values)
     rows.sort(key=lambda row: row[:_SPOT])
     await line.move_on(tx, [line.Spot(*row[:_SPOT]) for row in rows])
@@ -225,7 +225,7 @@ def _holding(task: Task, step: Step) -> dict[str, Value]:
 
 def _claim(*, is_suspect: bool, is_late_first: bool, of_others: bool) -> str:
     """Compose the UPDATE that takes tasks by when they are due."""
-    where = f"step = :step AND due_at <= :now AND {_SUSPICION[is_suspect]}"
+    where = f"step = :step AND due_at <= :now AND {_BY_SUSPICION[is_suspect]}"
     # The place of a task in line is no later than its deadline, but others may have stood there for long before.
     late = "COALESCE(accepted_at, submit_started_at, 0) > :began_before, " if is_late_first else ""
     found = f"SELECT rowid FROM tasks WHERE {where}"
@@ -241,5 +241,5 @@ def _claim(*, is_suspect: bool, is_late_first: bool, of_others: bool) -> str:
     )
 
 
-def _list(names: Collection[str]) -> str:
+def _json_list(names: Collection[str]) -> str:
     return orjson.dumps(list(names)).decode()

@@ -40,7 +40,7 @@ async def archive(call: Call) -> Response:
         return [(job_id, picture) for job_id in names for picture in results[job_id]]
 
     async with call.turn():
-        chosen = await call.parts.database.read(read, lane=Lane.PAGE)
+        chosen = await call.read(read, lane=Lane.PAGE)
     if len(chosen) > MOST_FILES or sum(picture.stored.size_bytes for _, picture in chosen) > MOST_BYTES:
         raise errors.Invalid(
             "that is too much for one archive", fields={"id": f"at most {MOST_FILES} pictures and 1 GiB"}

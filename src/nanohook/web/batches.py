@@ -66,7 +66,7 @@ async def one(call: Call) -> Response:
         return await _read(tx, batch_id, await batch.load(tx, batch_id, owner_id=call.sees))
 
     async with call.turn():
-        return _answer(call, await call.parts.database.read(read, lane=Lane.PAGE))
+        return _answer(call, await call.read(read, lane=Lane.PAGE))
 
 
 async def stop(call: Call) -> Response:
@@ -89,7 +89,7 @@ async def stop(call: Call) -> Response:
             break
         group = await call.write(end)
     async with call.turn():
-        return _answer(call, await call.parts.database.read(lambda tx: _read(tx, batch_id, group), lane=Lane.PAGE))
+        return _answer(call, await call.read(lambda tx: _read(tx, batch_id, group), lane=Lane.PAGE))
 
 
 def _id(call: Call) -> str:

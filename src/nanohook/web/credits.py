@@ -19,8 +19,8 @@ async def listing(call: Call) -> Response:
         balance = await ledger.balance(tx, call.person.id)
         return balance, await ledger.page(tx, owner_id=call.person.id, before_id=before, most=most + 1)
 
-    async with call.turn():
-        balance, page = await call.parts.database.read(read, lane=Lane.PAGE)
+    async with call.turn(rows=most):
+        balance, page = await call.read(read, lane=Lane.PAGE)
         return await paging.page(
             call,
             "entries",

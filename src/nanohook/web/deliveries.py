@@ -43,7 +43,7 @@ async def listing(call: Call) -> Response:
     )
     before, most = asked.get("cursor"), query.limit(asked)
     lane = Lane.SEARCH if wanted.is_looked_for else Lane.PAGE
-    async with call.turn(lane):
+    async with call.turn(lane, rows=most):
         page, after = await call.parts.database.read(
             lambda tx: delivery_log.page(tx, wanted, before_id=before, most=most), lane=lane
         )
@@ -106,7 +106,7 @@ async def _wanted(call: Call, asked: delivery_wire.Replay) -> tuple[list[str], s
         until_us=asked.until,
     )
     async with call.turn(Lane.SEARCH):
-        found, after = await call.parts.database.read(
+        found, after = await call.read(
             lambda tx: delivery_log.oldest(tx, wanted, after_id=asked.cursor, most=delivery_wire.MOST_REPLAYED),
             lane=Lane.SEARCH,
         )

@@ -36,7 +36,9 @@ def behind(page: PersonalEndpoint) -> PublicEndpoint:
             return _login(request, parts, "first", then=here, status=401)
         if not person.is_verified:
             return _door(request, "unverified.html", status=403, person=person, then=here)
-        answer = await page(Call(request=request, parts=parts, person=person))
+        await parts.shares.loop_time.wait(person.id)
+        shown = page(Call(request=request, parts=parts, person=person))
+        answer = await parts.shares.loop_time.measure(person.id, shown)
         guard.rename_cookie(request, parts, answer, person)
         return answer
 

@@ -94,12 +94,12 @@ async def listing(call: Call) -> Response:
         return await shown.read_all(tx, found), after, await events.head(tx)
 
     lane = Lane.SEARCH if wanted.text else Lane.PAGE
-    if lane is Lane.PAGE and most <= query.DEFAULT_LIMIT and wanted.before_id is None:
-        # What a page of ours begins with: the newest, which were just written. In a thread each of these rows
-        # would have to win the interpreter back from the event loop.
+    if most <= query.DEFAULT_LIMIT and wanted == job_lists.Filter(owner_id=call.person.id):
+        # What a person sees first: the newest of theirs, which are in memory if they have just been written. In a
+        # thread each of these rows would have to win the interpreter back from the event loop.
         lane = Lane.POINT
     async with call.turn(lane, rows=most):
-        page, after, head = await call.parts.database.read(read, lane=lane)
+        page, after, head = await call.read(read, lane=lane)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("images.listed", extra={"images": list(map(_in_short, page))})
         return await paging.page(
@@ -178,7 +178,7 @@ async def history(call: Call) -> Response:
         return await jobs.attempts(tx, job.id, most=query.MOST_LIMIT), page
 
     async with call.turn(rows=most):
-        attempts, page = await call.parts.database.read(read, lane=Lane.PAGE)
+        attempts, page = await call.read(read, lane=Lane.PAGE)
         return await paging.page(
             call,
             "events",

@@ -15,8 +15,8 @@ from nanohook import errors
 
 PIECE_BYTES: Final = 64 * 1024
 """What the server keeps for a connection before it makes its writer wait; a shorter answer is not counted."""
-LARGEST_BYTES: Final = 1024 * 1024
-"""Of a page of a list; one that would be larger has fewer rows."""
+MAX_PAGE_BYTES: Final = 1024 * 1024
+"""One that would be larger has fewer rows, and a cursor."""
 MAX_BYTES_OF_ONE: Final = 8 * 1024 * 1024
 """Eight pages of the greatest size; a browser has six connections."""
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -47,7 +47,7 @@ class Outgoing:
         self.check(owner_id, size_bytes=len(body))
         return _Piecewise(self, owner_id, body, media_type=media_type)
 
-    def check(self, owner_id: str, *, size_bytes: int = LARGEST_BYTES) -> None:
+    def check(self, owner_id: str, *, size_bytes: int = MAX_PAGE_BYTES) -> None:
         """
         Check that an answer of *size_bytes* to *owner_id* would be taken: before it is read and rendered in vain.
 

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import orjson
 from starlette.responses import Response
 
-from nanohook.web.outgoing import LARGEST_BYTES
+from nanohook.web.outgoing import MAX_PAGE_BYTES
 from nanohook.web.parts import Call
 
 SLICE_ROWS: Final = 8
@@ -41,7 +41,7 @@ async def page(
         Unavailable: Everybody together has not.
     """
     fields = more or {}
-    left = LARGEST_BYTES - len(orjson.dumps({name: [], "next_cursor": next_cursor, **fields}))
+    left = MAX_PAGE_BYTES - len(orjson.dumps({name: [], "next_cursor": next_cursor, **fields}))
     pieces: list[bytes] = []
     for number, row in enumerate(rows):
         if number % SLICE_ROWS == SLICE_ROWS - 1:

@@ -103,11 +103,32 @@ class Call:
         """
 
         async def run(tx: Transaction) -> T:
-            if not await accounts.may_come_in(tx, self.person.id):
-                raise errors.Unauthenticated("this account was disabled meanwhile: nothing was stored")
-            return await unit(tx)
+            began = time.perf_counter()
+            try:
+                if not await accounts.may_come_in(tx, self.person.id):
+                    raise errors.Unauthenticated("this account was disabled meanwhile: nothing was stored")
+                return await unit(tx)
+            finally:
+                self.parts.shares.loop_time.charge(self.person.id, time.perf_counter() - began)
 
         return await self.parts.database.write(run, size_bytes=size_bytes)
+
+    async def read(self, unit: Unit[T], *, lane: Lane) -> T:
+        """
+        Run *unit* on a connection of *lane*; what it takes counts as this person's, if a thread does it.
+
+        Raises:
+            Unavailable: The database does not answer, or not in time.
+        """
+        if lane not in self.parts.shares.turns:
+            return await self.parts.database.read(unit, lane=lane)
+        meter = self.parts.shares.loop_time.thread_meter(self.person.id)
+
+        async def metered(tx: Transaction) -> T:
+            with meter():
+                return await unit(tx)
+
+        return await self.parts.database.read(metered, lane=lane)
 
     @contextlib.asynccontextmanager
     async def turn(self, lane: Lane = Lane.PAGE, *, rows: int = 0) -> AsyncIterator[None]:
@@ -128,7 +149,7 @@ class Call:
         is_long = rows > query.DEFAULT_LIMIT
         if is_long:
             shares.outgoing.check(owner_id)
-        async with shares.turns[lane].take(owner_id), shares.loop_time.beside(owner_id):
+        async with shares.turns[lane].take(owner_id):
             if is_long:  # meanwhile others of theirs were answered
                 shares.outgoing.check(owner_id)
             yield

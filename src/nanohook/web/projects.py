@@ -32,8 +32,8 @@ async def listing(call: Call) -> Response:
         page = await projects.page(tx, owner_id=call.whose(), before_id=asked.get("cursor"), most=most + 1)
         return page, await _numbers(tx, page[:most])
 
-    async with call.turn():
-        page, numbers = await call.parts.database.read(read, lane=Lane.PAGE)
+    async with call.turn(rows=most):
+        page, numbers = await call.read(read, lane=Lane.PAGE)
         return await paging.page(
             call,
             "projects",

@@ -251,7 +251,9 @@ def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
         guard.check_host(request, parts)
         try:
             person = await guard.require(request, parts, line.who)
-            return await parts.shares.loop_time.run(person.id, permitted(request, parts, person))
+            if await parts.shares.loop_time.wait(person.id):
+                person = await guard.require(request, parts, line.who)  # who may have been shut out meanwhile
+            return await parts.shares.loop_time.measure(person.id, permitted(request, parts, person))
         except errors.NanohookError as exc:
             return failures.told(exc, worded=line.worded)
 

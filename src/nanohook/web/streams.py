@@ -112,7 +112,8 @@ class Streams:
         try:
             person = await _reader(request, parts, names)
             opening = self._open(request, send, person=person, names=names)
-            await parts.shares.loop_time.run(person.id, opening)
+            # Counted, but not kept waiting by that: openings have turns of their own.
+            await parts.shares.loop_time.measure(person.id, opening)
         except (errors.Unavailable, errors.TooMany) as exc:
             level = logging.INFO if isinstance(exc, errors.TooMany) else logging.WARNING
             logger.log(level, "stream.put_off", extra={"reason": str(exc)})

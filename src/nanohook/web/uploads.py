@@ -114,17 +114,21 @@ async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
         TooMany: As many of this person's wait as may.
         StorageFailed: The disk refused.
     """
-    shares, owner_id = call.parts.shares, call.person.id
-    async with shares.storing.take(owner_id), shares.loop_time.beside(owner_id):
+    async with call.parts.shares.storing.take(call.person.id):
         return await _store(call, await file.read(), folder=folder)
 
 
 async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
-    parts = call.parts
-    most = parts.settings.max_pixels
+    parts, owner_id = call.parts, call.person.id
+    most, meter = parts.settings.max_pixels, parts.shares.loop_time.thread_meter(owner_id)
+
+    def normalise() -> imaging.Normalised:
+        with meter():
+            return imaging.normalise(body, most_pixels=most)
+
     # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
     probe = await asyncio.to_thread(imaging.probe, body, most_pixels=most)
-    made = await parts.decoder.run(call.person.id, probe.memory_bytes(), imaging.normalise, body, most_pixels=most)
+    made = await parts.decoder.run(owner_id, probe.memory_bytes(), normalise)
     name = f"{folder}/{ids.new_id()}"
     stored = Stored(
         key=f"{name}.{made.picture.extension}",

@@ -71,7 +71,7 @@ async def figures(call: Call) -> Response:
         )
 
     async with call.turn():
-        found = await call.parts.database.read(read, lane=Lane.PAGE)
+        found = await call.read(read, lane=Lane.PAGE)
     load, runs = found.load, found.runs
     return json_answer(
         {

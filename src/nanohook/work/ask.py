@@ -51,7 +51,7 @@ class Asker:
     async def ask(self, claimed: Task) -> callbacks.Record | None:
         """Ask after *claimed*, which has an id, and take the answer; ``None``: none that says anything."""
         is_over = plans.deadline_of(claimed, self.terms) <= clock.now_us()
-        await self.pace.ask(is_for_deadline=is_over)
+        await self.pace.ask(claimed.owner_id, is_for_deadline=is_over)
         return await self._ask(claimed)
 
     async def check(self, task: Task, *, owner_id: str, wait_s: float) -> callbacks.Record | None:

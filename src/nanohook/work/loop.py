@@ -7,11 +7,10 @@ decided inside a transaction.
 """
 
 import asyncio
-import collections
 import contextlib
 import logging
-import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +26,7 @@ from nanohook.rules.job import Step, Task
 from nanohook.stores import claims
 from nanohook.supervision import is_crash
 from nanohook.work.pace import Pace
+from nanohook.work.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ LOOK_S: Final = 1.0
 """The tables are looked at this often even if nobody woke the loop: a command beside us may have written."""
 LEASE_US: Final = 30 * SECOND_US
 HEARTBEAT_S: Final = 10.0
+LOOKS_PART: Final = 0.1
+"""Of the event loop's time, what looks take: with thousands of people at work each takes milliseconds."""
 REST_S: Final = 0.02
 """From one look at the tables to the next: hundreds of steps that end in a second are not as many looks."""
 GIVE_BACK_S: Final = 0.5
@@ -57,12 +59,7 @@ class Trade:
     """Tasks that NanoBanana has had for longer than this come first, µs."""
 
     share_of_one: float = 7 / 8
-    """Of these places, what one person may have: not everybody waits behind what hangs for one."""
-
-    @property
-    def most_of_one(self) -> int:
-        """How many one person may have under way at once."""
-        return math.ceil(self.most * self.share_of_one)
+    """What one person may have of the places while others are here: few are enough for these to go on."""
 
 
 class Loop:
@@ -95,8 +92,9 @@ class Loop:
         self._pace = pace
         self._looking = asyncio.Lock()
         self._running: dict[asyncio.Task[None], tuple[Trade, Task]] = {}
-        self._held: dict[Trade, collections.Counter[str]] = {trade: collections.Counter() for trade in trades}
-        """How many of these are whose, by trade."""
+        self._places = {trade: Places(most=trade.most, share_of_one=trade.share_of_one) for trade in trades}
+        self._looked_s = 0.0
+        """What the newest look at the tables took of the event loop's time."""
         self._bell = Bell()
         self._stopping = asyncio.Event()
 
@@ -114,7 +112,7 @@ class Loop:
                     await self._look()
             except errors.Unavailable as exc:
                 logger.warning("work.database_away", extra={"reason": str(exc)})
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(max(REST_S, self._looked_s / LOOKS_PART))
             await self._bell.wait(LOOK_S)
 
     async def run_heartbeat(self) -> None:
@@ -160,17 +158,17 @@ class Loop:
 
     async def _look(self) -> None:
         """Claim what is due, as far as there is room for it."""
-        room = {trade: self._room(trade) for trade in self._trades}
+        room = {trade: self._places[trade].free for trade in self._trades}
 
         async def due(tx: Transaction) -> list[Trade]:
-            now = clock.now_us()
-            found = {
-                trade: await claims.next_due(
-                    tx, trade.step, is_suspect=trade.is_suspect, without=_full(trade, self._held[trade])
-                )
-                for trade, left in room.items()
-                if left > 0
-            }
+            now, began = clock.now_us(), time.perf_counter()
+            found = {}
+            for trade, left in room.items():
+                if left > 0:
+                    places = self._places[trade]
+                    full = set() if places.is_one_alone(places.held) else places.full(places.held)
+                    found[trade] = await claims.next_due(tx, trade.step, is_suspect=trade.is_suspect, without=full)
+            self._looked_s = time.perf_counter() - began
             return [trade for trade, due_at in found.items() if due_at is not None and due_at <= now]
 
         async def claim(tx: Transaction) -> list[tuple[Trade, Task]]:
@@ -189,17 +187,12 @@ class Loop:
             else:
                 self._start(trade, task)
 
-    def _room(self, trade: Trade) -> int:
-        return trade.most - self._held[trade].total()
-
     async def _claim(self, tx: Transaction, trade: Trade, room: int) -> list[Task]:
         most = room if trade.is_open is None else min(room, await trade.is_open(tx))
-        now = clock.now_us()
-        held, found = self._held[trade].copy(), list[Task]()
-        # As many at a time as nobody can get too many of.
-        while (left := most - len(found)) > 0:
-            full = _full(trade, held)
-            part = min(left, trade.most_of_one - max((held[each] for each in held.keys() - full), default=0))
+        places, now = self._places[trade], clock.now_us()
+        held, found = places.held.copy(), list[Task]()
+
+        async def take(number: int, without: set[str]) -> int:
             claimed = await claims.claim(
                 tx,
                 trade.step,
@@ -207,27 +200,34 @@ class Loop:
                 began_before_us=None if trade.deadline_us is None else now - trade.deadline_us,
                 now_us=now,
                 lease_until_us=now + LEASE_US,
-                most=part,
-                without=full,
+                most=number,
+                without=without,
             )
             held.update(task.owner_id for task in claimed)
-            found += claimed
-            if len(claimed) < part:
+            found.extend(claimed)
+            return len(claimed)
+
+        # As many at a time as give nobody too many; those who are near that come last, with what is left.
+        while (left := most - len(found)) > 0:
+            near, full = places.full(held, adding=left), places.full(held)
+            if await take(min(left, places.most_of_one), near):
+                continue
+            last = max((held[each] for each in near - full), default=places.most_of_one)
+            if last == places.most_of_one or not await take(places.most_of_one - last, full):
                 break
+        if left > 0 and places.is_one_alone(held):
+            await take(left, set())
         return found
 
     def _start(self, trade: Trade, task: Task) -> None:
         running = asyncio.create_task(self._do(trade, task), name=f"{trade.step}-{task.job_id}-{task.index}")
         self._running[running] = (trade, task)
-        self._held[trade][task.owner_id] += 1
+        self._places[trade].take(task.owner_id)
         running.add_done_callback(self._ended)
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         trade, task = self._running.pop(running)
-        held = self._held[trade]
-        held[task.owner_id] -= 1
-        if not held[task.owner_id]:
-            del held[task.owner_id]
+        self._places[trade].give_back(task.owner_id)
         self._bell.ring()
 
     async def _do(self, trade: Trade, task: Task) -> None:
@@ -283,8 +283,3 @@ class Loop:
         if await self._database.read(lambda tx: claims.is_ahead(tx, now_us=now, furthest_us=furthest_us)):
             await self._database.write(lambda tx: claims.pull_in(tx, now_us=now, furthest_us=furthest_us))
             self._bell.ring()
-
-
-def _full(trade: Trade, held: collections.Counter[str]) -> set[str]:
-    """Name the people who have as many steps of *trade* under way as one may have."""
-    return {owner_id for owner_id, number in held.items() if number >= trade.most_of_one}

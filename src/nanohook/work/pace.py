@@ -7,13 +7,13 @@ not keep it from ever being asked for. Of questions those come first that a dead
 own; what people ask for comes on top of these, and is shared between them (round robin).
 
 Submits are shared between people in the same way. A window that one of them has filled in a burst is closed to
-everybody until it has moved on: so, while others are here, what one person submits beyond a part of it is spread
-evenly over it, and whoever comes next waits for one place and not for the window.
+everybody until it has moved on: so, while others are here, what one person takes of it beyond a part is spread
+evenly over it, and whoever comes next waits for one place and not for the window. Once they wait for the burst of
+somebody who was alone.
 """
 
 import asyncio
 import collections
-import sys
 from collections.abc import Container
 from typing import Final
 
@@ -31,6 +31,7 @@ MAX_CHECKS: Final = 128
 """Questions of everybody that wait: people wait for ten seconds, and the default rate has 20 places in these."""
 
 _Waiting = collections.deque["asyncio.Future[None]"]
+_Line = FairQueue["asyncio.Future[None]"]
 
 
 class Pace:
@@ -44,16 +45,16 @@ class Pace:
     def __init__(self, rate: str) -> None:
         parsed = limits.parse(rate)
         self._amount, self._window_s = parsed.amount, float(parsed.get_expiry())
-        self._taken: collections.deque[tuple[float, str | None]] = collections.deque()
-        """The places of the window: when each was taken, by the event loop's clock, and whose submit it was."""
+        self._taken: collections.deque[tuple[float, str]] = collections.deque()
+        """The places of the window: when each was taken, by the event loop's clock, and for whom, if anybody."""
         self._of: collections.Counter[str] = collections.Counter()
-        """Places of the window that each person's submits have taken."""
+        """Places of the window that each person has."""
         self._newest: dict[str, float] = {}
         """When each of these people's newest was."""
-        # Those who submit are few at once, whoever they are.
-        self._submits: FairQueue[asyncio.Future[None]] = FairQueue(max_of_one=sys.maxsize, max_of_all=sys.maxsize)
+        # Those who submit, and those who ask, have places of their own: few at once.
+        self._submits: _Line = FairQueue()
         self._deadlines: _Waiting = collections.deque()
-        self._questions: _Waiting = collections.deque()
+        self._questions: _Line = FairQueue()
         self._checks: FairQueue[asyncio.Future[None]] = FairQueue(
             max_of_one=MAX_CHECKS_OF_ONE, max_of_all=MAX_CHECKS
         )
@@ -76,25 +77,27 @@ class Pace:
         Raises:
             Unavailable: The service is going down.
         """
-        turn = self._turn()
-        self._submits.put(owner_id, turn)
-        self._serve()
-        try:
-            await turn
-        finally:
-            self._submits.remove(owner_id, turn)
+        await self._wait(self._submits, owner_id)
 
-    async def ask(self, *, is_for_deadline: bool = False) -> None:
+    async def ask(self, owner_id: str = "", *, is_for_deadline: bool = False) -> None:
         """
         Wait until a question of the service's own may go out.
 
         Args:
-            is_for_deadline: A task is past its deadline, and waits for this answer alone.
+            owner_id: Whose task it is about, if about any.
+            is_for_deadline: That is past its deadline, and waits for this answer alone.
 
         Raises:
             Unavailable: The service is going down.
         """
-        await self._wait(self._deadlines if is_for_deadline else self._questions)
+        if not is_for_deadline:
+            await self._wait(self._questions, owner_id)
+            return
+        turn = self._turn()
+        self._deadlines.append(turn)
+        self._serve()
+        # Whoever goes away is passed by when its turn comes; a place that was given already is lost.
+        await turn
 
     async def check(self, owner_id: str) -> bool:
         """
@@ -106,23 +109,21 @@ class Pace:
         Raises:
             Unavailable: The service is going down.
         """
-        turn = self._turn()
+        if self._is_closed:
+            raise _closed()
         if self._checks.is_full_for(owner_id) or self._checks.is_full:
             return False
-        self._checks.put(owner_id, turn)
+        await self._wait(self._checks, owner_id)
+        return True
+
+    async def _wait(self, line: _Line, owner_id: str) -> None:
+        turn = self._turn()
+        line.put(owner_id, turn)
         self._serve()
         try:
             await turn
         finally:
-            self._checks.remove(owner_id, turn)
-        return True
-
-    async def _wait(self, line: _Waiting) -> None:
-        turn = self._turn()
-        line.append(turn)
-        self._serve()
-        # Whoever goes away is passed by when its turn comes; a place that was given already is lost.
-        await turn
+            line.remove(owner_id, turn)
 
     def _turn(self) -> "asyncio.Future[None]":
         if self._is_closed:
@@ -141,14 +142,11 @@ class Pace:
             line = self._line(held_back)
             if line is None or len(self._taken) >= self._amount:
                 break
-            whose, turn = None, None
-            if isinstance(line, FairQueue):
-                whose, turn = line.pop(without=held_back if line is self._submits else ())
-            else:
-                turn = line.popleft()
+            whose, turn = line.pop(without=held_back) if isinstance(line, FairQueue) else ("", line.popleft())
             if turn.done():  # whoever waited has gone away
                 continue
-            self._take(now, whose if line is self._submits else None)
+            self._submits_since = self._submits_since + 1 if line is self._submits else 0
+            self._take(now, whose)
             turn.set_result(None)
         if line is not None:
             self._look_at(self._taken[0][0] + self._window_s)
@@ -162,33 +160,31 @@ class Pace:
         """Forget the places that the window has left behind."""
         while self._taken and now - self._taken[0][0] >= self._window_s:
             _, whose = self._taken.popleft()
-            if whose is None:
+            if not whose:
                 continue
             self._of[whose] -= 1
             if not self._of[whose]:
                 del self._of[whose], self._newest[whose]
 
-    def _take(self, now: float, submitter: str | None) -> None:
-        self._taken.append((now, submitter))
-        if submitter is None:
-            self._submits_since = 0
-            return
-        self._submits_since += 1
-        self._of[submitter] += 1
-        self._newest[submitter] = now
+    def _take(self, now: float, whose: str) -> None:
+        self._taken.append((now, whose))
+        if whose:
+            self._of[whose] += 1
+            self._newest[whose] = now
 
     def _held_back(self, now: float) -> dict[str, float]:
-        """Tell whose submits have to wait though there may be places, and until when."""
-        here = self._of.keys() | set(self._submits.people)
-        if len(here) < 2:  # noqa: PLR2004 - nobody else is here
+        """Tell who has to wait though there may be places, and until when."""
+        waiting = {*self._submits.people, *self._questions.people, *self._checks.people}
+        if len(self._of.keys() | waiting - {""}) < 2:  # noqa: PLR2004 - nobody else is here
             return {}
         apart_s, burst = self._window_s / self._amount, max(1, self._amount // BURST_PART)
-        until = {each: self._newest[each] + apart_s for each in self._submits.people if self._of[each] >= burst}
+        until = {each: self._newest[each] + apart_s for each in waiting if self._of[each] >= burst}
         return {each: at for each, at in until.items() if at > now}
 
-    def _line(self, held_back: Container[str]) -> "_Waiting | FairQueue[asyncio.Future[None]] | None":
+    def _line(self, held_back: Container[str]) -> _Waiting | _Line | None:
         """Choose whose turn it is."""
-        asking = next((line for line in (self._deadlines, self._questions, self._checks) if line), None)
+        questions = (line for line in (self._questions, self._checks) if line.waits(without=held_back))
+        asking: _Waiting | _Line | None = self._deadlines or next(questions, None)
         if not self._submits.waits(without=held_back):
             return asking
         is_due = self._submits_since >= QUESTION_EVERY - 1
