@@ -9,7 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from nanohook.http1 import sockets
 from tests import live, raw, rig
@@ -372,3 +372,41 @@ async def test_many_requests_in_one_packet_keep_nobody_else_waiting():
         while seen < number:
             seen += (await many.some(2**20, timeout_s=PATIENCE_S)).count(b"200 OK")
         assert seen == number
+
+
+async def test_a_line_too_many_behind_a_request_keeps_no_connection_for_ever():
+    async def answer(_: Request) -> Response:
+        return Response("ok")
+
+    async with (
+        raw.serving(Starlette(routes=[Route("/", answer)]), keep_alive_s=0.2) as (base, _),
+        raw.opened(base) as one,
+        raw.opened(base) as other,
+    ):
+        for connection, end in ((one, b"\r\n"), (other, b"")):
+            await connection.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n" + end)
+            assert (await connection.answer(timeout_s=PATIENCE_S)).status_code == 200
+        # Idle, both of them, and closed for that.
+        assert await one.rest(timeout_s=PATIENCE_S) == b""
+        assert await other.rest(timeout_s=PATIENCE_S) == b""
+
+
+@pytest.mark.parametrize("pieces_sent", [0, 1])
+async def test_what_crashes_before_its_first_byte_is_answered_and_behind_it_is_cut(pieces_sent):
+    async def crashes(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        for _ in range(pieces_sent):
+            await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+        raise RuntimeError("on purpose")
+
+    made = Starlette(routes=[])
+    made.routes.append(Mount("/", crashes))
+    async with raw.serving(made) as (base, _), raw.opened(base) as connection:
+        await connection.begin("GET", "/", {})
+        came = await connection.rest(timeout_s=PATIENCE_S)
+        if pieces_sent:
+            assert came.startswith(b"HTTP/1.1 200")
+            assert came.endswith(b"\r\n\r\nab")
+        else:
+            assert came.startswith(b"HTTP/1.1 500")
+            assert b"connection: close" in came

@@ -11,6 +11,7 @@ import pytest
 from nanohook import clock, database
 from nanohook.rules.job import Step
 from nanohook.work.loop import Loop, Trade
+from nanohook.work.places import Places
 from tests import live
 
 
@@ -93,3 +94,16 @@ async def test_a_single_place_is_anybodys(empty, tmp_path):
         await live.until(lambda: len(seen) >= 3)
         await live.until(lambda: not loop._running)
         assert not loop._places[loop._trades[0]].held
+
+
+async def test_who_is_alone_has_every_place(empty, tmp_path):
+    path = shutil.copy(empty, tmp_path / "work.db")
+    put_due(path, {"ada": 50}, step=Step.FINISH)
+    hanging = Hanging()
+    async with working(path, Trade(step=Step.FINISH, most=16, do=hanging, share_of_one=1 / 2)):
+        await live.until(lambda: hanging.of["ada"] == 16)
+
+
+@pytest.mark.parametrize(("most", "most_of_one"), [(1, 1), (2, 1), (4, 3), (8, 7), (256, 224)])
+def test_one_place_at_least_is_left_to_others(most, most_of_one):
+    assert Places(most=most, share_of_one=7 / 8).most_of_one == most_of_one
