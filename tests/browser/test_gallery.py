@@ -12,9 +12,9 @@ from nanohook.sandbox.options import Options
 from tests import live, rig
 from tests.galleries import gallery_of, new_project
 
-_WAIT_MS = 10_000
+_WAIT_MS = 20_000
 # Long enough to see a job at work, and to reload the page there.
-_SLOW = Options(latency_s=1.4, callback_pause_s=0.05)
+_SLOW = Options(latency_s=5, callback_pause_s=0.05)
 _NEVER = "a kite [sandbox:latency=600]"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -20,8 +20,8 @@ SHARE_OF_ONE: Final = 0.05
 """Of the loop's time, over seconds: twenty people who want all they can get are felt, and fewer are not."""
 LEAD_S: Final = 2.0
 """So much of a share may be taken at once: a tenth of a second of the loop's time, or some hundred answers."""
-THREAD_PART: Final = 0.25
-"""Of a thread's time, what counts: so much longer takes what the loop does beside one that decodes."""
+THREAD_PART: Final = 0.5
+"""Of a thread's time, what counts: on a small machine it has the only other core, and often the interpreter."""
 MAX_WAIT_S: Final = 10.0
 """However much was taken: a browser's page waits longer than this."""
 MAX_WAITING_OF_ONE: Final = 64
