@@ -352,7 +352,7 @@ async def _work(
         can_ask=upstream is not None,
     )
     trades = [
-        # Each place takes a part of the event loop's time, too, while what is fetched hangs.
+        # Half of them: what hangs is fetched again and again, which takes the event loop's time as well.
         Trade(step=Step.FINISH, most=settings.finish_concurrency, do=finisher.do, share_of_one=1 / 2),
         Trade(step=Step.FINISH, most=1, do=finisher.do, is_suspect=True),
     ]

@@ -25,7 +25,7 @@ class Shares:
         }
         """At reads that may be long, and at what is made of their rows."""
         self.loop_time: Final = LoopTime()
-        """At the event loop, for whatever a signed-in person asks for."""
+        """At the event loop, for requests of signed-in people and their pages; not for what goes out in pieces."""
         self.openings: Final = Turns(
             OPENINGS,
             name="streams",

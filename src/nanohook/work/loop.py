@@ -57,7 +57,6 @@ class Trade:
     """For tasks alone whose decoding may have killed the process; others are never for these."""
     deadline_us: int | None = None
     """Tasks that NanoBanana has had for longer than this come first, µs."""
-
     share_of_one: float = 7 / 8
     """What one person may have of the places while others are here: few are enough for these to go on."""
 
