@@ -4,6 +4,8 @@ The event loop's time, shared between people.
 The loop is one thread: whatever one person's requests take of it, those of all others wait for. A limit of
 requests does not help: a refusal takes a good part of what an answer takes, and nobody has to heed it. So while
 others are here, whoever has taken more than a share is kept waiting, for an answer and for a refusal alike.
+
+Threads are shared in the same way, apart: whoever uploads a hundred photos waits with these, and not with a page.
 """
 
 import asyncio
@@ -20,8 +22,10 @@ SHARE_OF_ONE: Final = 0.05
 """Of the loop's time, over seconds: twenty people who want all they can get are felt, and fewer are not."""
 LEAD_S: Final = 2.0
 """So much of a share may be taken at once: a tenth of a second of the loop's time, or some hundred answers."""
-THREAD_PART: Final = 0.5
-"""Of a thread's time, what counts: on a small machine it has the only other core, and often the interpreter."""
+THREADS_SHARE_OF_ONE: Final = 0.1
+"""Of one core, for uploads, searches and lists: on a small machine a thread has the only other one."""
+THREADS_LEAD_S: Final = 20.0
+"""Two seconds of a core at once: some photos, as a telephone makes them."""
 MAX_WAIT_S: Final = 10.0
 """However much was taken: a browser's page waits longer than this."""
 MAX_WAITING_OF_ONE: Final = 64
@@ -37,13 +41,23 @@ T = TypeVar("T")
 
 
 class LoopTime:
-    """Keeps those waiting who have taken more than their share; on the event loop alone."""
+    """
+    Keeps those waiting who have taken more than their share; on the event loop alone.
 
-    def __init__(self) -> None:
+    Args:
+        presence: Of everybody who asks for something.
+        share_of_one: Of a second, each second.
+        lead_s: So much of a share may be taken at once.
+    """
+
+    def __init__(
+        self, presence: Presence | None = None, *, share_of_one: float = SHARE_OF_ONE, lead_s: float = LEAD_S
+    ) -> None:
+        self._presence = presence or Presence(OTHERS_S)
+        self._share_of_one, self._lead_s = share_of_one, lead_s
         self._even_at: dict[str, float] = {}
         """When what each person has taken is what their share has come to, by the monotonic clock."""
         self._waiting: collections.Counter[str] = collections.Counter()
-        self._presence = Presence(OTHERS_S)
 
     async def wait(self, owner_id: str) -> bool:
         """
@@ -55,7 +69,7 @@ class LoopTime:
         now = time.monotonic()
         self._presence.note(owner_id, now_s=now)
         self.charge(owner_id, _AROUND_S)
-        wait_s = min(self._even_at[owner_id] - now - LEAD_S, MAX_WAIT_S)
+        wait_s = min(self._even_at[owner_id] - now - self._lead_s, MAX_WAIT_S)
         if wait_s <= 0 or not self._presence.has_others(owner_id, now_s=now):
             return False
         has_place = self._waiting[owner_id] < MAX_WAITING_OF_ONE
@@ -82,7 +96,7 @@ class LoopTime:
 
     def thread_meter(self, owner_id: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
         """
-        Make what counts a part of a thread's time as that of *owner_id*: ``with meter():`` around the work.
+        Make what counts a thread's time as that of *owner_id*: ``with meter():`` around the work.
 
         The time that the thread waits does not count: for a disk, or for others.
         """
@@ -94,19 +108,19 @@ class LoopTime:
             try:
                 yield
             finally:
-                took_s = (time.thread_time() - began) * THREAD_PART
+                took_s = time.thread_time() - began
                 with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                     loop.call_soon_threadsafe(self.charge, owner_id, took_s)
 
         return meter
 
     def charge(self, owner_id: str, took_s: float) -> None:
-        """Count *took_s* of the loop's time."""
+        """Count *took_s*."""
         now = time.monotonic()
         if len(self._even_at) >= _SWEPT_AT:
             self._even_at = {each: at for each, at in self._even_at.items() if at > now}
-        even_at = max(self._even_at.get(owner_id, 0.0), now) + took_s / SHARE_OF_ONE
-        self._even_at[owner_id] = min(even_at, now + LEAD_S + MAX_WAIT_S)
+        even_at = max(self._even_at.get(owner_id, 0.0), now) + took_s / self._share_of_one
+        self._even_at[owner_id] = min(even_at, now + self._lead_s + MAX_WAIT_S)
 
 
 class _Measured(Generic[T]):

@@ -122,7 +122,7 @@ class Call:
         """
         if lane not in self.parts.shares.turns:
             return await self.parts.database.read(unit, lane=lane)
-        meter = self.parts.shares.loop_time.thread_meter(self.person.id)
+        meter = self.parts.shares.thread_time.thread_meter(self.person.id)
 
         async def metered(tx: Transaction) -> T:
             with meter():
@@ -149,6 +149,7 @@ class Call:
         is_long = rows > query.DEFAULT_LIMIT
         if is_long:
             shares.outgoing.check(owner_id)
+        await shares.thread_time.wait(owner_id)
         async with shares.turns[lane].take(owner_id):
             if is_long:  # meanwhile others of theirs were answered
                 shares.outgoing.check(owner_id)

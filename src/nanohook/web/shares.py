@@ -3,7 +3,8 @@
 from typing import Final
 
 from nanohook.database import CONNECTIONS, Lane
-from nanohook.web import slots
+from nanohook.presence import Presence
+from nanohook.web import loop_time, slots
 from nanohook.web.loop_time import LoopTime
 from nanohook.web.outgoing import Outgoing
 from nanohook.web.slots import Slots
@@ -24,8 +25,13 @@ class Shares:
             Lane.SEARCH: Turns(CONNECTIONS[Lane.SEARCH], name="searches"),
         }
         """At reads that may be long, and at what is made of their rows."""
-        self.loop_time: Final = LoopTime()
+        present = Presence(loop_time.OTHERS_S)
+        self.loop_time: Final = LoopTime(present)
         """At the event loop, for requests of signed-in people and their pages; not for what goes out in pieces."""
+        self.thread_time: Final = LoopTime(
+            present, share_of_one=loop_time.THREADS_SHARE_OF_ONE, lead_s=loop_time.THREADS_LEAD_S
+        )
+        """At what threads do for uploads, searches and lists."""
         self.openings: Final = Turns(
             OPENINGS,
             name="streams",

@@ -114,13 +114,14 @@ async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
         TooMany: As many of this person's wait as may.
         StorageFailed: The disk refused.
     """
+    await call.parts.shares.thread_time.wait(call.person.id)
     async with call.parts.shares.storing.take(call.person.id):
         return await _store(call, await file.read(), folder=folder)
 
 
 async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
     parts, owner_id = call.parts, call.person.id
-    most, meter = parts.settings.max_pixels, parts.shares.loop_time.thread_meter(owner_id)
+    most, meter = parts.settings.max_pixels, parts.shares.thread_time.thread_meter(owner_id)
 
     def normalise() -> imaging.Normalised:
         with meter():
