@@ -30,7 +30,6 @@ MAX_CHECKS_OF_ONE: Final = 8
 MAX_CHECKS: Final = 128
 """Questions of everybody that wait: people wait for ten seconds, and the default rate has 20 places in these."""
 
-_Waiting = collections.deque["asyncio.Future[None]"]
 _Line = FairQueue["asyncio.Future[None]"]
 
 
@@ -53,11 +52,9 @@ class Pace:
         """When each of these people's newest was."""
         # Those who submit, and those who ask, have places of their own: few at once.
         self._submits: _Line = FairQueue()
-        self._deadlines: _Waiting = collections.deque()
+        self._deadlines: _Line = FairQueue()
         self._questions: _Line = FairQueue()
-        self._checks: FairQueue[asyncio.Future[None]] = FairQueue(
-            max_of_one=MAX_CHECKS_OF_ONE, max_of_all=MAX_CHECKS
-        )
+        self._checks: _Line = FairQueue(max_of_one=MAX_CHECKS_OF_ONE, max_of_all=MAX_CHECKS)
         self._submits_since = 0
         """Submits let through since the last question."""
         self._timer: asyncio.TimerHandle | None = None
@@ -90,14 +87,10 @@ class Pace:
         Raises:
             Unavailable: The service is going down.
         """
-        if not is_for_deadline:
+        if is_for_deadline:  # in the order of asking, whose it may be: nobody's is held back
+            await self._wait(self._deadlines, "")
+        else:
             await self._wait(self._questions, owner_id)
-            return
-        turn = self._turn()
-        self._deadlines.append(turn)
-        self._serve()
-        # Whoever goes away is passed by when its turn comes; a place that was given already is lost.
-        await turn
 
     async def check(self, owner_id: str) -> bool:
         """
@@ -142,7 +135,7 @@ class Pace:
             line = self._line(held_back)
             if line is None or len(self._taken) >= self._amount:
                 break
-            whose, turn = line.pop(without=held_back) if isinstance(line, FairQueue) else ("", line.popleft())
+            whose, turn = line.pop(without=held_back)
             if turn.done():  # whoever waited has gone away
                 continue
             self._submits_since = self._submits_since + 1 if line is self._submits else 0
@@ -181,10 +174,10 @@ class Pace:
         until = {each: self._newest[each] + apart_s for each in waiting if self._of[each] >= burst}
         return {each: at for each, at in until.items() if at > now}
 
-    def _line(self, held_back: Container[str]) -> _Waiting | _Line | None:
+    def _line(self, held_back: Container[str]) -> _Line | None:
         """Choose whose turn it is."""
-        questions = (line for line in (self._questions, self._checks) if line.waits(without=held_back))
-        asking: _Waiting | _Line | None = self._deadlines or next(questions, None)
+        questions = (self._deadlines, self._questions, self._checks)
+        asking = next((line for line in questions if line.waits(without=held_back)), None)
         if not self._submits.waits(without=held_back):
             return asking
         is_due = self._submits_since >= QUESTION_EVERY - 1
