@@ -39,13 +39,18 @@ async def waiting(line, *names):
         await asyncio.gather(*running, return_exceptions=True)
 
 
+async def let_all_through(line, running):
+    """Widen the window for all who wait."""
+    line._amount = 100
+    line._serve()
+    await asyncio.gather(*running)
+
+
 async def test_while_both_wait_every_fourth_place_is_a_question():
     line = pace.Pace("1/minute")
     await line.submit("ada")
     async with waiting(line, *["submit"] * 9, *["ask"] * 3) as (sent, running):
-        line._amount = 100
-        line._serve()
-        await asyncio.gather(*running)
+        await let_all_through(line, running)
     # One was sent before: the first question comes after two more.
     assert sent == ["submit"] * 2 + (["ask"] + ["submit"] * 3) * 2 + ["ask", "submit"]
 
@@ -105,9 +110,7 @@ async def test_of_questions_a_deadlines_come_first_then_the_services_own_then_pe
     await line.submit("ada")
     kinds = ["check ada", "check ada", "ask", "check eve", "ask", "deadline"]
     async with waiting(line, *kinds) as (sent, running):
-        line._amount = 100
-        line._serve()
-        await asyncio.gather(*running)
+        await let_all_through(line, running)
     assert sent == ["deadline", "ask", "ask", "check ada", "check eve", "check ada"]
 
 
@@ -115,9 +118,7 @@ async def test_peoples_questions_have_their_share_of_one_place_in_four_beside_su
     line = pace.Pace("1/minute")
     await line.submit("ada")
     async with waiting(line, *["submit"] * 6, "check ada", "check eve") as (sent, running):
-        line._amount = 100
-        line._serve()
-        await asyncio.gather(*running)
+        await let_all_through(line, running)
     assert sent == ["submit"] * 2 + ["check ada"] + ["submit"] * 3 + ["check eve", "submit"]
 
 
@@ -157,9 +158,7 @@ async def test_people_take_turns_at_submits():
     line = pace.Pace("1/minute")
     await line.submit("ada")
     async with waiting(line, *["submit ada"] * 3, "submit eve", "submit joe") as (sent, running):
-        line._amount = 100
-        line._serve()
-        await asyncio.gather(*running)
+        await let_all_through(line, running)
     assert sent == ["submit ada", "submit eve", "submit joe", "submit ada", "submit ada"]
 
 

@@ -4,10 +4,10 @@ from typing import Final
 
 from nanohook.database import CONNECTIONS, Lane
 from nanohook.presence import Presence
-from nanohook.web import loop_time, slots
-from nanohook.web.loop_time import LoopTime
+from nanohook.web import slots, time_share
 from nanohook.web.outgoing import Outgoing
 from nanohook.web.slots import Slots
+from nanohook.web.time_share import TimeShare
 from nanohook.web.turns import Turns
 
 OPENINGS: Final = 2 * CONNECTIONS[Lane.PAGE]
@@ -25,11 +25,11 @@ class Shares:
             Lane.SEARCH: Turns(CONNECTIONS[Lane.SEARCH], name="searches"),
         }
         """At reads that may be long, and at what is made of their rows."""
-        present = Presence(loop_time.OTHERS_S)
-        self.loop_time: Final = LoopTime(present)
+        present = Presence(time_share.OTHERS_S)
+        self.loop_time: Final = TimeShare(present)
         """At the event loop, for requests of signed-in people and their pages; not for what goes out in pieces."""
-        self.thread_time: Final = LoopTime(
-            present, share_of_one=loop_time.THREADS_SHARE_OF_ONE, lead_s=loop_time.THREADS_LEAD_S
+        self.thread_time: Final = TimeShare(
+            present, share_of_one=time_share.THREADS_SHARE_OF_ONE, lead_s=time_share.THREADS_LEAD_S
         )
         """At what threads do for uploads, searches and lists."""
         self.openings: Final = Turns(

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from nanohook import errors
-from nanohook.web import loop_time
-from nanohook.web.loop_time import LEAD_S, MAX_WAIT_S, MAX_WAITING_OF_ONE, SHARE_OF_ONE, LoopTime
+from nanohook.web import time_share
+from nanohook.web.time_share import LEAD_S, MAX_WAIT_S, MAX_WAITING_OF_ONE, SHARE_OF_ONE, TimeShare
 from tests import rig
 
 WAIT_S = 0.5
@@ -15,7 +15,7 @@ WAIT_S = 0.5
 
 @pytest.fixture
 def shared():
-    return LoopTime()
+    return TimeShare()
 
 
 async def nothing():
@@ -151,9 +151,9 @@ async def test_errors_results_and_cancellation_are_the_works_own(shared):
 
 
 async def test_of_many_people_those_who_are_even_are_forgotten(shared):
-    for number in range(3 * loop_time._SWEPT_AT):
+    for number in range(3 * time_share._SWEPT_AT):
         shared.charge(f"p{number}", 0.0)
-    assert len(shared._even_at) <= loop_time._SWEPT_AT
+    assert len(shared._even_at) <= time_share._SWEPT_AT
 
 
 async def test_a_persons_requests_and_refusals_wait_and_anothers_do_not(tmp_path):
@@ -178,7 +178,7 @@ async def test_uploads_and_searches_beyond_a_share_wait_and_the_page_does_not(tm
         one, other = await rig.person(service), await rig.person(service)
         async with one.client, other.client:
             whose = (await one.client.get("/api/auth/me")).json()["id"]
-            took_s = (loop_time.THREADS_LEAD_S + WAIT_S) * loop_time.THREADS_SHARE_OF_ONE
+            took_s = (time_share.THREADS_LEAD_S + WAIT_S) * time_share.THREADS_SHARE_OF_ONE
             service.parts.shares.thread_time.charge(whose, took_s)
             await other.client.get("/api/auth/me")
             began = time.monotonic()

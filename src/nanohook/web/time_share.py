@@ -1,5 +1,5 @@
 """
-The event loop's time, shared between people.
+Shares of time, between people: of the event loop's, and of threads'.
 
 The loop is one thread: whatever one person's requests take of it, those of all others wait for. A limit of
 requests does not help: a refusal takes a good part of what an answer takes, and nobody has to heed it. So while
@@ -40,7 +40,7 @@ _COME_BACK_S: Final = 2
 T = TypeVar("T")
 
 
-class LoopTime:
+class TimeShare:
     """
     Keeps those waiting who have taken more than their share; on the event loop alone.
 
