@@ -88,7 +88,7 @@ async def test_no_more_are_let_in_than_there_are_threads(decoder):
 
     running = [asyncio.create_task(decoder.run("ada", 0, work)) for _ in range(9)]
     await live.until(lambda: len(started) == 4)
-    assert decoder._pool._work_queue.qsize() == 0
+    assert decoder._quick.pool._work_queue.qsize() == 0
     go.set()
     await asyncio.gather(*running)
     assert len(started) == 9

@@ -16,7 +16,11 @@ SEARCH_S: Final = 0.25
 """How long prompts are looked through for one page, by the clock of the thread: a busy machine shortens none."""
 _WORK_S: Final = 0.0005
 _REST_S: Final = 0.002
-"""After some prompts, or one long one, a search rests: others need the interpreter for a fraction of that."""
+_REST_MORE: Final = 0.02
+"""
+After some prompts, or one long one, a search rests: others need the interpreter for a fraction of that. A long one
+rests for longer, by a part of what it has taken: most are over in a few hundredths of a second.
+"""
 LISTED_PROMPT_CHARS: Final = 500
 """Of each prompt in a list; the whole of it is fetched with its job."""
 # One more than is shown: so it is known whether there is more.
@@ -75,17 +79,16 @@ class _Look:
     """The time of one search, which leaves most of the interpreter's to others; by the clock of its thread."""
 
     def __init__(self) -> None:
-        now = time.thread_time()
-        self._until = now + SEARCH_S
-        self._rest_at = now + _WORK_S
+        self._began = time.thread_time()
+        self._rest_at = self._began + _WORK_S
 
     def is_over(self) -> bool:
         """Tell whether the time is over; rest, if it is time for that."""
         now = time.thread_time()
         if now > self._rest_at:
-            time.sleep(_REST_S)
+            time.sleep(_REST_S + _REST_MORE * (now - self._began))
             self._rest_at = now + _WORK_S
-        return now > self._until
+        return now > self._began + SEARCH_S
 
 
 async def _rows(tx: Transaction, select: str, wanted: Filter, *, most: int) -> list[Row]:

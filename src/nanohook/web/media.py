@@ -1,5 +1,7 @@
 """Stored bytes by signed address."""
 
+import os
+import pathlib
 import re
 import time
 from typing import Final
@@ -15,6 +17,8 @@ from nanohook.web.parts import Parts
 
 _RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
 _NO_PICTURE: Final = "no such picture"
+_AT_ONCE_BYTES: Final = 128 * 1024
+"""A thumbnail, or a small picture."""
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -51,7 +55,29 @@ async def media(request: Request, parts: Parts) -> Response:
     if known & {"*", answer.headers["etag"]}:
         kept = ("etag", "cache-control", "last-modified")
         return Response(status_code=304, headers={name: answer.headers[name] for name in kept})
+    if request.method == "GET" and "range" not in request.headers:
+        body = _cached(path, size=int(answer.headers["content-length"]))
+        if body is not None:
+            return Response(body, headers=answer.headers)
     return answer
+
+
+def _cached(path: pathlib.Path, *, size: int) -> bytes | None:
+    """
+    Read a small file from the system's cache, without waiting for a disk or a thread.
+
+    Returns:
+        ``None`` where it is larger or not in the cache, or where a system does not tell.
+    """
+    if size > _AT_ONCE_BYTES or not hasattr(os, "RWF_NOWAIT"):
+        return None
+    body = bytearray(size)
+    try:
+        with path.open("rb", buffering=0) as file:
+            read = os.preadv(file.fileno(), [body], 0, os.RWF_NOWAIT)
+    except OSError:  # not cached, not known to the file system, or removed meanwhile
+        return None
+    return bytes(body) if read == size else None
 
 
 async def _check_shown(request: Request, parts: Parts, key: str) -> None:

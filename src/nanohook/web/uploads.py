@@ -1,6 +1,5 @@
 """Pictures on their way in: read within bounds, measured, made upright, stripped of metadata, stored."""
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -12,6 +11,7 @@ from starlette.requests import Request
 
 from nanohook import errors, ids
 from nanohook.database import Transaction, Unit
+from nanohook.decoding import QUICK_BYTES
 from nanohook.flow import quota
 from nanohook.rules import imaging
 from nanohook.rules.job import Stored
@@ -127,9 +127,15 @@ async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
         with meter():
             return imaging.normalise(body, most_pixels=most)
 
+    def begin() -> imaging.Normalised | imaging.Probe:
+        with meter():
+            probe = imaging.probe(body, most_pixels=most)
+        return normalise() if probe.memory_bytes() <= QUICK_BYTES else probe
+
     # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
-    probe = await asyncio.to_thread(imaging.probe, body, most_pixels=most)
-    made = await parts.decoder.run(owner_id, probe.memory_bytes(), normalise)
+    made = await parts.decoder.run(owner_id, QUICK_BYTES, begin)
+    if isinstance(made, imaging.Probe):
+        made = await parts.decoder.run(owner_id, made.memory_bytes(), normalise)
     name = f"{folder}/{ids.new_id()}"
     stored = Stored(
         key=f"{name}.{made.picture.extension}",
