@@ -93,7 +93,7 @@ class Storage:
 
     async def put_all(self, bodies: Mapping[str, bytes | mmap.mmap]) -> None:
         """
-        Keep each of *bodies* under its key, as ``put`` does, in the time of one.
+        Keep each of *bodies* under its key, as ``put`` does, one after the other.
 
         Raises:
             StorageFailed: The disk refused one, or a key is malformed; the others may be there.
@@ -101,14 +101,8 @@ class Storage:
         names = ", ".join(bodies)
         try:
             paths = [self._path(key) for key in bodies]
-            putting = (
-                obstore.put_async(self._store, key, body, use_multipart=False) for key, body in bodies.items()
-            )
-            # Unless this is canceled all of them have ended then: what is removed does not come back.
-            for refused in await asyncio.gather(*putting, return_exceptions=True):
-                if isinstance(refused, BaseException):
-                    raise refused
-            await asyncio.to_thread(self._settle, paths)
+            # All of it in one thread: on a busy machine, coming back from one costs more than a small file does.
+            await asyncio.to_thread(self._put, bodies, paths)
         except (*_REFUSALS, errors.NotFound) as exc:
             raise _failed("keep", names, exc) from exc
 
@@ -231,13 +225,15 @@ class Storage:
             raise errors.NotFound("there is no file of that name: its key is malformed")
         return self._root.joinpath(*segments)
 
-    def _settle(self, paths: list[pathlib.Path]) -> None:
+    def _put(self, bodies: Mapping[str, bytes | mmap.mmap], paths: list[pathlib.Path]) -> None:
         """
-        Sync new files and the ways to them.
+        Write new files, and sync them and the ways to them.
 
         A folder may have been made by a twin that has not synced it yet, so what counts is not who made it
         but whether this process has synced the entry that leads to it.
         """
+        for key, body in bodies.items():
+            obstore.put(self._store, key, body, use_multipart=False)
         for path in paths:
             sync(path)
             for folder in path.relative_to(self._root).parents:

@@ -30,6 +30,8 @@ MAX_WAIT_S: Final = 10.0
 """However much was taken: a browser's page waits longer than this."""
 MAX_WAITING_OF_ONE: Final = 64
 """Requests of one person that wait for an answer; a browser has six connections. More wait for a refusal."""
+REFUSED_FOR: Final = 3
+"""So many times as long: a refusal takes the loop nearly as long as an answer."""
 OTHERS_S: Final = 10.0
 """Whoever has asked for something within this is here: people look at what they see before they go on."""
 _AROUND_S: Final = 0.0003
@@ -64,7 +66,7 @@ class TimeShare:
         Wait until the share of *owner_id* allows another request; tell whether there was a wait.
 
         Raises:
-            TooMany: As many of this person's requests wait as may; after the same wait.
+            TooMany: As many of this person's requests wait as may; after ``REFUSED_FOR`` times the wait.
         """
         now = time.monotonic()
         self._presence.note(owner_id, now_s=now)
@@ -75,7 +77,7 @@ class TimeShare:
         has_place = self._waiting[owner_id] < MAX_WAITING_OF_ONE
         self._waiting[owner_id] += has_place
         try:
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(wait_s if has_place else wait_s * REFUSED_FOR)
         finally:
             self._waiting[owner_id] -= has_place
             if not self._waiting[owner_id]:
