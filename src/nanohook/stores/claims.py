@@ -12,7 +12,6 @@ from nanohook.stores import line, tasks
 _SPOT: Final = len(line.Spot._fields)
 # Only decoding is suspected of anything: asking about such a task is as asking about any other.
 _IS_SUSPECT: Final = "step = 'finish' AND suspect_deaths IS NOT NULL"
-_BY_SUSPICION: Final = {True: _IS_SUSPECT, False: f"NOT ({_IS_SUSPECT})"}
 # Each of the others is looked for by name: of those who are passed by, thousands of tasks may be due.
 _OTHERS: Final = (
     "WITH RECURSIVE people(owner_id) AS ("
@@ -37,12 +36,13 @@ async def next_due(
     tx: Transaction, step: Step, *, is_suspect: bool = False, without: Collection[str] = ()
 ) -> int | None:
     """Tell when the next task is due for *step*, µs; of suspects alone, or of others; *without* these people's."""
-    found = f"SELECT MIN(due_at) AS due_at FROM tasks WHERE step = :step AND {_BY_SUSPICION[is_suspect]}"
-    values: dict[str, Value] = {"step": step}
-    if without:
+    values: dict[str, Value] = {"step": step, "without": _json_list(without)}
+    found = f"SELECT MIN(due_at) AS due_at FROM {_kind(is_suspect=is_suspect)}"
+    if is_suspect:
+        found = f"{found} AND {_OF_OTHERS}"
+    elif without:
         of_one = found.replace("tasks WHERE", "tasks INDEXED BY ix_tasks_step_owner WHERE")
         found = f"{_OTHERS} SELECT MIN(({of_one} AND owner_id = others.owner_id)) AS due_at FROM others"
-        values["without"] = _json_list(without)
     row = await tx.one(found, values)
     return None if row is None else row["due_at"]
 
@@ -67,16 +67,18 @@ async def claim(
         began_before_us: Those come first that NanoBanana has had since before this.
         without: People whose tasks are passed by.
     """
-    values: dict[str, Value] = {"now": now_us, "lease_until": lease_until_us, "most": most}
+    values: dict[str, Value] = {
+        "now": now_us,
+        "lease_until": lease_until_us,
+        "most": most,
+        "without": _json_list(without),
+    }
     if step is not Step.SUBMIT:
         values |= {"step": step}
         if began_before_us is not None:
             values["began_before"] = began_before_us
-        if without:
-            values["without"] = _json_list(without)
         sql = _claim(is_suspect=is_suspect, is_late_first=began_before_us is not None, of_others=bool(without))
         return [tasks.read(row) for row in await tx.all(sql, values)]
-    values["without"] = _json_list(without)
     rows = await tx.all(_CLAIM_NEXT, values)
     rows.sort(key=lambda row: row[:_SPOT])
     await line.move_on(tx, [line.Spot(*row[:_SPOT]) for row in rows])
@@ -225,20 +227,26 @@ def _holding(task: Task, step: Step) -> dict[str, Value]:
 
 def _claim(*, is_suspect: bool, is_late_first: bool, of_others: bool) -> str:
     """Compose the UPDATE that takes tasks by when they are due."""
-    where = f"step = :step AND due_at <= :now AND {_BY_SUSPICION[is_suspect]}"
     # The place of a task in line is no later than its deadline, but others may have stood there for long before.
     late = "COALESCE(accepted_at, submit_started_at, 0) > :began_before, " if is_late_first else ""
-    found = f"SELECT rowid FROM tasks WHERE {where}"
-    if of_others:
-        found = (
-            f"{_OTHERS} SELECT rowid FROM tasks INDEXED BY ix_tasks_step_owner WHERE {where} "
-            "AND owner_id IN (SELECT owner_id FROM others)"
-        )
+    found = f"SELECT rowid FROM {_kind(is_suspect=is_suspect)} AND due_at <= :now"
+    if is_suspect:
+        found = f"{found} AND {_OF_OTHERS}"
+    elif of_others:
+        of_each = found.replace("tasks WHERE", "tasks INDEXED BY ix_tasks_step_owner WHERE")
+        found = f"{_OTHERS} {of_each} AND owner_id IN (SELECT owner_id FROM others)"
     return (
         "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
         "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END "
         f"WHERE rowid IN ({found} ORDER BY {late}due_at LIMIT :most) RETURNING {tasks.COLUMNS}"
     )
+
+
+def _kind(*, is_suspect: bool) -> str:
+    """Compose which tasks are meant: suspects alone, by the index of these few, or others."""
+    if is_suspect:
+        return f"tasks INDEXED BY ix_tasks_suspect WHERE {_IS_SUSPECT}"
+    return f"tasks WHERE step = :step AND NOT ({_IS_SUSPECT})"
 
 
 def _json_list(names: Collection[str]) -> str:
