@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 class Storage:
     """
-    Files below one folder. Nothing needs closing, and methods may be called from any task.
+    Files below one folder. Nothing needs closing, and methods may be called from any task or thread.
 
     Keys are letters, digits, ``.``, ``_``, ``-`` and ``/``, at most ``MOST_KEY_CHARS``; no segment is empty,
     ``.`` or ``..``. Folders that became empty stay: others may not remove them while this is in use, because
@@ -89,11 +89,11 @@ class Storage:
         Raises:
             StorageFailed: The disk refused, or *key* is malformed. What was there before is still there.
         """
-        await self.put_all({key: body})
+        await asyncio.to_thread(self.put_now, {key: body})
 
-    async def put_all(self, bodies: Mapping[str, bytes | mmap.mmap]) -> None:
+    def put_now(self, bodies: Mapping[str, bytes | mmap.mmap]) -> None:
         """
-        Keep each of *bodies* under its key, as ``put`` does, one after the other.
+        Keep each of *bodies* under its key, as ``put`` does, on the caller's own thread.
 
         Raises:
             StorageFailed: The disk refused one, or a key is malformed; the others may be there.
@@ -101,8 +101,9 @@ class Storage:
         names = ", ".join(bodies)
         try:
             paths = [self._path(key) for key in bodies]
-            # All of it in one thread: on a busy machine, coming back from one costs more than a small file does.
-            await asyncio.to_thread(self._put, bodies, paths)
+            for key, body in bodies.items():
+                obstore.put(self._store, key, body, use_multipart=False)
+            self._settle(paths)
         except (*_REFUSALS, errors.NotFound) as exc:
             raise _failed("keep", names, exc) from exc
 
@@ -225,15 +226,13 @@ class Storage:
             raise errors.NotFound("there is no file of that name: its key is malformed")
         return self._root.joinpath(*segments)
 
-    def _put(self, bodies: Mapping[str, bytes | mmap.mmap], paths: list[pathlib.Path]) -> None:
+    def _settle(self, paths: list[pathlib.Path]) -> None:
         """
-        Write new files, and sync them and the ways to them.
+        Sync new files and the ways to them.
 
         A folder may have been made by a twin that has not synced it yet, so what counts is not who made it
         but whether this process has synced the entry that leads to it.
         """
-        for key, body in bodies.items():
-            obstore.put(self._store, key, body, use_multipart=False)
         for path in paths:
             sync(path)
             for folder in path.relative_to(self._root).parents:

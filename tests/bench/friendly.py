@@ -1,6 +1,6 @@
 """
-What friendly people do, at even intervals whatever the answers take: upload, generate, follow the stream to its
-end, ask for the status, the list, the picture.
+What friendly people do, whatever the answers take: upload, generate, follow the stream to its end, ask for the
+status, the list, the picture.
 
 Arrivals are scheduled (an open loop): whoever has to wait for a service that stands still shows it in what is
 measured, and so does everybody who would have come meanwhile.
@@ -9,6 +9,7 @@ measured, and so does everybody who would have come meanwhile.
 import asyncio
 import collections
 import itertools
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from tests.bench.asking import Answer, Connection
 
 KINDS = ("upload", "generate", "stream", "status", "list", "media")
 _STREAMS_AGAIN = 5
+_SEED = 1
+"""The same arrivals in each segment."""
 _LAST_S = 60.0
 """How long those who came last are given."""
 
@@ -126,11 +129,16 @@ class Friend:
 async def load(
     friends: Sequence[Friend], *, per_second: float, seconds: float, numbers: "itertools.count[int]"
 ) -> Seen:
-    """Let jobs be asked for at even intervals, of all *friends* in turn."""
-    seen, began = Seen(), time.perf_counter()
+    """
+    Let jobs be asked for, of all *friends* in turn: each at some moment of its own interval.
+
+    At even intervals a job would never meet the steps of another, as they are the same time after it: without an
+    unfriendly person, who disturbs that, people would not even be felt by each other.
+    """
+    seen, began, chance = Seen(), time.perf_counter(), random.Random(_SEED)
     jobs = []
     for place in range(int(per_second * seconds)):
-        due = began + place / per_second
+        due = began + (place + chance.random()) / per_second
         await asyncio.sleep(due - time.perf_counter())
         friend = friends[place % len(friends)]
         jobs.append(asyncio.create_task(friend.job(next(numbers), seen, due=due)))

@@ -285,17 +285,17 @@ async def test_a_stray_is_not_removed_if_somebody_has_written_to_it_since(store,
         await store.remove_stray(storage.Found("folder", 1), before_us=2**62)
 
 
-async def test_several_files_are_kept_in_the_time_of_one(store, root):
-    await store.put_all({"a/x": b"one", "a/y": b"two", "b/z": b"three"})
+async def test_several_files_are_kept_on_the_callers_own_thread(store, root):
+    store.put_now({"a/x": b"one", "a/y": b"two", "b/z": b"three"})
     assert files(root) == ["a/x", "a/y", "b/z"]
     assert await store.get("a/y") == b"two"
 
 
 async def test_if_one_of_several_is_refused_all_have_ended(store, root):
     with file_size_limit(1_000), pytest.raises(errors.StorageFailed, match="a/small, a/large"):
-        await store.put_all({"a/small": b"x", "a/large": bytes(100_000)})
+        store.put_now({"a/small": b"x", "a/large": bytes(100_000)})
     for key in ("a/small", "a/large"):
         await store.delete(key)
     assert files(root) == []
     with pytest.raises(errors.StorageFailed):
-        await store.put_all({"a/x": b"one", "../a": b"two"})
+        store.put_now({"a/x": b"one", "../a": b"two"})

@@ -122,22 +122,36 @@ async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
 async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
     parts, owner_id = call.parts, call.person.id
     most, meter = parts.settings.max_pixels, parts.shares.thread_time.thread_meter(owner_id)
+    placed: list[Stored] = []
 
-    def normalise() -> imaging.Normalised:
+    def keep() -> Stored:
         with meter():
-            return imaging.normalise(body, most_pixels=most)
+            made = imaging.normalise(body, most_pixels=most)
+        stored = _place(made, folder=folder)
+        placed.append(stored)
+        parts.storage.put_now({stored.thumbnail_key: made.thumbnail.body, stored.key: made.picture.body})
+        return stored
 
-    def begin() -> imaging.Normalised | imaging.Probe:
+    def begin() -> Stored | imaging.Probe:
         with meter():
             probe = imaging.probe(body, most_pixels=most)
-        return normalise() if probe.memory_bytes() <= QUICK_BYTES else probe
+        return keep() if probe.memory_bytes() <= QUICK_BYTES else probe
 
-    # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
-    made = await parts.decoder.run(owner_id, QUICK_BYTES, begin)
-    if isinstance(made, imaging.Probe):
-        made = await parts.decoder.run(owner_id, made.memory_bytes(), normalise)
+    try:
+        # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
+        stored = await parts.decoder.run(owner_id, QUICK_BYTES, begin)
+        if isinstance(stored, imaging.Probe):
+            stored = await parts.decoder.run(owner_id, stored.memory_bytes(), keep)
+    except errors.StorageFailed:
+        for each in placed:
+            await remove(parts, each)
+        raise
+    return stored
+
+
+def _place(made: imaging.Normalised, *, folder: str) -> Stored:
     name = f"{folder}/{ids.new_id()}"
-    stored = Stored(
+    return Stored(
         key=f"{name}.{made.picture.extension}",
         thumbnail_key=f"{name}-small.{made.thumbnail.extension}",
         content_type=made.picture.content_type,
@@ -145,12 +159,6 @@ async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
         height_px=made.picture.height_px,
         size_bytes=len(made.picture.body),
     )
-    try:
-        await parts.storage.put_all({stored.thumbnail_key: made.thumbnail.body, stored.key: made.picture.body})
-    except errors.StorageFailed:
-        await remove(parts, stored)
-        raise
-    return stored
 
 
 async def keep(call: Call, stored: Stored | None, write: Unit[T]) -> T:
