@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from nanohook.decoding import MAX_MEMORY_BYTES, Decoder
+from nanohook.decoding import MAX_MEMORY_BYTES, QUICK_BYTES, Decoder
 from tests import live
 
 
@@ -92,3 +92,25 @@ async def test_no_more_are_let_in_than_there_are_threads(decoder):
     go.set()
     await asyncio.gather(*running)
     assert len(started) == 9
+
+
+async def test_a_small_picture_does_not_wait_for_large_ones(decoder):
+    go = threading.Event()
+    large = [asyncio.create_task(decoder.run("ada", QUICK_BYTES + 1, go.wait, 10)) for _ in range(9)]
+    await live.until(lambda: decoder._long.running == 4)
+    assert await asyncio.wait_for(decoder.run("ada", QUICK_BYTES, lambda: 1), 10) == 1
+    go.set()
+    assert await asyncio.gather(*large) == [True] * 9
+
+
+async def test_small_ones_do_not_pass_by_who_waits_for_memory(decoder):
+    go, order = threading.Event(), []
+    held = asyncio.create_task(decoder.run("ada", QUICK_BYTES, go.wait, 10))
+    await live.until(lambda: decoder._quick.running == 1)
+    alone = asyncio.create_task(decoder.run("ada", MAX_MEMORY_BYTES, order.append, "alone"))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(decoder.run("eve", 1, order.append, "small"))
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(held, alone, small)
+    assert order == ["alone", "small"]

@@ -1,11 +1,14 @@
 """A picture's address opens it as long as something shows the picture, and no longer."""
 
+import io
 import time
 
 import httpx
 import pytest
 import pytest_asyncio
+from PIL import Image
 
+from nanohook.web import media
 from tests import rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -20,6 +23,12 @@ async def service(tmp_path_factory):
 async def completed(service, **asked):
     job_id = (await service.generate(**asked))["job_id"]
     return await service.ended(job_id)
+
+
+def noise():
+    held = io.BytesIO()
+    Image.effect_noise((600, 600), 64).convert("RGB").save(held, "PNG")
+    return held.getvalue()
 
 
 def urls(job):
@@ -48,6 +57,37 @@ async def test_a_deleted_pictures_address_opens_nothing_until_it_is_restored(ser
     assert (await service.client.head(addresses[0])).status_code == 404
     assert (await service.client.post(f"/api/images/{job['job_id']}/restore")).status_code == 200
     assert await statuses(service, addresses) == [200] * 4
+
+
+async def test_a_picture_is_the_same_whole_in_parts_small_or_large(service):
+    small = await service.upload()
+    large = await service.upload(noise())
+    for job in (small, large):
+        url, size = job["original"]["url"], job["original"]["bytes"]
+        whole = await service.client.get(url)
+        assert (whole.status_code, len(whole.content)) == (200, size)
+        assert whole.headers["content-length"] == str(size)
+        part = await service.client.get(url, headers={"Range": f"bytes=10-{size - 1}"})
+        assert (part.status_code, part.content) == (206, whole.content[10:])
+        head = await service.client.head(url)
+        assert (head.content, head.headers["content-length"]) == (b"", str(size))
+        for name in ("etag", "last-modified", "cache-control", "content-type", "accept-ranges"):
+            assert whole.headers[name] == part.headers[name] == head.headers[name]
+    assert small["original"]["bytes"] < media._AT_ONCE_BYTES < large["original"]["bytes"]
+
+
+async def test_what_the_system_has_in_its_cache_is_served_at_once(tmp_path):
+    path, most = tmp_path / "x.png", media._AT_ONCE_BYTES
+    path.write_bytes(bytes(range(256)) * (most // 256))
+    # Some file systems do not tell; then it is read in a thread.
+    assert media._cached(path, size=most) in (path.read_bytes(), None)
+    assert media._cached(path, size=most - 1) in (path.read_bytes()[:-1], None)
+    path.write_bytes(b"short")
+    assert media._cached(path, size=most) is None
+    path.write_bytes(bytes(most + 1))
+    assert media._cached(path, size=most + 1) is None
+    path.unlink()
+    assert media._cached(path, size=5) is None
 
 
 async def test_an_upload_that_was_never_generated_is_deleted_and_restored_alike(service):

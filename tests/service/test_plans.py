@@ -145,6 +145,16 @@ class _Ends:
         return {"last": "b"}
 
 
+async def test_suspects_are_looked_for_among_suspects_alone(connection):
+    tx = _Noted(connection)
+    for without in ([], ["o"]):
+        await claims.next_due(tx, Step.FINISH, is_suspect=True, without=without)
+        await claims.claim(tx, Step.FINISH, is_suspect=True, now_us=1, lease_until_us=2, most=3, without=without)
+    assert len(tx.plans) == 4
+    for plan in tx.plans:
+        assert "USING INDEX ix_tasks_suspect" in plan or "USING COVERING INDEX ix_tasks_suspect" in plan
+
+
 @pytest.mark.parametrize(
     "read",
     [

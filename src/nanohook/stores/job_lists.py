@@ -15,7 +15,7 @@ LOOKED_THROUGH: Final = 1_000
 SEARCH_S: Final = 0.25
 """How long prompts are looked through for one page, by the clock of the thread: a busy machine shortens none."""
 _WORK_S: Final = 0.0005
-_REST_S: Final = 0.002
+_REST_S: Final = 0.004
 _REST_MORE: Final = 0.02
 """
 After some prompts, or one long one, a search rests: others need the interpreter for a fraction of that. A long one

@@ -18,9 +18,9 @@ from typing import Any, Final, Generic, TypeVar
 from nanohook import errors
 from nanohook.presence import Presence
 
-SHARE_OF_ONE: Final = 0.05
-"""Of the loop's time, over seconds: twenty people who want all they can get are felt, and fewer are not."""
-LEAD_S: Final = 2.0
+SHARE_OF_ONE: Final = 0.03
+"""Of the loop's time, over seconds: thirty people who want all they can get fill it, and one is hardly felt."""
+LEAD_S: Final = 4.0
 """So much of a share may be taken at once: a tenth of a second of the loop's time, or some hundred answers."""
 THREADS_SHARE_OF_ONE: Final = 0.1
 """Of one core, for uploads, searches and lists: on a small machine a thread has the only other one."""
