@@ -21,7 +21,7 @@ from nanohook.database import CONNECTIONS, Lane
 from nanohook.rules import signing, sse, views
 from nanohook.rules.job import Step
 from nanohook.stores import accounts, claims, job_lists
-from nanohook.web import outgoing, paging, slots, turns
+from nanohook.web import outgoing, paging, parts, slots, turns
 from nanohook.web.parts import signed_address
 from nanohook.web.turns import Turns
 from nanohook.work.pace import MAX_CHECKS_OF_ONE
@@ -230,6 +230,24 @@ async def test_one_person_has_one_long_read_at_a_time_and_few_that_wait(service,
         answers = await asyncio.gather(*waiting)
         assert {answer.status_code for answer in answers} <= {200, 404}
         assert len({answer.status_code for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/images?limit=200", "/api/images?q=x", "/api/projects", f"/api/images/{NOBODY}/history"]
+)
+async def test_who_was_shut_out_while_they_waited_for_their_turn_is_told_nothing(service, path):
+    one = await rig.person(service)
+    async with one.client:
+        person_id = (await one.client.get("/api/auth/me")).json()["id"]
+        lane = Lane.SEARCH if "?q=" in path else Lane.PAGE
+        turn = service.parts.shares.turns[lane]
+        async with turn.take(person_id):
+            waiting = asyncio.create_task(one.client.get(path))
+            await live.until(lambda: turn.waiting == 1)
+            await asyncio.sleep(parts._LONG_WAIT_S * 1.2)
+            await service.parts.database.write(lambda tx: accounts.set_disabled(tx, person_id, at_us=1))
+        answer = await waiting
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 
 async def test_turns_go_round_between_people():

@@ -30,14 +30,19 @@ def behind(page: PersonalEndpoint) -> PublicEndpoint:
 
     async def answer(request: Request, parts: Parts) -> Response:
         here = pages.here(request)
+
+        async def ask_again() -> Person:
+            return await guard.person_of(request, parts)
+
         try:
-            person = await guard.person_of(request, parts)
-        except errors.Rejected:
+            person = await ask_again()
+            if await parts.shares.loop_time.wait(person.id):
+                person = await ask_again()  # who may have been shut out meanwhile
+        except (errors.Unauthenticated, errors.Forbidden):
             return _login(request, parts, "first", then=here, status=401)
         if not person.is_verified:
             return _door(request, "unverified.html", status=403, person=person, then=here)
-        await parts.shares.loop_time.wait(person.id)
-        shown = page(Call(request=request, parts=parts, person=person))
+        shown = page(Call(request=request, parts=parts, person=person, ask_again=ask_again))
         answer = await parts.shares.loop_time.measure(person.id, shown)
         guard.rename_cookie(request, parts, answer, person)
         return answer

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -29,6 +29,9 @@ from nanohook.web.rates import Cooldown, Rates
 from nanohook.web.readiness import Readiness
 from nanohook.web.rejections import Rejections
 from nanohook.web.shares import Shares
+
+_LONG_WAIT_S: Final = 0.5
+"""Whoever waited for longer is looked at again: to be shut out is felt within a second."""
 
 T = TypeVar("T")
 
@@ -79,6 +82,8 @@ class Call:
     request: Request
     parts: Parts
     person: Person
+    ask_again: Callable[[], Awaitable[Person]]
+    """Tells anew who is asking, or raises: after a wait they may have been shut out."""
 
     @property
     def job_id(self) -> str:
@@ -141,8 +146,10 @@ class Call:
         Raises:
             TooMany: As many of this person's wait as may, or they do not read what they are answered.
             Unavailable: As many of everybody's do.
+            Unauthenticated: The person was shut out while they waited.
+            Forbidden: They may not do this any more.
         """
-        shares, owner_id = self.parts.shares, self.person.id
+        shares, owner_id, began = self.parts.shares, self.person.id, time.monotonic()
         if lane not in shares.turns:  # its reads are over at once
             yield
             return
@@ -153,6 +160,8 @@ class Call:
         async with shares.turns[lane].take(owner_id):
             if is_long:  # meanwhile others of theirs were answered
                 shares.outgoing.check(owner_id)
+            if time.monotonic() - began > _LONG_WAIT_S:
+                await self.ask_again()
             yield
 
     def whose(self) -> str | None:

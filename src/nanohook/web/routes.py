@@ -238,7 +238,13 @@ def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
             if standing is not None:
                 standing.check()
             bounded = wire.bounded(request, most_bytes=line.most_bytes, tempo=line.tempo)
-            answer = await line.endpoint(Call(request=bounded, parts=parts, person=person))
+            call = Call(
+                request=bounded,
+                parts=parts,
+                person=person,
+                ask_again=lambda: guard.require(request, parts, line.who),
+            )
+            answer = await line.endpoint(call)
             guard.rename_cookie(request, parts, answer, person)
         except errors.NanohookError as exc:
             answer = failures.told(exc, worded=line.worded)
