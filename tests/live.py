@@ -1,6 +1,7 @@
 """Real servers on loopback, for tests."""
 
 import asyncio
+import collections
 import contextlib
 import os
 import socket
@@ -13,6 +14,9 @@ _STOP_TIMEOUT_S = 5
 _POLL_S = 0.005
 
 _PORTS = iter(range(100_000))
+_MARKS: collections.deque[socket.socket] = collections.deque()
+_MOST_MARKS = 100
+"""Tests that began before so many others have long ended."""
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -91,14 +95,24 @@ def closed_port() -> int:
     Find a loopback port where nobody listens, and give it to nobody else.
 
     Below those that the system gives away by itself, and apart for each worker of a run: between this and the
-    moment when somebody listens there, the system would give the same one again.
+    moment when somebody listens there, the system would give the same one again. A datagram socket of the same
+    number tells another run on this machine that it is taken.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for number in _PORTS:
         port = 20_000 + worker % 6 * 2_000 + (os.getpid() + number) % 2_000
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        mark = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            mark.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            mark.close()
+            continue
+        _MARKS.append(mark)
+        if len(_MARKS) > _MOST_MARKS:
+            _MARKS.popleft().close()
+        return port
     raise AssertionError("every port is taken")
 
 

@@ -12,6 +12,7 @@ from nanohook.stores import line, tasks
 _SPOT: Final = len(line.Spot._fields)
 # Only decoding is suspected of anything: asking about such a task is as asking about any other.
 _IS_SUSPECT: Final = "step = 'finish' AND suspect_deaths IS NOT NULL"
+_SUSPECTS: Final = f"tasks INDEXED BY ix_tasks_suspect WHERE {_IS_SUSPECT}"
 # Each of the others is looked for by name: of those who are passed by, thousands of tasks may be due.
 _OTHERS: Final = (
     "WITH RECURSIVE people(owner_id) AS ("
@@ -37,12 +38,13 @@ async def next_due(
 ) -> int | None:
     """Tell when the next task is due for *step*, µs; of suspects alone, or of others; *without* these people's."""
     values: dict[str, Value] = {"step": step, "without": _json_list(without)}
-    found = f"SELECT MIN(due_at) AS due_at FROM {_kind(is_suspect=is_suspect)}"
     if is_suspect:
-        found = f"{found} AND {_OF_OTHERS}"
+        found = f"SELECT MIN(due_at) AS due_at FROM {_SUSPECTS} AND {_OF_OTHERS}"
     elif without:
-        of_one = found.replace("tasks WHERE", "tasks INDEXED BY ix_tasks_step_owner WHERE")
-        found = f"{_OTHERS} SELECT MIN(({of_one} AND owner_id = others.owner_id)) AS due_at FROM others"
+        of_one = f"SELECT MIN(due_at) FROM {_tasks(by='ix_tasks_step_owner')} AND owner_id = others.owner_id"
+        found = f"{_OTHERS} SELECT MIN(({of_one})) AS due_at FROM others"
+    else:
+        found = f"SELECT MIN(due_at) AS due_at FROM {_tasks(by='ix_tasks_step_due_at')}"
     row = await tx.one(found, values)
     return None if row is None else row["due_at"]
 
@@ -229,24 +231,23 @@ def _claim(*, is_suspect: bool, is_late_first: bool, of_others: bool) -> str:
     """Compose the UPDATE that takes tasks by when they are due."""
     # The place of a task in line is no later than its deadline, but others may have stood there for long before.
     late = "COALESCE(accepted_at, submit_started_at, 0) > :began_before, " if is_late_first else ""
-    found = f"SELECT rowid FROM {_kind(is_suspect=is_suspect)} AND due_at <= :now"
     if is_suspect:
-        found = f"{found} AND {_OF_OTHERS}"
+        found = f"SELECT rowid FROM {_SUSPECTS} AND {_OF_OTHERS}"
     elif of_others:
-        of_each = found.replace("tasks WHERE", "tasks INDEXED BY ix_tasks_step_owner WHERE")
+        of_each = f"SELECT rowid FROM {_tasks(by='ix_tasks_step_owner')}"
         found = f"{_OTHERS} {of_each} AND owner_id IN (SELECT owner_id FROM others)"
+    else:
+        found = f"SELECT rowid FROM {_tasks(by='ix_tasks_step_due_at')}"
     return (
         "UPDATE tasks SET claim = claim + 1, held = 1, due_at = :lease_until, "
         "asked_at = CASE WHEN step = 'ask' THEN :now ELSE asked_at END "
-        f"WHERE rowid IN ({found} ORDER BY {late}due_at LIMIT :most) RETURNING {tasks.COLUMNS}"
+        f"WHERE rowid IN ({found} AND due_at <= :now ORDER BY {late}due_at LIMIT :most) RETURNING {tasks.COLUMNS}"
     )
 
 
-def _kind(*, is_suspect: bool) -> str:
-    """Compose which tasks are meant: suspects alone, by the index of these few, or others."""
-    if is_suspect:
-        return f"tasks INDEXED BY ix_tasks_suspect WHERE {_IS_SUSPECT}"
-    return f"tasks WHERE step = :step AND NOT ({_IS_SUSPECT})"
+def _tasks(*, by: str) -> str:
+    """Compose which tasks are meant, but for suspects, and the index that they are found by."""
+    return f"tasks INDEXED BY {by} WHERE step = :step AND NOT ({_IS_SUSPECT})"
 
 
 def _json_list(names: Collection[str]) -> str:

@@ -1,5 +1,6 @@
 """Stored bytes by signed address."""
 
+import asyncio
 import os
 import pathlib
 import re
@@ -8,17 +9,17 @@ from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from nanohook import errors
 from nanohook.rules import signing
 from nanohook.stores import media as stored
 from nanohook.web import failures, guard
+from nanohook.web.outgoing import PIECE_BYTES
 from nanohook.web.parts import Parts
 
 _RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
 _NO_PICTURE: Final = "no such picture"
-_AT_ONCE_BYTES: Final = 128 * 1024
-"""A thumbnail, or a small picture."""
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -38,10 +39,13 @@ async def media(request: Request, parts: Parts) -> Response:
         raise errors.NotFound(_NO_PICTURE)
     if not signing.is_for_upstream(token):
         await _check_shown(request, parts, key)
-    refusal = _check_range(request, size=path.stat().st_size)
+    stat = path.stat()
+    refusal = _check_range(request, size=stat.st_size)
     if refusal is not None:
         return refusal
-    answer = FileResponse(path, media_type=content_type, stat_result=path.stat())
+    is_whole = request.method == "GET" and "range" not in request.headers
+    kind = _SmallFile if is_whole and stat.st_size <= PIECE_BYTES else FileResponse
+    answer = kind(path, media_type=content_type, stat_result=stat)
     left_s = max(0, expires_at_s - int(time.time()))
     answer.headers.update(
         {
@@ -55,21 +59,29 @@ async def media(request: Request, parts: Parts) -> Response:
     if known & {"*", answer.headers["etag"]}:
         kept = ("etag", "cache-control", "last-modified")
         return Response(status_code=304, headers={name: answer.headers[name] for name in kept})
-    if request.method == "GET" and "range" not in request.headers:
-        body = _cached(path, size=int(answer.headers["content-length"]))
-        if body is not None:
-            return Response(body, headers=answer.headers)
     return answer
+
+
+class _SmallFile(FileResponse):
+    """A whole file of one piece, read when it is its turn to be sent: no other waiting answer holds its bytes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        path, size = pathlib.Path(self.path), int(self.headers["content-length"])
+        body = _cached(path, size=size)
+        if body is None:
+            body = await asyncio.to_thread(path.read_bytes)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _cached(path: pathlib.Path, *, size: int) -> bytes | None:
     """
-    Read a small file from the system's cache, without waiting for a disk or a thread.
+    Read a file of *size* bytes from the system's cache, without waiting for a disk or a thread.
 
     Returns:
-        ``None`` where it is larger or not in the cache, or where a system does not tell.
+        ``None`` where it is not in the cache, or where a system does not tell.
     """
-    if size > _AT_ONCE_BYTES or not hasattr(os, "RWF_NOWAIT"):
+    if not hasattr(os, "RWF_NOWAIT"):
         return None
     body = bytearray(size)
     try:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from starlette.datastructures import QueryParams
@@ -84,6 +84,8 @@ class Call:
     person: Person
     ask_again: Callable[[], Awaitable[Person]]
     """Tells anew who is asking, or raises: after a wait they may have been shut out."""
+    since: float = field(default_factory=time.monotonic)
+    """When they were let in, by the monotonic clock."""
 
     @property
     def job_id(self) -> str:
@@ -124,6 +126,8 @@ class Call:
 
         Raises:
             Unavailable: The database does not answer, or not in time.
+            Unauthenticated: The person was shut out while they waited for it.
+            Forbidden: They may not do this any more.
         """
         if lane not in self.parts.shares.turns:
             return await self.parts.database.read(unit, lane=lane)
@@ -133,7 +137,10 @@ class Call:
             with meter():
                 return await unit(tx)
 
-        return await self.parts.database.read(metered, lane=lane)
+        found = await self.parts.database.read(metered, lane=lane)
+        if time.monotonic() - self.since > _LONG_WAIT_S:
+            await self.ask_again()
+        return found
 
     @contextlib.asynccontextmanager
     async def turn(self, lane: Lane = Lane.PAGE, *, rows: int = 0) -> AsyncIterator[None]:
@@ -146,10 +153,8 @@ class Call:
         Raises:
             TooMany: As many of this person's wait as may, or they do not read what they are answered.
             Unavailable: As many of everybody's do.
-            Unauthenticated: The person was shut out while they waited.
-            Forbidden: They may not do this any more.
         """
-        shares, owner_id, began = self.parts.shares, self.person.id, time.monotonic()
+        shares, owner_id = self.parts.shares, self.person.id
         if lane not in shares.turns:  # its reads are over at once
             yield
             return
@@ -160,8 +165,6 @@ class Call:
         async with shares.turns[lane].take(owner_id):
             if is_long:  # meanwhile others of theirs were answered
                 shares.outgoing.check(owner_id)
-            if time.monotonic() - began > _LONG_WAIT_S:
-                await self.ask_again()
             yield
 
     def whose(self) -> str | None:

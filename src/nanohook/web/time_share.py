@@ -3,7 +3,7 @@ Shares of time, between people: of the event loop's, and of threads'.
 
 The loop is one thread: whatever one person's requests take of it, those of all others wait for. A limit of
 requests does not help: a refusal takes a good part of what an answer takes, and nobody has to heed it. So while
-others are here, whoever has taken more than a share is kept waiting, for an answer and for a refusal alike.
+others are here, whoever has taken more than a share is kept waiting: for an answer, and longer for a refusal.
 
 Threads are shared in the same way, apart: whoever uploads a hundred photos waits with these, and not with a page.
 """
@@ -27,11 +27,11 @@ THREADS_SHARE_OF_ONE: Final = 0.1
 THREADS_LEAD_S: Final = 20.0
 """Two seconds of a core at once: some photos, as a telephone makes them."""
 MAX_WAIT_S: Final = 10.0
-"""However much was taken: a browser's page waits longer than this."""
+"""For an answer, however much was taken: a browser's page waits longer than this."""
 MAX_WAITING_OF_ONE: Final = 64
 """Requests of one person that wait for an answer; a browser has six connections. More wait for a refusal."""
-REFUSED_FOR: Final = 3
-"""So many times as long: a refusal takes the loop nearly as long as an answer."""
+REFUSED_FOR: Final = 2
+"""So many times as long: a refusal takes the loop nearly as long as an answer. Programs wait for 30 s."""
 OTHERS_S: Final = 10.0
 """Whoever has asked for something within this is here: people look at what they see before they go on."""
 _AROUND_S: Final = 0.0003

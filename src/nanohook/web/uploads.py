@@ -1,5 +1,6 @@
 """Pictures on their way in: read within bounds, measured, made upright, stripped of metadata, stored."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -11,7 +12,6 @@ from starlette.requests import Request
 
 from nanohook import errors, ids
 from nanohook.database import Transaction, Unit
-from nanohook.decoding import QUICK_BYTES
 from nanohook.flow import quota
 from nanohook.rules import imaging
 from nanohook.rules.job import Stored
@@ -24,6 +24,9 @@ _MOST_PART_BYTES: Final = 16 * 1024
 
 _NEAR_BYTES: Final = 64 * 1024 * 1024
 """Above the reserve: what is deleted goes early already. Three of the largest uploads."""
+
+_SMALL_BYTES: Final = 16_000_000
+"""What a header needs at the most, and a picture of some hundred thousand pixels."""
 
 T = TypeVar("T")
 
@@ -122,34 +125,38 @@ async def store(call: Call, file: UploadFile, *, folder: str) -> Stored:
 async def _store(call: Call, body: bytes, *, folder: str) -> Stored:
     parts, owner_id = call.parts, call.person.id
     most, meter = parts.settings.max_pixels, parts.shares.thread_time.thread_meter(owner_id)
-    placed: list[Stored] = []
+    named: list[Stored] = []
 
-    def keep() -> Stored:
+    def normalise() -> imaging.Normalised:
         with meter():
-            made = imaging.normalise(body, most_pixels=most)
-        stored = _place(made, folder=folder)
-        placed.append(stored)
+            return imaging.normalise(body, most_pixels=most)
+
+    def put(made: imaging.Normalised) -> Stored:
+        stored = _named(made, folder=folder)
+        named.append(stored)
         parts.storage.put_now({stored.thumbnail_key: made.thumbnail.body, stored.key: made.picture.body})
         return stored
 
     def begin() -> Stored | imaging.Probe:
         with meter():
             probe = imaging.probe(body, most_pixels=most)
-        return keep() if probe.memory_bytes() <= QUICK_BYTES else probe
+        # On a busy machine, each way from a thread and back takes longer than a small picture does.
+        return put(normalise()) if probe.memory_bytes() <= _SMALL_BYTES else probe
 
     try:
         # Even the headers of a picture may be long, and are somebody else's: not on the event loop.
-        stored = await parts.decoder.run(owner_id, QUICK_BYTES, begin)
-        if isinstance(stored, imaging.Probe):
-            stored = await parts.decoder.run(owner_id, stored.memory_bytes(), keep)
+        found = await parts.decoder.run(owner_id, _SMALL_BYTES, begin)
+        if isinstance(found, Stored):
+            return found
+        made = await parts.decoder.run(owner_id, found.memory_bytes(), normalise)
+        return await asyncio.to_thread(put, made)
     except errors.StorageFailed:
-        for each in placed:
-            await remove(parts, each)
+        for stored in named:
+            await remove(parts, stored)
         raise
-    return stored
 
 
-def _place(made: imaging.Normalised, *, folder: str) -> Stored:
+def _named(made: imaging.Normalised, *, folder: str) -> Stored:
     name = f"{folder}/{ids.new_id()}"
     return Stored(
         key=f"{name}.{made.picture.extension}",

@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 GONE: Final = Candidate(url="")
 """In place of an address where there is none that is alive."""
-_ALONE_BYTES: Final = 2**62
-"""More than may be used at one time: such a one waits until nothing else is decoded, and all others for it."""
 _TOO_MUCH: Final = frozenset({"too_many_pixels", "too_many_scans"})
 _FITS: Final[dict[object, imaging.Fit]] = {"cover": "cover", "contain": "contain", "stretch": "stretch"}
 _FORMATS: Final[dict[object, imaging.Format]] = {"jpg": "jpg", "png": "png", "webp": "webp"}
@@ -100,7 +98,7 @@ class Finisher:
         # What may have ended the process is looked at while nothing else is decoded. Some headers need a decoder.
         probe = await self.decoder.run(
             task.owner_id,
-            _ALONE_BYTES if is_suspect else 0,
+            None if is_suspect else 0,
             self.marks.guard,
             task,
             imaging.probe_result,
@@ -119,7 +117,7 @@ class Finisher:
         self._show(task, Stage.RESIZING)
         return await self.decoder.run(
             task.owner_id,
-            _ALONE_BYTES if is_suspect else probe.memory_bytes(begun.size),
+            None if is_suspect else probe.memory_bytes(begun.size),
             self.marks.guard,
             task,
             imaging.finish,
