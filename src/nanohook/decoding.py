@@ -23,8 +23,8 @@ class Decoder:
     """
     Runs picture work in threads: people take turns, and each one's is first come, first served.
 
-    Quick work has threads and memory of its own: it does not wait for large pictures. The threads of long work yield
-    to all others.
+    Quick work has threads and memory of its own: it does not wait for large pictures. Threads that do long work
+    yield to all others.
 
     Args:
         max_threads: At most this many of each kind; Pillow lets go of the GIL while it works.
