@@ -35,11 +35,14 @@ async def media(request: Request, parts: Parts) -> Response:
     # Only verified pictures are ever stored, and their keys are ours: the ending tells the type.
     content_type = _TYPES.get(key.rpartition(".")[2])
     path = parts.storage.path(key)
-    if content_type is None or path is None or not path.is_file():
+    if content_type is None or path is None:
         raise errors.NotFound(_NO_PICTURE)
     if not signing.is_for_upstream(token):
         await _check_shown(request, parts, key)
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except FileNotFoundError:  # removed meanwhile
+        raise errors.NotFound(_NO_PICTURE) from None
     refusal = _check_range(request, size=stat.st_size)
     if refusal is not None:
         return refusal
