@@ -15,6 +15,8 @@ _POLL_S = 0.005
 
 _PORTS = iter(range(100_000))
 _MARKS: collections.deque[socket.socket] = collections.deque()
+_MARK_APART = 20_000
+"""Whoever listens at a port may take datagrams there too, as for HTTP/3."""
 _MOST_MARKS = 100
 """Tests that began before so many others have long ended."""
 
@@ -95,15 +97,15 @@ def closed_port() -> int:
     Find a loopback port where nobody listens, and give it to nobody else.
 
     Below those that the system gives away by itself, and apart for each worker of a run: between this and the
-    moment when somebody listens there, the system would give the same one again. A datagram socket of the same
-    number tells another run on this machine that it is taken.
+    moment when somebody listens there, the system would give the same one again. A datagram socket whose number
+    belongs to it tells another run on this machine that it is taken.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for number in _PORTS:
         port = 20_000 + worker % 6 * 2_000 + (os.getpid() + number) % 2_000
         mark = socket.socket(type=socket.SOCK_DGRAM)
         try:
-            mark.bind(("127.0.0.1", port))
+            mark.bind(("127.0.0.1", port + _MARK_APART))
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
         except OSError:

@@ -24,7 +24,7 @@ from tests.process import child, post_mortem
 from tests.process.upstream import Hold, Odd, Patient
 
 AT_ONCE = 5
-END_S = 20.0
+END_S = 28.0
 """A killed claim may not make the restarted service wait for the end of a lease, which is 30 s."""
 ASKING = {"reconcile_after_s": 0.2, "reconcile_every_s": 0.2}
 
@@ -198,7 +198,7 @@ async def play(scene: Scene, data_dir: pathlib.Path, key: str) -> Outcome:
 
 
 def _upstream(scene: Scene, hold: Hold) -> Odd | Patient:
-    # A callback comes after the restart where it is not acknowledged: 1.4, 2.8 and 5.6 s between the tries.
+    # A callback comes after the restart where it is not acknowledged: 1.4, 2.8, 5.6 s and so on between the tries.
     chosen = Options(
         latency_s=0.02,
         late_s=0.3 * scene.num_images,

@@ -339,7 +339,7 @@ async def test_under_dev_no_proxy_makes_another_host_loopback(tmp_path):
 async def test_what_a_stranger_says_of_his_way_is_not_believed(plain):
     await rig.make_account(plain, "ada@example.org", password=RIGHT)
     forwarded = {"X-Forwarded-Proto": "https", "Origin": plain.base}
-    async with httpx.AsyncClient(base_url=plain.base, trust_env=False, verify=TLS) as browser:
+    async with httpx.AsyncClient(base_url=plain.base, trust_env=False, verify=TLS, timeout=60) as browser:
         answer = await login(browser, "ada@example.org", **forwarded)
         assert answer.status_code == 200
         assert "secure" not in answer.headers["set-cookie"].lower()
@@ -347,16 +347,18 @@ async def test_what_a_stranger_says_of_his_way_is_not_believed(plain):
             browser, "ada@example.org", **forwarded | {"Origin": plain.base.replace("http:", "https:")}
         )
         refused(answer, 403, "wrong_origin")
-        # Nor has he as many budgets as he can think of addresses.
-        tries = [
-            (
-                await login(
-                    browser, "nobody@example.org", Origin=plain.base, **{"X-Forwarded-For": f"10.0.0.{number}"}
-                )
+        # Nor has he as many budgets as he can think of addresses. At once: one after the other they might take a
+        # slow machine longer than a minute.
+        tries = await asyncio.gather(
+            *(
+                login(browser, "nobody@example.org", Origin=plain.base, **{"X-Forwarded-For": f"10.0.0.{number}"})
+                for number in range(12)
             )
-            for number in range(12)
-        ]
-    refused(tries[-1], 429, "rate_limited")
+        )
+    assert [answer.status_code for answer in tries].count(429) >= 2
+    for answer in tries:
+        if answer.status_code == 429:
+            refused(answer, 429, "rate_limited")
 
 
 async def test_a_session_ends_when_its_time_is_up(service, visit, told):
@@ -789,7 +791,9 @@ def tried(answers, most=10):
     """As many are answered as may; one more if the minute's boundary fell among them."""
     passed = [answer for answer in answers if answer.status_code != 429]
     assert len(passed) in {most, most + 1}
-    for answer in answers[len(passed) :]:
+    for answer in answers:
+        if answer in passed:
+            continue
         refused(answer, 429, "rate_limited")
         assert "set-cookie" not in answer.headers
         assert 1 <= int(answer.headers["retry-after"]) <= 60
@@ -809,8 +813,9 @@ SAME = {
 @pytest.mark.parametrize("route", SAME)
 async def test_one_account_is_tried_ten_times_a_minute_from_one_network(service, visit, hasher, route):
     browser, path, email = await visit(), f"/api/auth/{route}", new_address()
-    answers = [await browser.post(path, json=SAME[route](email.upper() if n % 2 else email)) for n in range(12)]
-    passed = tried(answers)
+    # At once: one after the other they might take a slow machine longer than a minute.
+    tries = (browser.post(path, json=SAME[route](email.upper() if n % 2 else email)) for n in range(12))
+    passed = tried(await asyncio.gather(*tries))
     assert len({answer.status_code for answer in passed}) == 1
     before, asked = await rows(service), dict(hasher.asked)
     refused(await browser.post(path, json=SAME[route](email)), 429, "rate_limited")
