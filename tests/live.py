@@ -80,7 +80,7 @@ async def serve_raw(handler: Handler) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def until(condition: Callable[[], object], *, timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], object], *, timeout_s: float = 30) -> None:
     """
     Wait until *condition* is true.
 

@@ -14,7 +14,7 @@ LOOKED_THROUGH: Final = 1_000
 """Jobs whose prompts are looked through for one page: no index finds a part of a text."""
 SEARCH_S: Final = 0.25
 """How long prompts are looked through for one page, by the clock of the thread."""
-SEARCH_MOST_S: Final = 3.0
+SEARCH_MOST_S: Final = 1.0
 """By the clock on the wall, on a busy machine, rests and all: a page that is short has a next."""
 _WORK_S: Final = 0.0005
 _REST_S: Final = 0.004

@@ -137,10 +137,12 @@ class Call:
             with meter():
                 return await unit(tx)
 
-        found = await self.parts.database.read(metered, lane=lane)
-        if time.monotonic() - self.since > _LONG_WAIT_S:
-            await self.ask_again()
-        return found
+        try:
+            return await self.parts.database.read(metered, lane=lane)
+        finally:
+            # Nor is that there is nothing told to who was shut out.
+            if time.monotonic() - self.since > _LONG_WAIT_S:
+                await self.ask_again()
 
     @contextlib.asynccontextmanager
     async def turn(self, lane: Lane = Lane.PAGE, *, rows: int = 0) -> AsyncIterator[None]:
