@@ -31,18 +31,16 @@ def behind(page: PersonalEndpoint) -> PublicEndpoint:
     async def answer(request: Request, parts: Parts) -> Response:
         here = pages.here(request)
 
-        async def ask_again() -> Person:
+        async def ask() -> Person:
             return await guard.person_of(request, parts)
 
         try:
-            person = await ask_again()
-            if await parts.shares.loop_time.wait(person.id):
-                person = await ask_again()  # who may have been shut out meanwhile
+            person = await guard.let_in(parts, ask)
         except (errors.Unauthenticated, errors.Forbidden):
             return _login(request, parts, "first", then=here, status=401)
         if not person.is_verified:
             return _door(request, "unverified.html", status=403, person=person, then=here)
-        shown = page(Call(request=request, parts=parts, person=person, ask_again=ask_again))
+        shown = page(Call(request=request, parts=parts, person=person, ask_again=ask))
         answer = await parts.shares.loop_time.measure(person.id, shown)
         guard.rename_cookie(request, parts, answer, person)
         return answer

@@ -104,6 +104,23 @@ async def require(request: Request, parts: Parts, who: Who) -> Person:
     return person
 
 
+async def let_in(parts: Parts, ask: Callable[[], Awaitable[Person]]) -> Person:
+    """
+    Tell who is asking, once their share of the event loop's time allows it.
+
+    Args:
+        ask: Tells who it is, or raises; called again after a wait, in which they may have been shut out.
+
+    Raises:
+        TooMany: As many of this person's requests wait as may.
+        Rejected: What *ask* raises.
+    """
+    person = await ask()
+    if await parts.shares.loop_time.wait(person.id):
+        person = await ask()
+    return person
+
+
 def check_host(request: Request, parts: Parts) -> None:
     """
     Under ``dev``, let a tunnel's guests reach nothing but what the tunnel is for.

@@ -140,7 +140,7 @@ class Call:
         try:
             return await self.parts.database.read(metered, lane=lane)
         finally:
-            # Nor is that there is nothing told to who was shut out.
+            # Whoever was shut out meanwhile is told neither what was found nor that nothing was.
             if time.monotonic() - self.since > _LONG_WAIT_S:
                 await self.ask_again()
 

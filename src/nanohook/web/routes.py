@@ -231,20 +231,16 @@ def _open(line: _Open) -> Callable[[Request], Awaitable[Response]]:
 def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
     rate = line.rate or (Rate.READ if line.method == "GET" else Rate.WRITE)
 
-    async def permitted(request: Request, parts: Parts, person: Person) -> Response:
+    async def permitted(
+        request: Request, parts: Parts, person: Person, ask: Callable[[], Awaitable[Person]]
+    ) -> Response:
         """Answer *person*, unless they ask too often: a stranger, or their body, does not come so far."""
         standing = await parts.rates.hit(rate, person.id, route=line.path)
         try:
             if standing is not None:
                 standing.check()
             bounded = wire.bounded(request, most_bytes=line.most_bytes, tempo=line.tempo)
-            call = Call(
-                request=bounded,
-                parts=parts,
-                person=person,
-                ask_again=lambda: guard.require(request, parts, line.who),
-            )
-            answer = await line.endpoint(call)
+            answer = await line.endpoint(Call(request=bounded, parts=parts, person=person, ask_again=ask))
             guard.rename_cookie(request, parts, answer, person)
         except errors.NanohookError as exc:
             answer = failures.told(exc, worded=line.worded)
@@ -255,11 +251,13 @@ def _theirs(line: _Theirs) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         parts = parts_of(request.scope)
         guard.check_host(request, parts)
+
+        async def ask() -> Person:
+            return await guard.require(request, parts, line.who)
+
         try:
-            person = await guard.require(request, parts, line.who)
-            if await parts.shares.loop_time.wait(person.id):
-                person = await guard.require(request, parts, line.who)  # who may have been shut out meanwhile
-            return await parts.shares.loop_time.measure(person.id, permitted(request, parts, person))
+            person = await guard.let_in(parts, ask)
+            return await parts.shares.loop_time.measure(person.id, permitted(request, parts, person, ask))
         except errors.NanohookError as exc:
             return failures.told(exc, worded=line.worded)
 
