@@ -12,10 +12,8 @@ from nanohook.values import replace
 
 LOOKED_THROUGH: Final = 1_000
 """Jobs whose prompts are looked through for one page: no index finds a part of a text."""
-SEARCH_S: Final = 0.25
-"""How long prompts are looked through for one page, by the clock of the thread."""
-SEARCH_MOST_S: Final = 1.0
-"""By the clock on the wall, on a busy machine, rests and all: a page that is short has a next."""
+SEARCH_S: Final = 1.0
+"""How long prompts are looked through for one page, rests and all: a page that is short has a next."""
 _WORK_S: Final = 0.0005
 _REST_S: Final = 0.004
 _REST_MORE: Final = 0.02
@@ -82,7 +80,7 @@ class _Look:
 
     def __init__(self) -> None:
         self._began = time.thread_time()
-        self._ends_at = time.monotonic() + SEARCH_MOST_S
+        self._ends_at = time.monotonic() + SEARCH_S
         self._rest_at = self._began + _WORK_S
 
     def is_over(self) -> bool:
@@ -91,7 +89,7 @@ class _Look:
         if now > self._rest_at:
             time.sleep(_REST_S + _REST_MORE * (now - self._began))
             self._rest_at = now + _WORK_S
-        return now > self._began + SEARCH_S or time.monotonic() > self._ends_at
+        return time.monotonic() > self._ends_at
 
 
 async def _rows(tx: Transaction, select: str, wanted: Filter, *, most: int) -> list[Row]:
