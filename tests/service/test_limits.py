@@ -21,7 +21,7 @@ from starlette.routing import Route
 from nanohook import errors
 from nanohook.passwords import Passwords
 from nanohook.rules.tempo import Tempo
-from nanohook.web import failures, routes, slots, uploads, webhook, wire
+from nanohook.web import failures, rates, routes, slots, uploads, webhook, wire
 from nanohook.web.rates import Rate, Rates, _Windows, network_of
 from tests import live, raw, rig
 
@@ -740,16 +740,33 @@ async def test_without_allowed_origins_no_page_elsewhere_may_ask(free):
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_windows_that_are_over_are_forgotten_without_a_look_at_every_key_each_time():
+async def test_windows_that_are_over_make_room_for_new_ones_a_few_at_a_time():
     windows = _Windows()
-    for number in range(100):
+    for number in range(10):
         await windows.incr(f"old{number}", 0.01)
     await live.until(lambda: max(windows.expirations.values()) < time.time())
     await windows.incr("young", 60)
-    assert len(windows.storage) == 101  # not yet: the last sweep was just now
-    windows._next_sweep = 0.0
-    await windows.incr("young", 60)
-    assert (dict(windows.storage), set(windows.expirations)) == ({"young": 2}, {"young"})
+    assert len(windows.storage) == 10 - 3 + 1
+    for number in range(3):
+        await windows.incr(f"young{number}", 60)
+    assert await windows.incr("young", 60) == 2
+    assert set(windows.storage) == set(windows.expirations) == {"young", "young0", "young1", "young2"}
     await windows.incr("again", 0.01)
     await live.until(lambda: windows.expirations["again"] < time.time())
     assert await windows.incr("again", 60) == 1
+
+
+async def test_of_windows_without_end_the_oldest_are_forgotten(monkeypatch):
+    """Whoever has many networks can name as many accounts: what is counted for them has a bound."""
+    monkeypatch.setattr(rates, "MOST_WINDOWS", 100)
+    counted = Rates(status="10/day", write="1/day", upload="1/day")
+    windows = counted._limiter.storage
+
+    async def left(whose):
+        return (await counted.hit(Rate.STATUS, whose, route="r")).left
+
+    for number in range(1_000):
+        assert await left(f"stranger {number}") == 9
+        assert len(windows.storage) == len(windows.expirations) <= 100
+    # The youngest of them are all counted on.
+    assert [await left(f"stranger {number}") for number in range(950, 1_000)] == [8] * 50

@@ -10,6 +10,7 @@ Source: RateLimit header fields for HTTP, draft-ietf-httpapi-ratelimit-headers-1
 import collections
 import enum
 import ipaddress
+import itertools
 import logging
 import math
 import time
@@ -31,7 +32,10 @@ _SIGN_IN_ACCOUNT: Final = "100/minute"
 _SIGN_IN_NETWORK: Final = "100/minute"
 """Of one network, whatever accounts it tries: many people may share it, and each try may cost a hash."""
 _MAIL: Final = "10/minute"
-_SWEEP_EVERY_S: Final = 60.0
+MOST_WINDOWS: Final = 200_000
+"""Counted at once, 50 MB; beyond that the oldest is forgotten: strangers choose networks and accounts freely."""
+_FORGOTTEN_AT_ONCE: Final = 3
+"""Windows that a new one makes room for: more than one, so that the ended ones are never many."""
 _V6_PREFIX: Final = 64
 """One customer's share of IPv6: whoever has it has all of its addresses."""
 
@@ -89,14 +93,15 @@ class Standing:
 
 class _Windows(MemoryStorage):
     """
-    The library's windows in memory, swept once in a while.
+    The library's windows in memory, of which each new one removes a few that have ended.
 
-    Its own look at every key after each request: with many people that would hold up the event loop.
+    The library looks at every key after each request: with many people that would hold up the event loop.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._next_sweep = 0.0
+        # A plain dictionary walks over all that was removed from its front.
+        self.expirations = collections.OrderedDict()
         self._clock = clock.JumpWatch()
 
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
@@ -108,12 +113,13 @@ class _Windows(MemoryStorage):
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         """Count *amount* under *key*, which is forgotten after *expiry* seconds."""
         now = time.time()
-        if now >= self._next_sweep:
-            self._next_sweep = now + _SWEEP_EVERY_S
-            for old in [name for name, until in self.expirations.items() if until <= now]:
-                await self.clear(old)
         await self.get(key)
-        self.expirations.setdefault(key, now + expiry)
+        if key not in self.expirations:
+            # In the order in which they began, which is nearly that in which they end.
+            for old in tuple(itertools.islice(self.expirations, _FORGOTTEN_AT_ONCE)):
+                if self.expirations[old] <= now or len(self.expirations) >= MOST_WINDOWS:
+                    await self.clear(old)
+            self.expirations[key] = now + expiry
         self.storage[key] += amount
         return self.storage[key]
 
