@@ -69,17 +69,18 @@ class PageCheck:
     def __init__(self, path: pathlib.Path, file: DatabaseFile) -> None:
         self._path = path
         self._file = file
-        self._stop = threading.Event()
 
     async def run(self) -> None:
         """Look at every table; canceled, it stops within a slice. If it ends otherwise, it can be run again."""
         reach("page_check.started")
         loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+        # Of this run alone: its thread may begin after it was canceled.
+        stop = threading.Event()
 
         def look() -> None:
             fault, crash = None, None
             try:
-                fault = self._look()
+                fault = self._look(stop)
             except BaseException as exc:  # noqa: BLE001 - a thread of our own: all of it is the task's
                 crash = exc
             with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
@@ -90,25 +91,24 @@ class PageCheck:
         try:
             fault = await found
         finally:
-            self._stop.set()
+            stop.set()
         if fault is None:
             logger.info("database.checked")
         else:
             self._file.lose(f"the database is damaged ({fault}): {RESTORE}")
 
-    def _look(self) -> str | None:
+    def _look(self, stop: threading.Event) -> str | None:
         """Check table after table, in this thread."""
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE_NICENESS)
-        self._stop.clear()
         slice_ends_at = time.monotonic() + _SLICE_S
 
         def pause() -> bool:
             nonlocal slice_ends_at
             if time.monotonic() > slice_ends_at:
-                self._stop.wait(_REST_S)
+                stop.wait(_REST_S)
                 slice_ends_at = time.monotonic() + _SLICE_S
-            return self._stop.is_set()
+            return stop.is_set()
 
         with contextlib.suppress(_StoppedError), _opened(self._path) as connection:
             connection.set_progress_handler(pause, _OPCODES)
