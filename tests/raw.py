@@ -14,6 +14,8 @@ from starlette.applications import Starlette
 from nanohook import http1, server
 from tests import live
 
+_PATIENCE_S = 15.0
+
 
 @dataclass
 class Answer:
@@ -50,7 +52,7 @@ class Connection:
         self._writer.write(body)
         await self._writer.drain()
 
-    async def answer(self, *, timeout_s: float = 5.0) -> Answer:
+    async def answer(self, *, timeout_s: float = _PATIENCE_S) -> Answer:
         """Read an answer, whatever is left of the request."""
         async with asyncio.timeout(timeout_s):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -59,17 +61,17 @@ class Connection:
             content = await self._content(headers)
         return Answer(int(first.split()[1]), headers, content)
 
-    async def rest(self, *, timeout_s: float = 5.0) -> bytes:
+    async def rest(self, *, timeout_s: float = _PATIENCE_S) -> bytes:
         """Read what comes until the service closes."""
         async with asyncio.timeout(timeout_s):
             return await self._reader.read()
 
-    async def went_on(self, *, timeout_s: float = 5.0) -> bytes:
+    async def went_on(self, *, timeout_s: float = _PATIENCE_S) -> bytes:
         """Read what the service says to a client that expects to be told before it sends its body."""
         async with asyncio.timeout(timeout_s):
             return await self._reader.readuntil(b"\r\n\r\n")
 
-    async def some(self, most_bytes: int, *, timeout_s: float = 5.0) -> bytes:
+    async def some(self, most_bytes: int, *, timeout_s: float = _PATIENCE_S) -> bytes:
         """Read a little of what came; empty: the service has closed."""
         async with asyncio.timeout(timeout_s):
             return await self._reader.read(most_bytes)

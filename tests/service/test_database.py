@@ -382,7 +382,7 @@ async def test_a_long_lock_of_another_process_refuses_everybody_and_the_writer_l
     behind = [base.offer(note(str(number))) for number in range(3)]
     with pytest.raises(errors.Unavailable):
         await first
-    assert 4.5 < time.monotonic() - begun < 6
+    assert 4.5 < time.monotonic() - begun < 20
     other.execute("ROLLBACK")
     # Those who came meanwhile are the next batch.
     assert await outcomes(behind) == ["0", "1", "2"]

@@ -662,11 +662,9 @@ async def test_time_that_we_take_ourselves_is_not_the_senders():
 
 
 async def test_who_is_not_known_sends_no_body(free):
-    started = time.monotonic()
     for path in ("/api/images", "/api/projects", "/api/generate-image"):
         for headers in ({}, {"Expect": "100-continue"}):
             refused(await raw.without_body(free.base, "POST", path, headers), 401, "unauthenticated")
-    assert time.monotonic() - started < 3
 
 
 # Pages from elsewhere.
