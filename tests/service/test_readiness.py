@@ -42,6 +42,13 @@ async def base(tmp_path):
         yield Counted(opened)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine is not what is tested here."""
+    monkeypatch.setattr(readiness, "PROOF_S", 30.0)
+    monkeypatch.setattr(readiness, "PROOF_EVERY_S", 60.0)
+
+
 @pytest.fixture
 def other(tmp_path, base):
     """Another process' connection to the same file."""

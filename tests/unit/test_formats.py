@@ -3,6 +3,8 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -210,7 +212,17 @@ def test_broken_bytes_of_a_result_raise_only_our_errors(kind, data):
         finish(bytes(body))
 
 
+ROWS_PER_STRIP, LONG = 278, 4
 WHOLE = {kind: encoded(drawn(size=(24, 16)), kind) for kind in ("AVIF", "TIFF")}
+
+
+def test_of_a_label_that_pillow_does_not_like_nothing_is_said():
+    body = bytearray(WHOLE["TIFF"])
+    entry = body.index(struct.pack("<HHI", ROWS_PER_STRIP, LONG, 1))
+    body[entry + 4 : entry + 8] = struct.pack("<I", 257)
+    program = "import sys; from nanohook.rules import pixels; from PIL import Image; Image.open(sys.stdin.buffer)"
+    done = subprocess.run([sys.executable, "-c", program], input=body, stderr=subprocess.PIPE, check=True)
+    assert done.stderr == b""
 
 
 # --- TIFF

@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 import struct
+import warnings
 import zlib
 from typing import IO, cast
 
@@ -44,6 +45,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Sizes are checked here, against the service's own limit, before Pillow opens a file. Pillow's limit would
 # only warn, and would do so for pictures that the operator allowed.
 Image.MAX_IMAGE_PIXELS = None
+
+# Of labels that Pillow does not like: what is not pixels never decides, and nobody could do anything about it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode(found: containers.Container, *, least: tuple[int, int] | None = None) -> tuple[Image.Image, float]:
