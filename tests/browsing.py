@@ -25,7 +25,8 @@ _ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_WAIT_MS = 10_000
+_WAIT_MS = 30_000
+expect.set_options(timeout=_WAIT_MS)
 _CODE = """() => [location.pathname, ...performance.getEntriesByType("resource")
   .map((each) => new URL(each.name).pathname).filter((path) => /[.](js|css)$/.test(path))]"""
 

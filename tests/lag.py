@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ class Lag:
             await asyncio.sleep(0.002)
             now = time.thread_time()
             self.worst_s, last = max(self.worst_s, now - last), now
+
+
+def crowd() -> float:
+    """Tell how many want each core of this machine; 1 if there is one for everybody."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @contextlib.asynccontextmanager

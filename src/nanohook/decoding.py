@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 from nanohook import errors, threads
 from nanohook.fair_queue import FairQueue
 
-LONG_MEMORY_BYTES: Final = 600_000_000
+LONG_MEMORY_BYTES: Final = 400_000_000
 """Of all large pictures being decoded at one time; one that needs more is the only large one."""
 QUICK_MEMORY_BYTES: Final = 100_000_000
 """Of all small ones. At 12 bytes a pixel and more both together are less than 60 million pixels."""

@@ -272,7 +272,7 @@ async def test_the_work_is_held_drained_and_let_go(tmp_path):
         task_id = await taken(service, running)
         words = (*child.NANOHOOK, "jobs", "drain", "--wait")
         with child.started(words, tmp_path / "waiting", env=desk.env, cwd=tmp_path) as waiting:
-            await live.until(lambda: "draining: 1 under way" in waiting.said, timeout_s=10)
+            await live.until(lambda: "draining: 1 under way" in waiting.said)
             waiting.process.send_signal(signal.SIGINT)
             assert await waiting.exited() == 1
         assert "still draining; nanohook jobs resume takes it back" in waiting.said

@@ -122,7 +122,7 @@ async def test_an_accepted_task_is_stored_however_long_the_database_is_away(tmp_
         finally:
             lock.close()
         stored = "SELECT 1 FROM tasks WHERE task_id = 'paid' AND step = 'ask'"
-        await live.until(lambda: rows(tmp_path, stored), timeout_s=15)
+        await live.until(lambda: rows(tmp_path, stored))
 
 
 async def test_a_known_result_without_task_id_is_finished_by_a_retry(tmp_path):

@@ -37,7 +37,7 @@ async def test_it_is_answered_accepted_and_applied_once_the_fault_is_gone(tmp_pa
         assert again.json()["delivery_id"] == answer.json()["delivery_id"]
 
         rows(tmp_path, "DROP TRIGGER fault")
-        await live.until(lambda: rows(tmp_path, "SELECT effect FROM deliveries") == [("applied",)], timeout_s=15)
+        await live.until(lambda: rows(tmp_path, "SELECT effect FROM deliveries") == [("applied",)])
         assert (await service.job(job_id))["progress"] == 66
 
 

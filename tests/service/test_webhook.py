@@ -22,7 +22,7 @@ import standardwebhooks
 from nanohook import database, errors, faults, writer
 from nanohook.sandbox.options import Options
 from nanohook.stores import deliveries
-from nanohook.web import rejections, webhook
+from nanohook.web import incoming, rejections, webhook
 from tests import live, raw, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -434,6 +434,25 @@ async def test_a_body_that_does_not_end_is_refused_after_five_seconds(service):
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"too_slow"' in answer
     assert time.monotonic() - begun > 4.5
+
+
+async def test_unfinished_bodies_have_a_bound_together_and_hold_up_no_callback(service, url, monkeypatch):
+    monkeypatch.setattr(incoming, "MAX_BYTES", 3 * webhook.BODY_BYTES)
+    job = await started(service)
+    size_bytes = webhook.BODY_BYTES
+    async with contextlib.AsyncExitStack() as stack:
+        begun = [await stack.enter_async_context(raw.opened(service.base)) for _ in range(4)]
+        for connection in begun:
+            await connection.begin("POST", DOOR, {"Content-Length": str(size_bytes)})
+            await connection.send(b" " * (size_bytes - 1))
+        answers = [asyncio.create_task(connection.answer()) for connection in begun]
+        first, _ = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        [refused] = [each.result() for each in first]
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        # What comes whole is not held up by what does not.
+        assert (await effect(service, await signed(service, success(task_id_of(job), url))))[0] == "applied"
+        assert {answer.status_code for answer in await asyncio.gather(*answers)} == {503, 408}
+    assert service.parts.shares.incoming.size_bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -34,4 +34,4 @@ def test_nobody_gets_ahead_of_the_pace_and_pauses_of_ours_are_not_theirs():
 def test_the_limits_are_those_that_are_promised():
     limits = http1.Limits()
     assert (limits.behind_s, BYTES_A_SECOND, limits.read_s) == (1.0, 16 * 1024, 300.0)
-    assert (limits.unread_bytes, limits.unsent_bytes) == (32 * 2**20, 128 * 2**20)
+    assert (limits.unread_bytes, limits.unsent_bytes) == (32 * 2**20, 64 * 2**20)

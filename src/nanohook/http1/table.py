@@ -52,8 +52,8 @@ class Limits:
     headers: int = 100
     unread_bytes: int = 32 * 1024 * 1024
     """Of all that came and that nobody looked at yet: half a head, a body, requests behind the one under way."""
-    unsent_bytes: int = 128 * 1024 * 1024
-    """Of all answers that are not read; 2,000 pieces of a file."""
+    unsent_bytes: int = 64 * 1024 * 1024
+    """Of all answers that are not read; 1,000 pieces of a file."""
     connections: int = MOST_CONNECTIONS
     first_byte_s: float = 20.0
     head_s: float = 10.0

@@ -19,7 +19,7 @@ MAX_PAGE_BYTES: Final = 1024 * 1024
 """One that would be larger has fewer rows, and a cursor."""
 MAX_BYTES_OF_ONE: Final = 8 * 1024 * 1024
 """Eight pages of the greatest size; a browser has six connections."""
-MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_BYTES: Final = 32 * 1024 * 1024
 _COME_BACK_S: Final = 2
 
 

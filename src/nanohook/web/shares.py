@@ -5,6 +5,7 @@ from typing import Final
 from nanohook.database import CONNECTIONS, Lane
 from nanohook.presence import Presence
 from nanohook.web import slots, time_share
+from nanohook.web.incoming import Incoming
 from nanohook.web.outgoing import Outgoing
 from nanohook.web.slots import Slots
 from nanohook.web.time_share import TimeShare
@@ -40,6 +41,7 @@ class Shares:
             max_waiting=MAX_OPENINGS_WAITING,
         )
         """At what a stream begins with, and at what its reader alone missed."""
+        self.incoming: Final = Incoming()
         self.outgoing: Final = Outgoing()
         self.uploads: Final = Slots(of_one=slots.MOST_OF_ONE, of_all=slots.MOST_UPLOADS, name="uploads")
         self.storing: Final = Turns(slots.MOST_STORING, name="uploads")

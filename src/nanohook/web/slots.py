@@ -16,7 +16,7 @@ MOST_OF_ONE: Final = 4
 """Uploads, or batches, at once of one person."""
 MOST_UPLOADS: Final = 32
 """Uploads at once in this process: a megabyte of memory each, and what is larger on the disk."""
-MOST_BATCHES: Final = 12
+MOST_BATCHES: Final = 8
 """Batches at once in this process: 8 MiB each, in memory."""
 MOST_STORING: Final = 4
 """Uploaded pictures at once that are in memory whole, to be decoded and stored: two cores are busy with that."""

@@ -73,7 +73,7 @@ class Webhook:
 
     async def _by_token(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
         token = parts.tokens.read_callback(scope["path_params"]["token"], now_s=time.time())
-        body = await _read(scope, receive_, seen)
+        body = await _read(parts, scope, receive_, seen)
         reach("webhook.read")
         delivery = Delivery(
             id=ids.new_id(),
@@ -98,7 +98,7 @@ class Webhook:
     async def _by_headers(self, parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> receive.Receipt:
         if not parts.webhook_secrets:
             raise errors.NotFound("header-signed callbacks are closed: NANOHOOK_WEBHOOK_SECRETS is not set")
-        body = await _read(scope, receive_, seen)
+        body = await _read(parts, scope, receive_, seen)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         webhook_id = _verified(headers, body, parts.webhook_secrets)
         delivery = Delivery(
@@ -176,8 +176,8 @@ async def _commit(
         raise errors.Unavailable("the callback could not be kept, send it again") from exc
 
 
-async def _read(scope: Scope, receive_: Receive, seen: bytearray) -> bytes:
-    """Read the body into *seen*, within bounds of size and time."""
+async def _read(parts: Parts, scope: Scope, receive_: Receive, seen: bytearray) -> bytes:
+    """Read the body into *seen*, within bounds of size, time and memory."""
     if _declared_length(scope) > BODY_BYTES:
         raise _too_large()
     # Most bodies are there with their headers: taken without the cost of a clock.
@@ -185,9 +185,11 @@ async def _read(scope: Scope, receive_: Receive, seen: bytearray) -> bytes:
     if message is not None and not _take_in(message, seen):
         return bytes(seen)
     try:
-        async with asyncio.timeout(BODY_S):
-            while _take_in(await receive_(), seen):
-                pass
+        with parts.shares.incoming.body() as count:
+            async with asyncio.timeout(BODY_S):
+                count(len(seen))
+                while _take_in(await receive_(), seen):
+                    count(len(seen))
     except TimeoutError:
         raise errors.TooSlow("the body took too long") from None
     return bytes(seen)
