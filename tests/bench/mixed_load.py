@@ -23,7 +23,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from tests.bench import friendly, load, mixed_scene
+from tests.bench import friendly, load, mixed_scene, processes
 from tests.bench.friendly import Seen
 from tests.bench.mixed_scene import Scene
 from tests.bench.report import Run, median, percentile
@@ -101,7 +101,7 @@ async def _measure(run: Run, *, seconds: float, per_second: float, ways: list[st
                     )
                 )
                 _tell(run, len(segments), segments[-1])
-        peak_mb = _memory_mb(scene.service_pid, "VmHWM")
+        peak_mb = processes.memory_mb(scene.service_pid, "VmHWM")
     _compare(run, segments)
     _refusals(run, segments)
     _memory(run, segments, peak_mb)
@@ -142,7 +142,7 @@ async def _watched(pid: int, memory_mb: list[float]) -> AsyncIterator[None]:
 
     async def watch() -> None:
         while True:
-            memory_mb.append(_memory_mb(pid, "VmRSS"))
+            memory_mb.append(processes.memory_mb(pid, "VmRSS"))
             await asyncio.sleep(_SAMPLE_S)
 
     task = asyncio.create_task(watch())
@@ -222,11 +222,6 @@ def _memory(run: Run, segments: list[_Segment], peak_mb: float) -> None:
         need=f"<= {_MOST_MB}",
         is_met=peak_mb <= _MOST_MB,
     )
-
-
-def _memory_mb(pid: int, name: str) -> float:
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(status.split(f"{name}:", 1)[1].split(None, 1)[0]) / 1024
 
 
 def _cpu_s(pid: int) -> float:

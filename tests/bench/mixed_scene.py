@@ -24,8 +24,8 @@ from tests.process import child
 
 _FRIENDS = 12
 """So many that each stays within the limits of one person."""
-_FRIENDS_JOBS, _UNFRIENDLY_JOBS = 500, 2_000
-_LONG_PROMPT = ("A café in Zürich at dusk, " * 1_000)[:20_000]
+_JOBS_OF_EACH, _UNFRIENDLY_JOBS = 40, 2_000
+LONG_PROMPT = ("A café in Zürich at dusk, " * 1_000)[:20_000]
 _CREDITS = 100_000_000
 _QUOTA_BYTES = 200_000_000
 _UPSTREAM_RATE = "20/second"
@@ -76,7 +76,7 @@ class HangingHost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Account:
+class Account:
     person_id: str
     api_key: str
 
@@ -91,7 +91,7 @@ class Scene:
     upstream: processes.Address
     host: HangingHost
     friends: list[Friend]
-    unfriendly: _Account
+    unfriendly: Account
     ways: list[str]
     """Of being unfriendly."""
 
@@ -154,7 +154,7 @@ class Scene:
 async def running(run: Run, *, ways: list[str]) -> AsyncIterator[Scene]:
     """Run everything but the unfriendly person; in the end the log of the service is looked through for errors."""
     host, data = HangingHost(), run.folder / "data"
-    accounts = await _fill(data)
+    accounts = await fill(data)
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(await asyncio.start_server(host, "127.0.0.1", 0))
         hanging = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -169,7 +169,7 @@ async def running(run: Run, *, ways: list[str]) -> AsyncIterator[Scene]:
                 NANOHOOK_UPSTREAM_RATE=_UPSTREAM_RATE,
             )
         )
-        stack.enter_context(_limited(run, service.process.pid))
+        stack.enter_context(limited(run, service.process.pid))
         picture = rig.picture(320, 240, kind="JPEG")
         *friendly, unfriendly = accounts
         scene = Scene(
@@ -193,7 +193,9 @@ async def running(run: Run, *, ways: list[str]) -> AsyncIterator[Scene]:
         run.check(not faults, f"{len(faults)} errors in the log of the service, such as {faults[:1]}")
 
 
-async def _fill(folder: pathlib.Path) -> list[_Account]:
+async def fill(
+    folder: pathlib.Path, *, jobs_of_each: int = _JOBS_OF_EACH, prompt: str = "a kite over the sea"
+) -> list[Account]:
     """Make everybody and what they have; the unfriendly person comes last."""
     where = database_path(fixed(data_dir=folder))
     migrations.upgrade(where)
@@ -203,17 +205,17 @@ async def _fill(folder: pathlib.Path) -> list[_Account]:
             account = people.NewAccount(email=f"p{number}@example.org", is_verified=True, credits=_CREDITS)
             api_key = await people.create_in(opened, account)
             person = await people.person(opened, account.email, credits=0)
-            accounts.append(_Account(person_id=person.id, api_key=api_key))
+            accounts.append(Account(person_id=person.id, api_key=api_key))
     with contextlib.closing(sqlite3.connect(where)) as connection, connection:
         for number, account in enumerate(accounts):
             is_friendly = number < _FRIENDS
             connection.execute(
                 _JOBS,
                 {
-                    "count": _FRIENDS_JOBS // _FRIENDS if is_friendly else _UNFRIENDLY_JOBS,
+                    "count": jobs_of_each if is_friendly else _UNFRIENDLY_JOBS,
                     "person": number,
                     "owner": account.person_id,
-                    "prompt": "a kite over the sea" if is_friendly else _LONG_PROMPT,
+                    "prompt": prompt if is_friendly else LONG_PROMPT,
                 },
             )
         connection.executescript(_BELONGINGS)
@@ -221,7 +223,7 @@ async def _fill(folder: pathlib.Path) -> list[_Account]:
 
 
 @contextlib.contextmanager
-def _limited(run: Run, pid: int) -> Iterator[None]:
+def limited(run: Run, pid: int) -> Iterator[None]:
     """Hold a process to the memory of a small machine, where control groups can be written."""
     for parent, name in ((_GROUPS, "memory.max"), (_GROUPS / "memory", "memory.limit_in_bytes")):
         group = parent / f"nanohook-mixed-{os.getpid()}"

@@ -50,3 +50,9 @@ def output(module: str, **options: object) -> str:
     """Run ``tests.bench.<module>`` to its end and return what it printed."""
     command = [sys.executable, "-m", f"tests.bench.{module}", json.dumps(options)]
     return subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def memory_mb(pid: int, name: str) -> float:
+    """Tell what the kernel says of a process' memory: ``VmRSS`` now, ``VmHWM`` at the most."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(status.split(f"{name}:", 1)[1].split(None, 1)[0]) / 1024
