@@ -765,7 +765,7 @@ async def test_without_allowed_origins_no_page_elsewhere_may_ask(free):
 async def test_windows_that_are_over_make_room_for_new_ones_a_few_at_a_time():
     windows = _Windows()
     for number in range(10):
-        await windows.incr(f"old{number}", 0.01)
+        await windows.incr(f"old{number}", 2)
     await live.until(lambda: max(windows.expirations.values()) < time.time())
     await windows.incr("young", 60)
     assert len(windows.storage) == 10 - 3 + 1
