@@ -83,7 +83,7 @@ async def test_a_retry_whose_answer_was_lost_is_made_once(browser, tmp_path):
     async with studio(browser, tmp_path) as (visit, link):
         page = visit.page
         # The second attempt still runs at the second click: the key belongs to one attempt.
-        await page.locator("#prompt").fill("a storm [sandbox:fail=400] [sandbox:latency=6]")
+        await page.locator("#prompt").fill("a storm [sandbox:fail=400] [sandbox:latency=15]")
         await page.locator("#generate").click()
         await visit.state("failed")
         link.change(lambda line: Way.CUT if line.endswith("/retry") else Way.PASS)
