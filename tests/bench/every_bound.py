@@ -19,7 +19,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -127,20 +126,14 @@ async def _pictures(crowd: _Crowd) -> None:
     await asyncio.gather(*(uploading(person) for person in crowd.people[-8:]))
 
 
-_WAYS: tuple[Callable[[_Crowd], Awaitable[None]], ...] = (
-    *(_callbacks, _files, _heads, _lists, _batches, _passwords, _pictures),
-)
+_WAYS = (_callbacks, _files, _heads, _lists, _batches, _passwords, _pictures)
 
 
 async def _measure(run: Run, *, seconds: float) -> None:
     data = run.folder / "data"
     people = await mixed_scene.fill(data, jobs_of_each=200, prompt=mixed_scene.LONG_PROMPT)
     async with (
-        child.serving(run.folder, upstream="http://127.0.0.1:1", NANOHOOK_WEBHOOK_SECRETS=_SECRET) as (
-            service,
-            base,
-            _,
-        ),
+        child.serving(run.folder, upstream=_NOBODY, NANOHOOK_WEBHOOK_SECRETS=_SECRET) as (service, base, _),
         asyncio.TaskGroup() as tasks,
     ):
         pid, crowd = service.process.pid, _Crowd(base=base, people=people)

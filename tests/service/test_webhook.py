@@ -433,7 +433,7 @@ async def test_a_body_that_does_not_end_is_refused_after_five_seconds(service):
     writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"too_slow"' in answer
-    assert time.monotonic() - begun > 4.5
+    assert 4.5 < time.monotonic() - begun < 30
 
 
 async def test_unfinished_bodies_have_a_bound_together_and_hold_up_no_callback(service, url, monkeypatch):
